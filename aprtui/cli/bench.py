@@ -21,6 +21,7 @@ from aprtui.progress import Progress
 if TYPE_CHECKING:
     from aprtui.bench.cpu import Figure
     from aprtui.engine.evaluation.bug_detection import JudgedBug
+    from aprtui.engine.evaluation.cause_detection import JudgedCause
     from aprtui.engine.evaluation.false_alarms import JudgedCapture
     from aprtui.engine.evaluation.fault_detection import Tally
     from aprtui.model.model import Model
@@ -111,7 +112,7 @@ def gpu(
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take one case in N only.")
 @click.option(
     "--part",
-    type=click.Choice(["detection", "kinds", "bugs", "everywhere", "honest", "oracles", "speed"]),
+    type=click.Choice(["detection", "kinds", "bugs", "causes", "everywhere", "honest", "oracles", "speed"]),
     help="Measure this part only.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
@@ -121,7 +122,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, variations of them that
     round as other engines do, each as every kind of capture (the part `kinds`), and those of --captures. Bugs as people
     write them are made in engines of three arithmetics, each as every kind of capture (the part `bugs`, only when asked
-    for: it takes half an hour). Engines whose every matrix product is off (the part `everywhere`) are to be said so,
+    for: it takes half an hour). Causes of faults in single stages are to be proved, and no wrong one (the part
+    `causes`, only when asked for). Engines whose every matrix product is off (the part `everywhere`) are to be said so,
     and a local fault on top of it named. The part `oracles`, only when asked for, makes captures of MODEL by llama.cpp
     and transformers, says how far they and ours are apart, stage by stage, and judges them.
     """
@@ -133,6 +135,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
             _kinds(requested_model(model), captures, every, as_json, progress)
         if part == "bugs":
             _bugs(requested_model(model), every, as_json, progress)
+        if part == "causes":
+            _causes(requested_model(model), every, as_json, progress)
         if part in (None, "everywhere"):
             _everywhere(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
@@ -320,6 +324,35 @@ def _bug_lines(found: Sequence[JudgedBug]) -> Iterator[str]:
         if judged.outcome in (BugOutcome.MISPLACED, BugOutcome.MISSED):
             where = f"{judged.case.kind}: {judged.case.engine}, {judged.case.bug}"
             yield f"   {where}: {judged.outcome} ({judged.times_noise:.3g} times the noise) {judged.said}"
+
+
+def _causes(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+    from aprtui.engine.evaluation.cause_detection import cause_cases, judge_causes
+    from aprtui.engine.evaluation.partial_captures import prompt_of
+    from aprtui.engine.replay.evaluators import Evaluators
+
+    found = []
+    with Evaluators(model, progress=progress) as evaluators:
+        for judged in judge_causes(model, prompt_of(model), evaluators, cause_cases(model, every), progress):
+            found.append(judged)
+            if as_json:
+                write_record({"record": "cause", **asdict(judged)})
+    if not as_json:
+        click.echo("\n".join(_cause_lines(found)))
+
+
+def _cause_lines(found: Sequence[JudgedCause]) -> Iterator[str]:
+    """A row for each fault, their sum, then each without a cause and each with a wrong one."""
+    from aprtui.engine.evaluation.cause_detection import CauseOutcome
+
+    yield f"{'causes planted':<52}" + "".join(f"{outcome:>18}" for outcome in CauseOutcome)
+    rows = {name: [j for j in found if j.case.cause == name] for name in dict.fromkeys(j.case.cause for j in found)}
+    for name, some in (*rows.items(), ("all", found)):
+        counts = Counter(judged.outcome for judged in some)
+        yield f"{name[:51]:<52}" + "".join(f"{counts[outcome]:>18}" for outcome in CauseOutcome)
+    for judged in found:
+        if judged.outcome in (CauseOutcome.NONE, CauseOutcome.WRONG):
+            yield f"   {judged.case.cause} at {judged.case.node}: {judged.outcome} {judged.said}"
 
 
 def _honest(folder: Path, as_json: bool, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.saved_as_inf import is_saved_as_inf, saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
 from aprtui.compare.choice import judge_choice
-from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
+from aprtui.compare.comparison import Cause, Comparison, Everywhere, StageComparison, TriedAlternative
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.logits import measure_indices, measure_logits
@@ -57,6 +57,7 @@ class Criteria:
     (`injected`, of side A and B), which then decide. `statements` tell the reader what was taken. `doubts` are reasons
     for UNKNOWN; an `unjudgeable` comparison cannot FAIL either. `widths` are those that the model's stages have, which
     tell rows in captures that state no shapes. `everywhere` are errors of a side that no single stage is to blame for.
+    `causes` were proved by replays of the sides, and `alternatives` tried at the first stage that fails there.
     `proven` are stages that follow from their inputs on both sides, as all before them do: no floor fails them.
     """
 
@@ -68,6 +69,8 @@ class Criteria:
     unjudgeable: bool = False
     widths: Mapping[str, int] = field(default_factory=dict)
     everywhere: tuple[Everywhere, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    alternatives: tuple[TriedAlternative, ...] = ()
     proven: frozenset[Node] = frozenset()
 
 
@@ -131,7 +134,7 @@ def compare_captures(
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and criteria.bounds else metric, options.limit,
         tuple(statements), criteria.doubts, criteria.unjudgeable, extras=options.extras,
-        everywhere=criteria.everywhere,
+        everywhere=criteria.everywhere, causes=criteria.causes, alternatives=criteria.alternatives,
     )  # fmt: skip
     return conclude(findings, pair_of)
 

@@ -119,6 +119,42 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """Why stages err: computed in another way, which `words` say, all `nodes` come out as captured, and the model's own
+    way is far off.
+
+    `error` is what the model's own way errs by at the worst of them, `residue` the most that the other one leaves,
+    which is within `bound`. `everywhere` is whether these are all layers that have such a stage. `alike` are further
+    ways that come out as captured, in words; `settled_by` says what would tell them apart. `side` names the capture in
+    a comparison of two.
+    """
+
+    name: str
+    words: str
+    advice: str
+    nodes: tuple[Node, ...]
+    everywhere: bool
+    error: float
+    residue: float
+    bound: float
+    alike: tuple[str, ...] = ()
+    settled_by: str = ""
+    side: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TriedAlternative:
+    """Another way of computing a stage that fails, held against what was captured: what it leaves, and whether that is
+    a proof."""
+
+    node: Node
+    name: str
+    words: str
+    residue: float
+    is_proved: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
     """A pattern in the numbers that has a known cause: the stages that show it, and a description."""
 
@@ -164,7 +200,8 @@ class Comparison:
     `expected` stages must not be missing; `allowed_missing` more are, by permission. `statements` say what was found
     out before judging: what differs between the sides, which rounding was found, where the floor comes from.
     `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps` is None unless the
-    user asked for it. `everywhere` is what no single stage is to blame for.
+    user asked for it. `everywhere` is what no single stage is to blame for. `causes` are those that a replay proved, in
+    execution order; `alternatives` all that were tried at the first stage that was looked into, the nearest first.
     """
 
     graph: StageGraph
@@ -187,6 +224,8 @@ class Comparison:
     hypotheses: tuple[Hypothesis, ...] = ()
     steps: FloatSteps | None = None
     everywhere: tuple[Everywhere, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    alternatives: tuple[TriedAlternative, ...] = ()
 
     @property
     def by_node(self) -> dict[Node, StageComparison | Unpaired]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import (
+    Cause,
     Comparison,
     Divergence,
     Element,
@@ -23,10 +24,11 @@ from aprtui.compare.comparison import (
     FocusKind,
     Hypothesis,
     StageComparison,
+    TriedAlternative,
 )
 from aprtui.compare.everywhere import failing_alike, sentence
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
-from aprtui.compare.explain.focus import blame, choose_focus, first_failed
+from aprtui.compare.explain.focus import at_first_position, blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
 from aprtui.compare.explain.hypotheses import StageEvidence, hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements, with_experts
@@ -45,7 +47,8 @@ class Findings:
     `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN; an
     `unjudgeable` comparison cannot FAIL either. `statements` go to the reader as they are. `known`, where given,
     returns the vectors that a stage is made with, as its bias. `extras` asks for the slower metrics of the stage in
-    focus. `everywhere` are errors that no single stage is to blame for: with one, nothing passes.
+    focus. `everywhere` are errors that no single stage is to blame for: with one, nothing passes. `causes` were proved
+    and `alternatives` tried by a replay.
     """
 
     graph: StageGraph
@@ -64,6 +67,8 @@ class Findings:
     known: Callable[[Node], Mapping[str, NDArray[np.float32]]] | None = None
     extras: bool = False
     everywhere: tuple[Everywhere, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    alternatives: tuple[TriedAlternative, ...] = ()
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
@@ -76,7 +81,8 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
     doubts = [*(_doubt(found) for found in findings.everywhere if found.may_be_meant), *findings.doubts]
     reasons = _unknown_reasons(alignment, doubts, findings.unfinished, expected, stages)
     verdict = Verdict.UNKNOWN if findings.unjudgeable else _overall(stages, alignment, reasons)
-    alike = {node for found in everywhere for node in found.nodes}
+    explained = {node for cause in findings.causes for node in cause.nodes}
+    alike = {node for found in everywhere for node in found.nodes} - explained
     focus = choose_focus(findings.graph, stages, verdict, alike)
     pair = pair_of(focus.node) if focus else None
     return Comparison(
@@ -100,6 +106,8 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         hypotheses=_hypotheses(findings, stages, pair, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
         everywhere=everywhere if verdict is not Verdict.PASS else findings.everywhere,
+        causes=findings.causes,
+        alternatives=findings.alternatives,
     )
 
 
@@ -142,6 +150,8 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
         hypotheses=hypotheses,
         smallest=smallest_tolerance(_measured(stages), bound.metric),
         everywhere=(),
+        causes=(),
+        alternatives=(),
     )
 
 
@@ -287,12 +297,23 @@ def _divergence(
     if failed.verdict.signal is Signal.INJECTED and not any(failed.injected):
         # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()
+        if _is_wrong_at_first(failed):
+            segment = at_first_position(findings.graph, failed.node, segment)
     certainty, settled_by = _certainty(failed, segment)
+    if len(segment) <= len(failed.segment):
+        certainty += "; position 0 is wrong, where attention returns its value whatever queries, keys and mask are"
     place = first_failing_place(pair, failed.metrics, failed.verdict)
     return Divergence(
         failed.verdict, with_experts(place, pair, findings.graph[focus.node.stage], pair_of), segment, not_selected,
         failed.state, certainty, settled_by,
     )  # fmt: skip
+
+
+def _is_wrong_at_first(failed: StageComparison) -> bool:
+    """Whether the first position of the sequence is beyond the bound."""
+    bound = failed.verdict.bound
+    judged = failed.verdict.metric is Metric.TOKEN_REL_L2 and bound is not None
+    return bool(judged and failed.first_token == 0 and failed.tokens.size and failed.tokens[0] > (bound or 0.0))
 
 
 def _certainty(failed: StageComparison, segment: Sequence[Node]) -> tuple[str, str | None]:

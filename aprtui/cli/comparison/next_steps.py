@@ -12,6 +12,7 @@ from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, Verdict
 from aprtui.compare.wording import counted, number_text
+from aprtui.trace.archive import is_folder
 
 _LIMIT = 10
 """The default of --limit, which a command need not repeat."""
@@ -51,7 +52,7 @@ def diff_steps(
 
 def _judged_lines(a: Path, b: Path, judging: list[str]) -> Iterator[str]:
     """Commands that would judge two captures, where nothing does yet."""
-    if not judging and a.is_dir():
+    if not judging and is_folder(a):
         yield "next  name the stage that injects error, or judge by a measured noise floor:"
         yield shlex.join(["aprtui", "replay", str(b), "--model", "MODEL"])
         yield shlex.join(["aprtui", "diff", str(a), str(b), "--model", "MODEL"])
@@ -71,7 +72,7 @@ def _closer_lines(
     comparison: Comparison, a: Path, b: Path, options: ComparisonOptions, judging: list[str], what: str
 ) -> Iterator[str]:
     focus = comparison.focus
-    if focus and options.stages is None and a.is_dir():
+    if focus and options.stages is None and is_folder(a):
         layers = None if focus.node.layer is None else str(focus.node.layer)
         yield f"next  {what}"
         yield _command(a, b, replace(options, stages=focus.node.stage, layers=layers, limit=50), judging)
@@ -97,3 +98,18 @@ def replay_steps(comparison: Comparison, capture: Path, model: Path | None, word
         )
     elif comparison.alignment.problem:
         yield "next  give the capture's own model with --model, or its token ids with --tokens"
+    elif comparison.verdict is Verdict.UNKNOWN:
+        yield from _capture_steps(comparison)
+
+
+def _capture_steps(comparison: Comparison) -> Iterator[str]:
+    """The smallest capture that decides the first stage that nothing settles: what its layer computes it from."""
+    unsettled = [stage for stage in comparison.stages if stage.verdict.verdict is Verdict.UNKNOWN and stage.segment]
+    if not unsettled:
+        return
+    first = unsettled[0]
+    missing = [node for node in first.segment if node.layer == first.node.layer] or [first.segment[-1]]
+    layers = [] if missing[0].layer is None else ["--save-tensor-layers", str(missing[0].layer)]
+    names = ",".join(dict.fromkeys(node.stage for node in missing))
+    yield f"next  {first.node} is decided by {counted(len(missing), 'more stage')} of the same run, captured as by:"
+    yield shlex.join(["aprtui", "trace", "MODEL", "-p", "PROMPT", "--save-tensor", names, *layers])

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from aprtui.compare.causes import cause_sentence, unexplained_words
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
 from aprtui.compare.explain.focus import error_of
 from aprtui.compare.manifests import ManifestDifferences
@@ -183,6 +184,7 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
         nearest = next(stage.verdict for stage in comparison.stages if stage.node == focus.node)
         figures = figures_text(nearest.metric, nearest.error, nearest.floor, nearest.bound)
         yield from wrapped("nearest", f"{nearest.node}: {figures}, {nearest.reason}")
+    yield from _cause_lines(comparison)
     yield from _hypothesis_lines(comparison)
     yield from _element_lines(comparison)
     yield from _step_lines(comparison)
@@ -194,6 +196,18 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
     for hint in comparison.hints:
         yield from wrapped("hint", f"{_layers_text(hint.nodes)}{hint.text}")
     yield from steps
+
+
+def _cause_lines(comparison: Comparison) -> Iterator[str]:
+    """What was proved of why, what to do, and what cannot be told from it; else what comes nearest."""
+    for cause in comparison.causes:
+        yield from wrapped("cause", cause_sentence(cause))
+        yield from wrapped("do", cause.advice)
+        for words in cause.alike:
+            yield from wrapped("or", f"{words}; told apart by {cause.settled_by}")
+    unexplained = unexplained_words(comparison)
+    if unexplained is not None:
+        yield from wrapped("cause", unexplained)
 
 
 def _hypothesis_lines(comparison: Comparison) -> Iterator[str]:

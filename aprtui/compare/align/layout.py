@@ -29,6 +29,8 @@ Order = NDArray[np.intp]
 REORDERED = 0.1
 """An error that no rounding of float32 engines explains; below it no other order is tried."""
 SAMPLE_TOKENS = 8
+_IS_IT = 0.5
+"""The most that the right order may leave: with 1, zeros would be as near."""
 _CLEARLY = 0.5
 """The right order leaves less than this share of the error that the stated order has, and of any other's."""
 
@@ -74,7 +76,7 @@ def solve_layout(a: Values, b: Values, candidates: Sequence[Layout]) -> Layout |
         ((_error(reference, layout.apply(b, rows)), index) for index, layout in enumerate(candidates)),
         key=lambda entry: entry[0],
     )
-    if not errors or errors[0][0] > _CLEARLY * stated:
+    if not errors or errors[0][0] > min(_CLEARLY * stated, _IS_IT):
         return None
     best, index = errors[0]
     found = candidates[index]

@@ -15,7 +15,7 @@ from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageCompari
 from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Verdict, is_plausible
-from aprtui.trace.graph import Node, StageGraph, with_stages_of_its_kind
+from aprtui.trace.graph import Node, Op, StageGraph, with_stages_of_its_kind
 
 JUMP = 10.0
 """An honest stage adds noise of the order of its inputs' noise; a stage that multiplies it by this does more."""
@@ -106,3 +106,20 @@ def blame(
             blamed.add(node)
             pending += [source for source in graph.inputs(node) if source not in compared]
     return tuple(n for n in graph.nodes if n in blamed), tuple(n for n in graph.nodes if n in stopped)
+
+
+def at_first_position(graph: StageGraph, divergent: Node, segment: Sequence[Node]) -> tuple[Node, ...]:
+    """Those of `segment` that the first position of `divergent` depends on: attention returns its value there, whatever
+    queries, keys, scores and mask are, but where sinks take a share of it."""
+    if graph.config is not None and graph.config.sinks:
+        return tuple(segment)
+    reached: set[Node] = set()
+    pending = [divergent]
+    while pending:
+        node = pending.pop()
+        if node not in reached:
+            reached.add(node)
+            sources = graph.inputs(node)
+            within = sources[1:] if graph[node.stage].op is Op.ATTEND else sources
+            pending += [source for source in within if source in segment]
+    return tuple(node for node in segment if node in reached)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aprtui.compare.causes import causes_headline
 from aprtui.compare.comparison import Comparison, Divergence, StageComparison, Support
 from aprtui.compare.everywhere import sentence
 from aprtui.compare.explain.focus import nearest_to_bound
@@ -23,6 +24,11 @@ def headline(comparison: Comparison) -> str:
 
 
 def _fail(comparison: Comparison, divergence: Divergence) -> str:
+    explained = causes_headline(comparison, {divergence.verdict.node, *divergence.segment})
+    if explained is not None:
+        nodes = {node for cause in comparison.causes for node in cause.nodes}
+        unexplained = [found for found in comparison.everywhere if not nodes.issuperset(found.nodes)]
+        return explained + "".join(f"; besides, {sentence(found)}" for found in unexplained)
     place = ", ".join(f"{name} {divergence.place[name]}" for name in _COORDINATES if name in divergence.place)
     where = f"{divergence.verdict.node}{', ' if place else ''}{place}"
     others = len(divergence.segment) - 1

@@ -34,5 +34,7 @@ def render_html(records: Iterable[Mapping[str, Any]]) -> str:
         comparisons=[record for record in listed if record["record"] == "comparison"],
         skips=[record for record in listed if record["record"] == "skip"],
         hypotheses=[record for record in listed if record["record"] == "hypothesis"],
+        causes=[record for record in listed if record["record"] == "cause"],
+        alternatives=[record for record in listed if record["record"] == "alternative"],
         top=next((record for record in listed if record.get("top")), None),
     )

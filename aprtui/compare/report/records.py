@@ -1,5 +1,5 @@
 """A comparison as records for programs, and back: `header`, a `comparison` or `skip` for each stage, `hint` and
-`hypothesis` records, a last `summary`.
+`hypothesis`, `cause` and `alternative` records, a last `summary`.
 
 The comparison of the stage in focus carries its `top` elements. Numbers are plain Python numbers, non-finite ones
 included: the caller that prints them decides how. docs/diff-json.md says what each field means.
@@ -16,7 +16,9 @@ import numpy as np
 
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
+from aprtui.compare.causes import cause_sentence
 from aprtui.compare.comparison import (
+    Cause,
     Comparison,
     Divergence,
     Element,
@@ -29,6 +31,7 @@ from aprtui.compare.comparison import (
     Hypothesis,
     StageComparison,
     Support,
+    TriedAlternative,
 )
 from aprtui.compare.everywhere import sentence
 from aprtui.compare.explain.focus import choose_focus
@@ -49,6 +52,8 @@ SCHEMA = "aprtui-diff-v1"
 _METRICS = frozenset(field.name for field in fields(PairMetrics))
 _LOGITS = frozenset(field.name for field in fields(LogitMetrics)) - {"flips"}
 _EVERYWHERE = frozenset(field.name for field in fields(Everywhere))
+_CAUSE = frozenset(field.name for field in fields(Cause))
+_NUMBERS = frozenset({"error", "residue", "bound"})
 _FLIPS = frozenset(field.name for field in fields(Flip))
 
 
@@ -87,6 +92,17 @@ def comparison_records(
             "cause": hypothesis.cause,
             "looks_like": hypothesis.looks_like,
         }
+    for cause in comparison.causes:
+        yield {**asdict(cause), "record": "cause", "sentence": cause_sentence(cause), "nodes": _nodes(cause.nodes)}
+    for tried in comparison.alternatives:
+        yield {
+            "record": "alternative",
+            **_node(tried.node),
+            "name": tried.name,
+            "words": tried.words,
+            "residue": tried.residue,
+            "is_proved": tried.is_proved,
+        }
     if comparison.steps is not None and focus is not None:
         yield {
             "record": "extras",
@@ -101,6 +117,10 @@ def comparison_records(
 
 def _node(node: Node) -> Record:
     return {"layer": node.layer, "stage": node.stage}
+
+
+def _nodes(nodes: Iterable[Node]) -> list[Record]:
+    return [_node(node) for node in nodes]
 
 
 def _stage_record(stage: StageComparison, elements: Sequence[Element]) -> Record:
@@ -227,7 +247,17 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
         ),
         steps=next((_read_steps(record) for record in by_kind.get("extras", [])), None),
         everywhere=everywhere,
+        causes=tuple(map(_read_cause, by_kind.get("cause", []))),
+        alternatives=tuple(
+            TriedAlternative(_read_node(one), one["name"], one["words"], _number(one["residue"]), one["is_proved"])
+            for one in by_kind.get("alternative", [])
+        ),
     )  # fmt: skip
+
+
+def _read_cause(record: Mapping[str, Any]) -> Cause:
+    known = {key: _number(value) if key in _NUMBERS else value for key, value in record.items() if key in _CAUSE}
+    return Cause(**{**known, "nodes": tuple(map(_read_node, record["nodes"])), "alike": tuple(record["alike"])})
 
 
 def _read_everywhere(record: Mapping[str, Any]) -> Everywhere:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.metrics.measure import measure
 from aprtui.compare.verdict import Verdict
+from aprtui.engine.alternatives.call import AlternativeNodes
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, EngineArithmetic, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, Tensors, one_in, write_kind
 from aprtui.engine.evaluation.false_alarms import judged
 from aprtui.engine.evaluation.fault_detection import REPLAY
-from aprtui.engine.evaluation.porting_bugs.bug import BuggyNodes, PortingBug
+from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import Recomputation
@@ -110,7 +111,7 @@ def buggy_tensors(
     nodes = bug.nodes(model)
 
     def buggy(angles: RopeAngles) -> NodeEvaluator:
-        return BuggyNodes(model, angles, evaluators(angles), bug, nodes, seen)
+        return AlternativeNodes(model, angles, evaluators(angles), bug.compute, nodes, seen)
 
     def remember(node: Node, values: Array) -> Array:
         seen[node] = values

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from aprtui.compare.comparison import Comparison, Everywhere
+from aprtui.compare.comparison import Cause, Comparison, Everywhere, TriedAlternative
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.engine.replay.arithmetic import NodeEvaluators
 from aprtui.engine.replay.identify import IdentifiedCapture, states_weights
@@ -29,11 +29,14 @@ _SETTLED_BY = "if that is meant, replay {} alone with {}"
 @dataclass(frozen=True, slots=True)
 class OwnErrors:
     """What one side errs by everywhere, the verdicts on those of its stages that err by more, and the `proven` stages:
-    all of a complete capture each of whose stages follows from its own inputs, else none."""
+    all of a complete capture each of whose stages follows from its own inputs, else none. `causes` were proved of what
+    failed, and `alternatives` tried at the first of it."""
 
     everywhere: tuple[Everywhere, ...]
     failed: Mapping[Node, StageVerdict]
     proven: frozenset[Node] = frozenset()
+    causes: tuple[Cause, ...] = ()
+    alternatives: tuple[TriedAlternative, ...] = ()
 
 
 def own_errors(name: str, side: IdentifiedCapture, evaluators: NodeEvaluators, progress: Progress | None) -> OwnErrors:
@@ -49,7 +52,9 @@ def own_errors(name: str, side: IdentifiedCapture, evaluators: NodeEvaluators, p
     }
     if states_weights(capture, model) is False:
         return OwnErrors((), failed)
-    return OwnErrors(tuple(_of_side(name, entry) for entry in found.everywhere), failed, _proven(found, model))
+    causes = tuple(replace(cause, side=name) for cause in found.causes)
+    everywhere = tuple(_of_side(name, entry) for entry in found.everywhere)
+    return OwnErrors(everywhere, failed, _proven(found, model), causes, found.alternatives)
 
 
 def _proven(found: Comparison, model: Model) -> frozenset[Node]:

@@ -201,7 +201,7 @@ class Recomputation:
         weights = self.model.params(node)
         kinds = [matmul_rounding(self.rounding.matmul_input, weight) for weight in weights]
         x = self._clamped(x)
-        if self._changes_products:
+        if self.changes_products:
             parts = [self._product(ROUND[kind](x), weight) for kind, weight in zip(kinds, weights, strict=True)]
             return np.concatenate(parts, axis=1)
         products = {
@@ -218,13 +218,13 @@ class Recomputation:
         (weight,) = self.model.params(node)
         kind, x = matmul_rounding(self.rounding.matmul_input, weight), self._clamped(x)
         x_rounded = ROUND[kind](x.reshape(-1, weight.columns)).reshape(x.shape)
-        if self._changes_products:
+        if self.changes_products:
             return of_experts(x_rounded, choice, weight, self._product)
         found = self._evaluator().evaluate(node, [x_rounded, choice], tokens=tokens, position=position)
         return found + expert_sum_correction(kind, x, choice, weight)
 
     @property
-    def _changes_products(self) -> bool:
+    def changes_products(self) -> bool:
         """Whether weights or sums are of another type than what the evaluators compute with."""
         return self.rounding.weights != OWN_WEIGHTS or self.rounding.sums != "f32"
 

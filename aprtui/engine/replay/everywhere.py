@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from aprtui.compare.comparison import Everywhere
 from aprtui.compare.everywhere import FEWEST, NEARLY_ALL, OP_WORDS, err_alike
 from aprtui.compare.wording import counted
+from aprtui.engine.alternatives.left_out import STEP, End, squares_without
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import INPUT_LIMIT, KnownArithmetic, matmul_rounding
 from aprtui.engine.replay.bounds import LEAST_BOUND, OUTPUT_STEP
-from aprtui.engine.replay.left_out import STEP, End, squares_without
 from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.replay.value_types import fitting_types, narrowest
 from aprtui.engine.rounding import ROUND, sum_correction
@@ -63,7 +63,7 @@ _INPUT_WORDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class CommonCause:
     """What all products err by: the finding, and the changes of the rounding under which they are reproduced; none
     where no rounding does. `is_exact` is False where these come near and no more. `factors` are those of nodes whose
     every value is multiplied by one."""
@@ -155,7 +155,7 @@ class _Products:
 
 def find_cause(
     stages: CapturedStages, known: KnownArithmetic, progress: Progress, *, declared: Callable[[], bool]
-) -> Cause | None:  # fmt: skip
+) -> CommonCause | None:  # fmt: skip
     """What all captured products err by, whose inputs are captured as well; None where they do not, or where it is a
     standard arithmetic. `declared` tells whether a manifest states an arithmetic, which then allows no other."""
     products = _Products(dict(_sampled(stages, known)))
@@ -220,7 +220,7 @@ class _Search:
     progress: Progress
     declared: Callable[[], bool]
 
-    def candidates(self) -> Cause | None:
+    def candidates(self) -> CommonCause | None:
         """Weights of another type with inputs of any."""
         probes = self._probes()
         own = self._nearest(probes, [OWN_WEIGHTS])
@@ -238,7 +238,7 @@ class _Search:
         exact = error <= max(median(self.honest[node] for node in probes), LEAST_BOUND)
         return self._cause(" and ".join(words), chosen, meant=not self.declared(), is_exact=exact)
 
-    def weights_as_results(self) -> Cause | None:
+    def weights_as_results(self) -> CommonCause | None:
         """Weights in the 16-bit type that results are kept in. These lose no less by it, so that nothing need change:
         products of the model's own weights are much faster."""
         kind = self.known.output_type(self.off[0])
@@ -247,7 +247,7 @@ class _Search:
         errors = self.products.errors(replace(self.known.rounding, weights=kind), self.off)
         return self._standard({}) if all(errors[node] < _TAKEN * self.own[node] for node in self.off) else None
 
-    def _standard(self, changes: Mapping[str, str]) -> Cause:
+    def _standard(self, changes: Mapping[str, str]) -> CommonCause:
         return self._cause("", changes, meant=True, nodes=())
 
     def _nearest(self, probes: Sequence[Node], weights: Sequence[str]) -> tuple[dict[str, str], float]:
@@ -274,7 +274,7 @@ class _Search:
         chosen = {layers[index] for index in (0, len(layers) // 2, -1)}
         return [node for node in self.own if node.layer in chosen]
 
-    def left_out(self) -> Cause | None:
+    def left_out(self) -> CommonCause | None:
         """The same number of inputs at one end that no product sums, whatever inputs are rounded to."""
         names = [self.known.rounding.matmul_input, *(name for name in _INPUT_WORDS if self._divides(name))]
         for end in End:
@@ -298,7 +298,7 @@ class _Search:
         left = self.products.left_without(replace(self.known.rounding, matmul_input=name), node, end)
         return float(left[count // STEP - 1] / self.own[node]) if count <= len(left) * STEP else np.inf
 
-    def clamp(self) -> Cause | None:
+    def clamp(self) -> CommonCause | None:
         """One limit on the inputs of all products: those with larger inputs err, and no others."""
         off = self.off
         # The largest error may be that of a local fault.
@@ -323,7 +323,7 @@ class _Search:
             is_exact=settled,
         )  # fmt: skip
 
-    def own_clamps(self) -> Cause | None:
+    def own_clamps(self) -> CommonCause | None:
         """A limit for each product: the inputs of all of them saturate, as where a scale is too small."""
         limits: dict[Node, float] = {}
         for node in self._probes():
@@ -358,7 +358,7 @@ class _Search:
             low, high = (low, outer) if error(inner) < error(outer) else (inner, high)
         return float((low + high) / 2)
 
-    def factor(self) -> Cause | None:
+    def factor(self) -> CommonCause | None:
         """Every product multiplied by a factor: a scale that is wrong a tensor at a time."""
         fitted = {node: self.products.factor(self.known.rounding, node) for node in self.own}
         if median(left / self.own[node] for node, (_, left) in fitted.items()) > _SMALL_SHARE:
@@ -369,7 +369,7 @@ class _Search:
         cause = self._cause(f"products multiplied by {text}", {}, meant=False)
         return replace(cause, factors=factors)
 
-    def sums(self) -> Cause | None:
+    def sums(self) -> CommonCause | None:
         """Results that fit a 16-bit type and are off by several of its steps: the sums were kept in it."""
         kinds = [narrowest(fitting_types(p.captured) or ()) for some in self.products.by_node.values() for p in some]
         kind = max(set(kinds), key=kinds.count)
@@ -379,7 +379,7 @@ class _Search:
             return None
         return self._cause(f"sums kept in {kind}", {"sums": kind}, meant=not self.declared(), is_exact=False)
 
-    def unexplained(self) -> Cause | None:
+    def unexplained(self) -> CommonCause | None:
         """Nothing that is known explains it: other weights, or an arithmetic that is not known here."""
         least = {node: 4 * self.honest[node] for node in self.own}
         beyond = [node for node, error in self.own.items() if error > least[node]]
@@ -390,7 +390,7 @@ class _Search:
     def _cause(
         self, looks_like: str | None, changes: Mapping[str, str], *, meant: bool, nodes: Sequence[Node] | None = None,
         is_exact: bool = True,
-    ) -> Cause:  # fmt: skip
+    ) -> CommonCause:  # fmt: skip
         chosen = tuple(self.off) if nodes is None else tuple(nodes)
         error = median(self.own[node] for node in chosen) if chosen else 0.0
         settled_by = ""
@@ -400,4 +400,4 @@ class _Search:
         elif meant:
             settled_by = "other weights than MODEL's, or a rounding that is not known here: give the engine's own model"
         found = Everywhere(OP_WORDS[Op.MATMUL], chosen, len(self.own), error, looks_like, meant, settled_by)
-        return Cause(found, changes, is_exact)
+        return CommonCause(found, changes, is_exact)

@@ -31,7 +31,7 @@ from aprtui.engine.replay.arithmetic import (
     Recomputation,
     rounding_text,
 )
-from aprtui.engine.replay.everywhere import Cause, find_cause
+from aprtui.engine.replay.everywhere import CommonCause, find_cause
 from aprtui.engine.replay.flash_attention import MET_IN_Q8_0, ONLINE_F16, ROTATED
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
@@ -106,7 +106,7 @@ class FoundEngine:
     arithmetic: KnownArithmetic
     statements: tuple[str, ...]
     own_weights: bool
-    cause: Cause | None = None
+    cause: CommonCause | None = None
     without_cause: KnownArithmetic | None = None
 
     @property
@@ -167,7 +167,7 @@ def identify(
     return FoundEngine(arithmetic, tuple(statements), search.weights_agree(arithmetic), cause, plain)
 
 
-def under_cause(known: KnownArithmetic, cause: Cause) -> KnownArithmetic:
+def under_cause(known: KnownArithmetic, cause: CommonCause) -> KnownArithmetic:
     """The arithmetic with what all products err by, which is then known, and no error of theirs."""
     opened = known.open_ops - MATRIX_PRODUCTS if cause.is_exact else known.open_ops
     return replace(known, rounding=replace(known.rounding, **cause.changes), open_ops=opened)

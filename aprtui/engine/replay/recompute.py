@@ -143,6 +143,11 @@ class Recomputer:
         return tuple(sorted(found, key=lambda source: graph.order[source]))
 
     def _evaluate(self, node: Node, rows: int) -> Array:
+        inputs, position = self.inputs(node, rows), len(self.stages.tokens) - rows
+        return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
+
+    def inputs(self, node: Node, rows: int) -> list[Array]:
+        """What the last `rows` rows of `node` are computed from, once its `segment` was evaluated."""
         stage, graph, total = self.model.graph[node.stage], self.model.graph, len(self.stages.tokens)
         inputs: list[Array] = []
         for index, (entry, source) in enumerate(zip(graph.entries(node), graph.inputs(node), strict=True)):
@@ -152,8 +157,7 @@ class Recomputer:
                 inputs.append(_cut(self._input(source, needed), columns, needed))
             else:
                 inputs.append(np.empty((0, graph[source.stage].width), np.float32)[:, columns])
-        position = total - rows
-        return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
+        return inputs
 
     def _all_rows(self, node: Node) -> int:
         """Rows of a node that is evaluated on the way to another one; of a state, that after the last token."""

@@ -27,6 +27,7 @@ from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
+from aprtui.engine.replay.causes import CauseFinder
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
@@ -138,6 +139,7 @@ class _Replay:
         self.common = CommonError(model, self.stages, self.engine, evaluators)
         self.places = ErrorsByPlace(model, self.stages, known)
         self.others = OtherLayers(self.spreads)
+        self.causes = CauseFinder(model, self.stages, known, evaluators, self.spreads, self.places)
 
     def run(self, progress: Progress | None) -> Comparison:
         compared: list[StageComparison] = []
@@ -158,6 +160,8 @@ class _Replay:
             everywhere = self.common.findings(compared)
         if not all(found.may_be_meant for found in everywhere):
             doubts = ()
+        found_causes = self.causes.find(compared, frozenset(node for found in everywhere for node in found.nodes))
+        compared = found_causes.judged(compared)
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
@@ -169,6 +173,7 @@ class _Replay:
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
             (*self.engine.statements, *self.layouts, *found), doubts,
             unjudgeable=bool(doubts) and not self.common.local, known=self._known, everywhere=everywhere,
+            causes=found_causes.causes, alternatives=found_causes.alternatives,
         )  # fmt: skip
         return conclude(findings, self._pair)
 
@@ -317,9 +322,12 @@ def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
     everywhere = tuple(
         replace(found, side=name) for name, side in sides.items() if side is not None for found in side.everywhere
     )
+    replayed = [(name, side) for name, side in sides.items() if side is not None]
     return Criteria(
-        injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False, everywhere=everywhere
-    )
+        injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False, everywhere=everywhere,
+        causes=tuple(replace(cause, side=name) for name, side in replayed for cause in side.causes),
+        alternatives=next((side.alternatives for _, side in replayed if side.alternatives), ()),
+    )  # fmt: skip
 
 
 def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:

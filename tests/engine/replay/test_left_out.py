@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprtui.engine.replay.left_out import STEP, End, squares_without
+from aprtui.engine.alternatives.left_out import STEP, End, squares_without
 
 
 @pytest.mark.parametrize("count", [8, 40])

@@ -1,24 +1,14 @@
-"""A bug, what it computes with, and the evaluator that has it."""
+"""A bug: how it computes the nodes that it is in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from aprtui.engine.faults.setting import ConfiguredModel
-from aprtui.engine.protocol import NodeEvaluator
-from aprtui.engine.reference.evaluate import NumpyNodes
-from aprtui.model.config import ModelConfig, RopeAngles
+from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.model.model import Model
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, Part, Scope
-
-Array = NDArray[np.float32]
-Matrix = NDArray[np.float64]
+from aprtui.trace.graph import Node, Op, Scope
 
 
 class Layers(Enum):
@@ -30,84 +20,12 @@ class Layers(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class BugCall:
-    """One node to compute, as `NodeEvaluator` has it: inputs are rounded as the engine rounds them.
-
-    `seen` are the stages that were computed before, of all layers.
-    """
-
-    model: Model
-    angles: RopeAngles
-    engine: NodeEvaluator
-    seen: Mapping[Node, Array]
-    node: Node
-    inputs: tuple[Array, ...]
-    tokens: Sequence[int]
-    position: int
-
-    @property
-    def layer(self) -> int:
-        """The layer of a node that has one."""
-        assert self.node.layer is not None
-        return self.node.layer
-
-    @property
-    def op(self) -> Op:
-        return self.model.graph[self.node.stage].op
-
-    @property
-    def x(self) -> Array:
-        """The first input, or the only one."""
-        return self.inputs[0]
-
-    def honest(self, *inputs: Array, node: Node | None = None, shift: int = 0) -> Array:
-        """What the engine makes of the inputs, or of others; with the parameters of another node, at positions moved
-        by `shift`."""
-        return self.engine.evaluate(
-            node or self.node, inputs or self.inputs, tokens=self.tokens, position=self.position + shift
-        )
-
-    def with_config(self, *inputs: Array, **changes: object) -> Array:
-        """The same with numbers of the model changed, of `ModelConfig`."""
-        model = self.model
-        config: ModelConfig = replace(model.config, **changes)  # type: ignore[arg-type]
-        nodes = NumpyNodes(cast(Model, ConfiguredModel(config, model.graph, model)), self.angles)
-        return nodes.evaluate(self.node, inputs or self.inputs, tokens=self.tokens, position=self.position)
-
-    def before(self, stage: str, part: Part = Part.WHOLE) -> Array:
-        """What was computed as `stage` in this layer."""
-        return self.seen[Node(self.node.layer, stage)][..., self.model.config.graph.part(part)]
-
-    def layer_input(self, layer: int) -> Array:
-        """What entered `layer`."""
-        return self.seen[Node(layer - 1, LAYER_OUTPUT) if layer else Node(0, ENTRY)]
-
-    def fused(self, layer: int, part: Part) -> Array:
-        """Queries, keys or values of `layer`, before RoPE."""
-        stage = "qkv_bias" if "qkv_bias" in self.model.graph else "qkv_matmul"
-        return self.seen[Node(layer, stage)][:, self.model.config.graph.part(part)]
-
-    def heads(self, x: Array) -> Array:
-        """`x` `[T, heads · dim]` as `[T, heads, dim]`."""
-        return x.reshape(len(x), -1, self.model.config.graph.head_dim)
-
-    def matrices(self) -> list[Matrix]:
-        """The weights of a matrix product, dequantised `[rows, columns]`."""
-        return [weight.dequantize().astype(np.float64) for weight in self.model.params(self.node)]
-
-    def product(self, matrices: Sequence[Matrix]) -> Array:
-        """The input times the transpose of each of `matrices`, side by side."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            return np.concatenate([self.x.astype(np.float64) @ m.T for m in matrices], axis=1).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
 class PortingBug:
     """How a bug computes the nodes it is in: those whose stage or op is one of `at`, in `layers` (stages that the model
     has once count as in all), where it `applies`.
     """
 
-    compute: Callable[[BugCall], Array]
+    compute: Callable[[StageCall], Array]
     at: tuple[str | Op, ...]
     layers: Layers = Layers.ALL
     applies: Callable[[Model, Node], bool] = lambda model, node: True
@@ -123,25 +41,3 @@ class PortingBug:
         if self.layers is Layers.ALL or model.graph[node.stage].scope is not Scope.LAYER:
             return True
         return node.layer == middle or (self.layers is Layers.MIDDLE_TWO and node.layer == middle + 1)
-
-
-@dataclass(slots=True)
-class BuggyNodes:
-    """`NodeEvaluator` that has one bug; `seen` is filled by the caller with what each node came out as."""
-
-    model: Model
-    angles: RopeAngles
-    engine: NodeEvaluator
-    bug: PortingBug
-    nodes: frozenset[Node]
-    seen: Mapping[Node, Array]
-
-    def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
-        if node not in self.nodes:
-            return self.engine.evaluate(node, inputs, tokens=tokens, position=position)
-        call = BugCall(self.model, self.angles, self.engine, self.seen, node, tuple(inputs), tokens, position)
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            return np.ascontiguousarray(self.bug.compute(call), np.float32)
-
-    def close(self) -> None:
-        """Nothing of its own to release."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from aprtui.engine.evaluation.porting_bugs import attention, positions, products, rows
-from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall, Layers, PortingBug
+from aprtui.engine.alternatives import attention, positions, products, rows
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
 from aprtui.model.model import Model
 from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op
 
@@ -34,7 +35,7 @@ def _has_sinks(model: Model, node: Node) -> bool:
     return model.config.graph.sinks
 
 
-def _masked(compute: Callable[[BugCall], Array]) -> PortingBug:
+def _masked(compute: Callable[[StageCall], Array]) -> PortingBug:
     return PortingBug(compute, (Op.SOFTMAX, Op.ATTEND), applies=_plain_maps)
 
 
@@ -42,7 +43,7 @@ def _turned(model: Model, node: Node) -> bool:
     return model.config.graph.has_rope(node.layer)
 
 
-def _of_rope(compute: Callable[[BugCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
+def _of_rope(compute: Callable[[StageCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
     return PortingBug(compute, at, applies=_turned)
 
 

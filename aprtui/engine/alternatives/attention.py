@@ -1,4 +1,4 @@
-"""Bugs of scores, masks, softmax, and of which keys and values a query meets. Attention maps are `[heads, n, T]`."""
+"""Wrong ways of scores, masks and softmax, and of which keys and values a query meets. Maps are `[heads, n, T]`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
+from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
 from aprtui.model.weight_types import WeightType
@@ -23,16 +23,16 @@ WINDOW = 4
 # Scores.
 
 
-def scaled_by_dimension(call: BugCall) -> Array:
+def scaled_by_dimension(call: StageCall) -> Array:
     """1/d in place of 1/√d."""
     return call.honest() / np.float32(np.sqrt(call.model.config.graph.head_dim))
 
 
-def not_scaled(call: BugCall) -> Array:
+def not_scaled(call: StageCall) -> Array:
     return call.honest() * np.float32(np.sqrt(call.model.config.graph.head_dim))
 
 
-def scaled_by_hidden(call: BugCall) -> Array:
+def scaled_by_hidden(call: StageCall) -> Array:
     """1/√H with the hidden size in place of the head's."""
     graph = call.model.config.graph
     return call.honest() * np.float32(np.sqrt(graph.head_dim / graph.hidden))
@@ -41,7 +41,7 @@ def scaled_by_hidden(call: BugCall) -> Array:
 # Which keys and values.
 
 
-def group_by_remainder(call: BugCall) -> Array:
+def group_by_remainder(call: StageCall) -> Array:
     """Query head h meets K/V head h mod n in place of h div n."""
     graph = call.model.config.graph
     order = np.concatenate([np.arange(first, graph.heads, graph.kv_heads) for first in range(graph.kv_heads)])
@@ -53,120 +53,127 @@ def group_by_remainder(call: BugCall) -> Array:
     return call.heads(found)[:, back].reshape(found.shape)
 
 
-def first_head_for_all(call: BugCall) -> Array:
+def first_head_for_all(call: StageCall) -> Array:
     """Every query head meets the first K/V head."""
     return _with_cached(call, np.repeat(call.heads(call.inputs[1])[:, :1], call.model.config.graph.kv_heads, 1))
 
 
-def neighbouring_head(call: BugCall) -> Array:
+def neighbouring_head(call: StageCall) -> Array:
     """Each group meets the K/V head of the next."""
     return _with_cached(call, np.roll(call.heads(call.inputs[1]), -1, 1))
 
 
-def a_slot_late(call: BugCall) -> Array:
+def a_slot_late(call: StageCall) -> Array:
     """The cache is written a position late."""
     cached = call.inputs[1]
     return _with_cached(call, np.concatenate([cached[:1], cached[:-1]]))
 
 
-def newest_not_written(call: BugCall) -> Array:
+def newest_not_written(call: StageCall) -> Array:
     """The row of the last token is still zero when it is read."""
     cached = call.inputs[1].copy()
     cached[-1] = 0
     return _with_cached(call, cached)
 
 
-def values_of_layer_before(call: BugCall) -> Array:
+def values_of_layer_before(call: StageCall) -> Array:
     return _with_cached(call, call.fused(call.layer - 1, Part.V))
 
 
-def keys_as_values(call: BugCall) -> Array:
+def keys_as_values(call: StageCall) -> Array:
     """The cache of the keys is read for the values, too."""
     return _with_cached(call, call.before("k_post_rope"))
 
 
-def values_as_keys(call: BugCall) -> Array:
+def values_as_keys(call: StageCall) -> Array:
     """The split of the fused product has keys and values in each other's place: of the keys what RoPE makes of them."""
     return call.honest(call.fused(call.layer, Part.V))
 
 
-def values_without_bias(call: BugCall) -> Array:
+def values_without_bias(call: StageCall) -> Array:
     return _with_cached(call, call.before("qkv_matmul", Part.V))
 
 
-def turned_values(call: BugCall) -> Array:
+def turned_values(call: StageCall) -> Array:
     """Values are turned by RoPE like the keys."""
     return _with_cached(call, call.honest(call.inputs[1], node=Node(call.layer, "k_post_rope")))
 
 
-def _with_cached(call: BugCall, cached: Array) -> Array:
+def _with_cached(call: StageCall, cached: Array) -> Array:
     return call.honest(call.x, np.ascontiguousarray(cached).reshape(call.inputs[1].shape))
 
 
 # Which keys a query sees: the probabilities, and what they weigh.
 
 
-def own_key_unseen(call: BugCall) -> Array:
+def own_key_unseen(call: StageCall) -> Array:
     """Keys < query in place of ≤, but for the first query."""
     return _seeing(call, lambda query, key: (key < query) | ((query == 0) & (key == 0)))
 
 
-def next_key_seen(call: BugCall) -> Array:
+def next_key_seen(call: StageCall) -> Array:
     """Keys ≤ query + 1."""
     return _seeing(call, lambda query, key: key <= query + 1)
 
 
-def no_mask(call: BugCall) -> Array:
+def no_mask(call: StageCall) -> Array:
     """Every query of a prompt sees every key."""
     return _seeing(call, lambda query, key: key >= 0)
 
 
-def first_key_unseen(call: BugCall) -> Array:
+def first_key_unseen(call: StageCall) -> Array:
     """The first token is taken for padding, but for its own query."""
     return _seeing(call, lambda query, key: ((key > 0) | (query == 0)) & (key <= query))
 
 
-def only_itself(call: BugCall) -> Array:
+def only_itself(call: StageCall) -> Array:
     """The last token does not get the keys that were cached before it."""
     return _seeing(call, lambda query, key: (key <= query) & ((query < query.max()) | (key == query)))
 
 
-def windowed(call: BugCall) -> Array:
+def windowed(call: StageCall) -> Array:
     """A window of four positions, which the model does not have."""
-    return _seeing(call, lambda query, key: (key <= query) & (query - key < WINDOW))
+    return within(call, WINDOW)
 
 
-def last_tile_left_out(call: BugCall) -> Array:
+def within(call: StageCall, window: int) -> Array:
+    """Each query sees `window` positions, its own included."""
+    return _seeing(call, lambda query, key: (key <= query) & (query - key < window))
+
+
+def last_tile_left_out(call: StageCall) -> Array:
     """Keys behind the last full tile of eight are not summed, but where there is no full one."""
     return _seeing(call, lambda query, key: (key <= query) & ((key < (query + 1) // TILE * TILE) | (query + 1 < TILE)))
 
 
-def finite_mask(call: BugCall) -> Array:
+def finite_mask(call: StageCall) -> Array:
     """−10 is added to what is masked, in place of −∞."""
     scores = _all_scores(call)
     visible = _causal(*scores.shape[1:])
     return _weighted(call, _softmax(np.where(visible, scores, scores - 10), np.ones_like(visible)))
 
 
-def masked_after(call: BugCall) -> Array:
+def masked_after(call: StageCall) -> Array:
     """The mask multiplies what the softmax made of all keys, so that rows do not sum to 1."""
     scores = _all_scores(call)
     visible = _causal(*scores.shape[1:])
     return _weighted(call, np.where(visible, _softmax(scores, np.ones_like(visible)), np.float32(0)))
 
 
-def _seeing(call: BugCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]) -> Array:
+def _seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]) -> Array:
     scores = _all_scores(call)
     count, total = scores.shape[1:]
     return _weighted(call, _softmax(scores, sees(np.arange(total - count, total)[:, None], np.arange(total)[None])))
 
 
-def _all_scores(call: BugCall) -> Array:
-    """The scores of every query and every key, those above the diagonal as well."""
+def _all_scores(call: StageCall) -> Array:
+    """The scores of every query and every key: those that were computed, and above the diagonal what they would be."""
     config = call.model.config
+    visible = call.x if call.op is Op.SOFTMAX else call.before("attn_scores")
     q, k = (call.heads(call.before(name)).astype(np.float64) for name in ("q_post_rope", "k_post_rope"))
     k = np.repeat(k, config.graph.heads // config.graph.kv_heads, 1)
-    return np.asarray(np.einsum("nhd,thd->hnt", q, k) * config.score_scale, np.float32)
+    scores = np.asarray(np.einsum("nhd,thd->hnt", q, k) * config.score_scale, np.float32)
+    return np.where(_causal(*scores.shape[1:]), visible, scores)
 
 
 def _causal(count: int, total: int) -> Mask:
@@ -179,7 +186,7 @@ def _softmax(scores: Array, visible: Mask) -> Array:
     return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
 
 
-def _weighted(call: BugCall, maps: Array) -> Array:
+def _weighted(call: StageCall, maps: Array) -> Array:
     """The maps themselves, or where values are weighted, the values by them: keys behind the query count as well."""
     if call.op is Op.SOFTMAX:
         return maps
@@ -191,23 +198,23 @@ def _weighted(call: BugCall, maps: Array) -> Array:
 # The softmax itself.
 
 
-def f16_without_maximum(call: BugCall) -> Array:
+def f16_without_maximum(call: StageCall) -> Array:
     """Powers in float16 whose largest is not taken off before: scores from 11.1 on are Inf."""
     powers = np.where(_causal(*call.x.shape[1:]), round_f16(np.exp(call.x)), np.float32(0))
     return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
 
 
-def powers_of_two(call: BugCall) -> Array:
+def powers_of_two(call: StageCall) -> Array:
     """2^x for e^x, with scores that were not multiplied by log₂ e."""
     return _softmax(call.x * np.float32(np.log(2)), _causal(*call.x.shape[1:]))
 
 
-def sinks_left_out(call: BugCall) -> Array:
+def sinks_left_out(call: StageCall) -> Array:
     """Probabilities add up to 1: no logit of a sink joins their sum."""
     return ops.softmax(call.x, call.model.config.graph.window(call.layer))
 
 
-def sinks_reversed(call: BugCall) -> Array:
+def sinks_reversed(call: StageCall) -> Array:
     """Each head has the sink of another."""
     (sinks,) = call.model.params(call.node)
     values = np.ascontiguousarray(sinks.dequantize()[:, ::-1])
@@ -215,7 +222,7 @@ def sinks_reversed(call: BugCall) -> Array:
     return ops.softmax(call.x, call.model.config.graph.window(call.layer), other)
 
 
-def not_normalised(call: BugCall) -> Array:
+def not_normalised(call: StageCall) -> Array:
     """Powers over their largest are not divided by their sum."""
     found = call.honest()
     return np.asarray(found / found.max(-1, keepdims=True), np.float32)
@@ -224,19 +231,19 @@ def not_normalised(call: BugCall) -> Array:
 # What leaves the attention.
 
 
-def a_head_zero(call: BugCall) -> Array:
+def a_head_zero(call: StageCall) -> Array:
     found = call.heads(call.honest()).copy()
     found[:, 1] = 0
     return found.reshape(len(found), -1)
 
 
-def heads_exchanged(call: BugCall) -> Array:
+def heads_exchanged(call: StageCall) -> Array:
     found = call.heads(call.honest()).copy()
     found[:, [0, 1]] = found[:, [1, 0]]
     return found.reshape(len(found), -1)
 
 
-def heads_not_transposed(call: BugCall) -> Array:
+def heads_not_transposed(call: StageCall) -> Array:
     """`[heads, T, dim]` taken for `[T, heads · dim]` as it lies in memory."""
     found = call.honest()
     return np.ascontiguousarray(call.heads(found).swapaxes(0, 1)).reshape(found.shape)

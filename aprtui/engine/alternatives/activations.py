@@ -1,0 +1,100 @@
+"""Alternatives of activations: which function, and of which operand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.alternatives import rows
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, nicest, plain
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.gelu import gelu_tanh
+from aprtui.engine.reference import ops
+from aprtui.trace.graph import Op
+
+Wide = NDArray[np.float64]
+
+
+def _sigmoid(x: Wide) -> Wide:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _erf(x: Wide) -> Wide:
+    """The error function, to float64 (its series where that converges fast, else its continued fraction)."""
+    from math import erf
+
+    return np.asarray(np.vectorize(erf, otypes=[np.float64])(x))
+
+
+ACTIVATIONS: Mapping[str, Callable[[Wide], Wide]] = MappingProxyType(
+    {
+        "SiLU": lambda x: x * _sigmoid(x),
+        "GELU by tanh": gelu_tanh,
+        "GELU by erf": lambda x: x * 0.5 * (1 + _erf(x / np.sqrt(2))),
+        "GELU by sigmoid(1.702 x)": lambda x: x * _sigmoid(1.702 * x),
+        "ReLU": lambda x: np.maximum(x, 0),
+        "ReLU²": lambda x: np.maximum(x, 0) ** 2,
+        "a sigmoid": _sigmoid,
+        "tanh": np.tanh,
+        "hard SiLU": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+        "left out": lambda x: x,
+        "softplus": lambda x: np.logaddexp(0, x),
+        "Mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    }
+)
+"""By what they are called."""
+
+
+def _activations(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    own = "SiLU" if call.op is Op.SILU else "GELU by tanh"
+    for name, function in ACTIVATIONS.items():
+        if name != own:
+            yield Attempt(
+                f"the activation is {name}, the model says {own}",
+                lambda c, function=function: function(c.x.astype(np.float64)).astype(np.float32),  # type: ignore[misc]
+            )
+
+
+def _limits(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """SwiGLU of gpt-oss with another limit."""
+    if found is None:
+        return
+
+    def cost(logarithm: float) -> float:
+        values = ops.swiglu_oai(*call.inputs, limit=float(np.exp(logarithm))).astype(np.float64)
+        return float(((values - found) ** 2).sum() / ((values**2).sum() or 1))
+
+    limit = nicest(float(np.exp(least(cost, np.log(0.1), np.log(100)))), lambda value: cost(np.log(value)))
+    yield Attempt(
+        f"gate and up are clamped at {limit:.6g}, the model says {ops.SWIGLU_LIMIT:.6g}",
+        lambda c: ops.swiglu_oai(*c.inputs, limit=limit), 1,
+    )  # fmt: skip
+
+
+_OAI = (Op.SWIGLU_OAI,)
+
+ACTIVATION_ALTERNATIVES: tuple[Alternative, ...] = (
+    Alternative(
+        "activation", frozenset({Op.SILU, Op.GELU}), _activations, "use the activation that the architecture has"
+    ),
+    plain(
+        "gate and up exchanged", _OAI, lambda call: call.honest(call.inputs[1], call.inputs[0]),
+        "gate and up are exchanged", "the activation is of the gate",
+    ),
+    plain(
+        "SwiGLU not clamped", _OAI, rows.swiglu_not_clamped, "gate and up are not clamped", "clamp gate and up at 7"
+    ),
+    plain("SwiGLU without 1", _OAI, rows.swiglu_without_one, "1 is not added to up", "multiply by up + 1"),
+    plain(
+        "SwiGLU without factor", _OAI, rows.swiglu_without_factor, "the sigmoid of the gate lacks its factor 1.702",
+        "sigmoid(1.702 · gate)",
+    ),
+    Alternative("SwiGLU limit", frozenset(_OAI), _limits, "clamp gate and up at 7"),
+    plain(
+        "up ignored", (Op.MULTIPLY,), lambda call: call.x, "the gate is not multiplied by up",
+        "multiply the activation by up",
+    ),
+)  # fmt: skip

@@ -1,0 +1,198 @@
+"""Alternatives of norms and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.alternatives import rows
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance, nicest, plain
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.places import behind, layer_words
+from aprtui.model.model import Model
+from aprtui.trace.graph import Node, Op, Part
+
+Wide = NDArray[np.float64]
+
+_NORMS = (Op.RMS_NORM, Op.HEAD_RMS_NORM)
+_EPSILONS = (1e-5, 1e-6, 1e-12, 0.0)
+
+
+def _epsilons(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    own = call.model.config.norm_epsilon
+    if found is None:
+        candidates = list(_EPSILONS)
+    else:
+        solved = _solved_epsilon(call, found)
+        candidates = [] if solved is None else [solved]
+    for epsilon in candidates:
+        if abs(epsilon - own) > 1e-9 * own:
+            yield Attempt(
+                f"computed with epsilon {epsilon:.6g}, the model says {own:.6g}",
+                lambda c, epsilon=epsilon: c.with_config(norm_epsilon=epsilon), 1,  # type: ignore[misc]
+            )  # fmt: skip
+
+
+def _solved_epsilon(call: StageCall, found: Array) -> float | None:
+    """What is added to the mean of squares, from the factor of each row: best seen where the mean is small."""
+    x = rows.normed_rows(call)
+    (weight,) = call.model.params(call.node)
+    times = x * weight.dequantize().reshape(-1).astype(np.float64)
+    values = found.astype(np.float64).reshape(times.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = (values * times).sum(-1) / (times * times).sum(-1)
+    means = (x * x).mean(-1)
+    good = np.isfinite(factors) & (factors > 0) & (means > 0)
+    if not good.any():
+        return None
+    factors, means = factors[good], means[good]
+    weights = 1 / means**2
+    epsilon = float(((1 / factors**2 - means) * weights).sum() / weights.sum())
+    scale = float((1 / means).mean())
+
+    def cost(value: float) -> float:
+        with np.errstate(invalid="ignore"):
+            left = factors * np.sqrt(means + value) - 1
+        return float("inf") if np.isnan(left).any() else float((left**2 / means).mean() / scale)
+
+    if epsilon <= 0 or cost(0.0) <= max(1.1 * cost(epsilon), 1e-13):
+        return 0.0
+    return nicest(epsilon, cost)
+
+
+def _norm_weights(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """The weight of another norm, of any layer: that which is nearest to the factor of each channel."""
+    (own,) = call.model.params(call.node)
+    graph, config = call.model.graph, call.model.config
+    norms = [node for node in graph.nodes if graph[node.stage].op in _NORMS and node != call.node]
+    named = {node: call.model.params(node)[0] for node in norms}
+    named = {node: weight for node, weight in named.items() if weight.columns == own.columns}
+    if found is None:
+        chosen = [node for node in named if behind(call.node, node) in (-1, 0, 1)][:4]
+    else:
+        x = rows.normalised(rows.normed_rows(call), config.norm_epsilon)
+        values = found.astype(np.float64).reshape(x.shape)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            measured = (values * x).sum((0, 1)) / (x * x).sum((0, 1))
+        errors = {node: distance(weight.dequantize().reshape(-1), measured) for node, weight in named.items()}
+        chosen = sorted(errors, key=lambda node: errors[node])[:1]
+    for node in chosen:
+        yield Attempt(
+            f"has the weight of {layer_words(call.node, node)}",
+            lambda c, weight=named[node]: rows.narrow(  # type: ignore[misc]
+                c,
+                rows.normalised(rows.normed_rows(c), c.model.config.norm_epsilon)
+                * weight.dequantize().reshape(-1).astype(np.float64),
+            ),
+        )
+
+
+def _whole_row(call: StageCall) -> Array:
+    """The heads are normalised together."""
+    x = rows.normed_rows(call)
+    whole = rows.normalised(x.reshape(len(x), 1, -1), call.model.config.norm_epsilon)
+    return rows.weighted(call, whole.reshape(x.shape))
+
+
+def _has_offset(model: Model, node: Node) -> bool:
+    return model.config.norm_offset
+
+
+def _has_own(model: Model, node: Node) -> bool:
+    return not model.config.norm_offset
+
+
+NORM_ALTERNATIVES: tuple[Alternative, ...] = (
+    Alternative(
+        "norm epsilon", frozenset(_NORMS), _epsilons, "read attention.layer_norm_rms_epsilon of the model's metadata"
+    ),
+    plain(
+        "norm epsilon outside", _NORMS, rows.epsilon_outside, "epsilon is added outside the root",
+        "x / √(mean(x²) + ε)",
+    ),
+    plain(
+        "norm mean subtracted", _NORMS, rows.mean_taken_off, "the mean is subtracted: a layer norm",
+        "a root-mean-square norm subtracts nothing",
+    ),
+    plain(
+        "norm sum for mean", _NORMS, rows.sum_for_mean, "squares are summed and not divided by their number",
+        "divide the sum of squares by the number of channels",
+    ),
+    plain(
+        "norm weight left out", _NORMS, rows.norm_weight_left_out, "the weight is left out",
+        "multiply by the weight behind the division",
+    ),
+    plain(
+        "norm 1 + weight", _NORMS, rows.norm_weight_plus_one, "multiplied by 1 + weight",
+        "multiply by the weight as it is: a GGUF file of Gemma holds the sum", _has_own,
+    ),
+    plain(
+        "norm 1 + weight twice", _NORMS, rows.norm_weight_plus_one, "1 is added to a weight that holds it already",
+        "multiply by the weight as the GGUF file holds it", _has_offset,
+    ),
+    plain(
+        "norm offset left out", _NORMS, rows.norm_weight_less_one, "1 is not added to the weight",
+        "multiply by 1 + weight where weights are those of the checkpoint", _has_offset,
+    ),
+    Alternative("norm weight", frozenset(_NORMS), _norm_weights, "check which tensor is bound to this norm"),
+    plain(
+        "norm of the whole row", (Op.HEAD_RMS_NORM,), _whole_row, "normalised over all heads together",
+        "normalise each head by itself",
+    ),
+    plain(
+        "norm squares in float16", _NORMS, rows.squares_in_f16, "squares are summed in float16",
+        "sum squares in float32",
+    ),
+)  # fmt: skip
+
+
+# Biases.
+
+_PARTS = ((Part.Q, "queries"), (Part.K, "keys"), (Part.V, "values"))
+
+
+def _biases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Each part of the bias by itself: left out, twice, or that of another layer."""
+    own = np.concatenate([weight.dequantize().reshape(-1) for weight in call.model.params(call.node)])
+    fused = len(call.model.params(call.node)) > 1
+    parts = [(call.model.config.graph.part(part), name) for part, name in _PARTS] if fused else [(slice(None), "")]
+    if found is None:
+        for columns, name in parts if not fused else [*parts, (slice(None), "")]:
+            of = f" for {name}" if name else ""
+            vector = own.copy()
+            vector[columns] = 0
+            yield Attempt(f"the bias is left out{of}", _adding(vector))
+        return
+    with np.errstate(invalid="ignore"):
+        measured = (found.astype(np.float64) - call.x).mean(0)
+    choices: dict[str, Array] = {"is left out": np.zeros_like(own), "is added twice": 2 * own, "": own}
+    for node in call.model.graph.nodes:
+        if node.stage == call.node.stage and node != call.node:
+            vector = np.concatenate([weight.dequantize().reshape(-1) for weight in call.model.params(node)])
+            choices[f"is that of {layer_words(call.node, node)}"] = vector
+    chosen, words = own.copy(), []
+    for columns, name in parts:
+        nearest = min(choices, key=lambda key: float(np.linalg.norm(choices[key][columns] - measured[columns])))
+        chosen[columns] = choices[nearest][columns]
+        if nearest:
+            words.append((nearest, name))
+    if not words:
+        return
+    kinds = dict.fromkeys(kind for kind, _ in words)
+    texts = [f"{kind}{_of([n for k, n in words if k == kind], len(parts))}" for kind in kinds]
+    yield Attempt(f"the bias {', and '.join(texts)}", _adding(chosen))
+
+
+def _of(names: list[str], total: int) -> str:
+    return "" if len(names) == total or not names[0] else f" for {' and '.join(names)}"
+
+
+def _adding(vector: Array) -> Callable[[StageCall], Array]:
+    return lambda call: np.asarray(call.x + vector, np.float32)
+
+
+BIAS_ALTERNATIVES: tuple[Alternative, ...] = (
+    Alternative("bias", frozenset({Op.BIAS}), _biases, "add the bias of this layer once, to queries, keys and values"),
+)

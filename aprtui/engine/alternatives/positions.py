@@ -1,0 +1,111 @@
+"""Wrong ways of RoPE and positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.rounding import round_bf16
+from aprtui.trace.graph import RopeLayout
+
+Wide = NDArray[np.float64]
+
+_USUAL, _LONG = 1e4, 5e5
+
+
+def other_base(call: StageCall) -> Array:
+    """The base of another family of models: 10⁴, or 5 · 10⁵ where that is the model's own."""
+    own = call.model.config.rope_of(call.node.layer).theta
+    return turned(call, theta=_LONG if abs(own - _USUAL) < 1 else _USUAL)
+
+
+def half_exponent(call: StageCall) -> Array:
+    """Frequencies base^(−i/d) in place of base^(−2i/d)."""
+    return turned(call, theta=call.model.config.rope_of(call.node.layer).theta ** 0.5)
+
+
+def backwards(call: StageCall) -> Array:
+    """The sign of the sine is wrong."""
+    return rotated(call, -angles(call))
+
+
+def stretched(call: StageCall) -> Array:
+    """Positions are halved, as for a context twice as long."""
+    return turned(call, scale=2 * call.model.config.rope_of(call.node.layer).scale)
+
+
+def other_layout(call: StageCall) -> Array:
+    """Pairs of neighbours in place of halves, or the other way round."""
+    graph = call.model.config.graph
+    split = graph.rope_layout is RopeLayout.HALF_SPLIT
+    layout = RopeLayout.INTERLEAVED if split else RopeLayout.HALF_SPLIT
+    return call.with_config(graph=replace(graph, rope_layout=layout))
+
+
+def one_later(call: StageCall) -> Array:
+    """Positions start at 1."""
+    return call.honest(shift=1)
+
+
+def not_turned(call: StageCall) -> Array:
+    return call.x
+
+
+def turned_twice(call: StageCall) -> Array:
+    return call.honest(call.honest())
+
+
+def half_of_the_head(call: StageCall) -> Array:
+    """Only the first half of each head's channels is turned."""
+    graph = call.model.config.graph
+    return call.with_config(graph=replace(graph, rope_dim=graph.head_dim // 2))
+
+
+def bf16_angles(call: StageCall) -> Array:
+    """Angles are computed in bfloat16: position times frequency has eight bits left."""
+    return rotated(call, round_bf16(angles(call).astype(np.float32)).astype(np.float64))
+
+
+def angles(call: StageCall) -> Wide:
+    """What the model turns each pair by, `[T, pairs]`."""
+    graph, rope = call.model.config.graph, call.model.config.rope_of(call.node.layer)
+    return rope.angles(call.position, len(call.x), graph.rotated, call.angles)
+
+
+def angles_at(call: StageCall, position: int) -> Wide:
+    """The same at one position, `[1, pairs]`."""
+    return call.model.config.rope_of(call.node.layer).angles(position, 1, call.model.config.graph.rotated)
+
+
+def pairs_of(call: StageCall, x: Array) -> NDArray[np.complex128]:
+    """The channels of `x` that are turned together, as complex numbers `[T, heads, pairs]`."""
+    first, second = _halves(call)
+    heads = call.heads(x).astype(np.float64)
+    return np.asarray(heads[..., first] + 1j * heads[..., second])
+
+
+def _halves(call: StageCall) -> tuple[slice, slice]:
+    graph = call.model.config.graph
+    dim = graph.rotated
+    if graph.rope_layout is RopeLayout.INTERLEAVED:
+        return slice(0, dim, 2), slice(1, dim, 2)
+    return slice(0, dim // 2), slice(dim // 2, dim)
+
+
+def rotated(call: StageCall, angles: Wide) -> Array:
+    """Each head turned by `angles` `[T, pairs]`."""
+    turned = pairs_of(call, call.x) * np.exp(1j * angles)[:, None]
+    turned *= call.model.config.rope_of(call.node.layer).magnitude
+    first, second = _halves(call)
+    out = call.heads(call.x).astype(np.float64)
+    out[..., first], out[..., second] = turned.real, turned.imag
+    return out.reshape(call.x.shape).astype(np.float32)
+
+
+def turned(call: StageCall, **changes: object) -> Array:
+    """As a RoPE of other numbers turns."""
+    rope = replace(call.model.config.rope_of(call.node.layer), **changes)  # type: ignore[arg-type]
+    return call.with_config(rope=rope, window_rope=None)

@@ -1,0 +1,348 @@
+"""Alternatives of any stage: what was done to its result, and which other stages it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.wording import counted, ranges
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance, nicest
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.places import layer_words
+from aprtui.engine.rounding import ROUND
+from aprtui.model.config import ModelConfig
+from aprtui.trace.graph import ENTRY, Node, Op, Part
+
+Wide = NDArray[np.float64]
+
+_FIXED = frozenset({Op.CHOOSE_EXPERTS})
+"""Ops whose results are no values."""
+_ANY = frozenset(op for op in Op if op not in _FIXED)
+_NEAR = 1e-3
+_FACTOR_LEFT = 0.05
+_MOST_LISTED = 64
+_ROWS_OF_ORDER = 3
+"""Tokens from which the order of channels can be read from their values."""
+
+
+def named_number(value: float, config: ModelConfig) -> str:
+    """What a factor is, where it is known as something."""
+    graph = config.graph
+    d, hidden = graph.head_dim, graph.hidden
+    names = {
+        "√head size": d**0.5, "1/√head size": d**-0.5, "1/head size": 1 / d, "√hidden size": hidden**0.5,
+        "1/√hidden size": hidden**-0.5, "√(head size / hidden size)": (d / hidden) ** 0.5, "√2": 2**0.5,
+        "1/√2": 2**-0.5, "the embedding's scale": config.embedding_scale, "log₂ e": float(np.log2(np.e)),
+        "one over the embedding's scale": 1 / config.embedding_scale,
+    }  # fmt: skip
+    return next((f" ({name})" for name, number in names.items() if abs(value / number - 1) < 1e-5 and number != 1), "")
+
+
+def _factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    if found is None:
+        yield from _usual_scales(call)
+        return
+    own, values = call.honest().astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(own) & np.isfinite(values)
+    own, values = own[finite], values[finite]
+    square = float((own * own).sum())
+    if not square:
+        return
+    factor = float((own * values).sum()) / square
+
+    def cost(value: float) -> float:
+        return float(((values - value * own) ** 2).sum()) / square
+
+    if cost(factor) > _FACTOR_LEFT:
+        return
+    factor = nicest(factor, cost)
+    if factor and abs(factor - 1) > 1e-6:
+        what = f"multiplied by {factor:.8g}{named_number(factor, call.model.config)}"
+        if call.op is Op.SCORES:
+            scale = call.model.config.score_scale
+            product = f"{scale * factor:.6g}{named_number(scale * factor, call.model.config)}"
+            what = f"scaled by {product}, the model says {scale:.6g}"
+        words = "the sign is the other" if factor == -1 else what
+        yield Attempt(words, lambda c: (c.honest() * np.float32(factor)).astype(np.float32), 1, of_result=True)
+
+
+def _usual_scales(call: StageCall) -> Iterator[Attempt]:
+    """Scales of the scores that people write."""
+    graph, own = call.model.config.graph, call.model.config.score_scale
+    for scale in (1.0, graph.head_dim**-0.5, 1 / graph.head_dim, graph.hidden**-0.5) if call.op is Op.SCORES else ():
+        if abs(scale / own - 1) > 1e-6:
+            yield Attempt(
+                f"scaled by {scale:.6g}{named_number(scale, call.model.config)}, the model says {own:.6g}",
+                lambda c, factor=scale / own: (c.honest() * np.float32(factor)).astype(np.float32), 1,  # type: ignore[misc]
+            )  # fmt: skip
+
+
+def _zeros(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Channels (of maps: heads) and tokens that are zero throughout."""
+    if found is None:
+        return
+    own, one_map = call.honest(), found.ndim == 3
+    channels = np.flatnonzero((found == 0).all((1, 2) if one_map else 0) & (own != 0).any((1, 2) if one_map else 0))
+    if channels.size:
+        yield Attempt(
+            f"{_channel_words(call, channels.tolist(), own.shape, one_map)} zero: not computed, or not written",
+            lambda c: _with(c.honest(), channels, one_map, np.float32(0)), of_result=True,
+        )  # fmt: skip
+    if one_map:
+        return
+    tokens = np.flatnonzero((found == 0).all(1) & (own != 0).any(1))
+    if tokens.size:
+        yield Attempt(
+            f"token{'s' if tokens.size > 1 else ''} {ranges((tokens + call.position).tolist())} "
+            f"{'are' if tokens.size > 1 else 'is'} zero",
+            lambda c: _with(c.honest(), tokens, True, np.float32(0)), of_result=True,
+        )  # fmt: skip
+
+
+def _channel_words(call: StageCall, channels: Sequence[int], shape: tuple[int, ...], is_map: bool) -> str:
+    total = shape[0] if is_map else shape[-1]
+    noun = "head" if is_map else "channel"
+    dim = call.model.config.graph.head_dim
+    heads = sorted({channel // dim for channel in channels})
+    if not is_map and call.op is Op.ATTEND and len(channels) == len(heads) * dim:
+        noun, channels, total = "head", heads, total // dim
+    plural = len(channels) > 1
+    text = ranges(channels) if len(channels) <= _MOST_LISTED else counted(len(channels), noun)
+    last = ", the last" if channels and channels[-1] == total - 1 and plural else ""
+    if len(channels) > _MOST_LISTED and channels[-1] - channels[0] + 1 != len(channels):
+        return f"{text} of {total} are"
+    return f"{noun}{'s' if plural else ''} {ranges(channels)}{last} {'are' if plural else 'is'}"
+
+
+def _with(own: Array, at: NDArray[np.intp], first_axis: bool, value: np.float32) -> Array:
+    changed = own.copy()
+    if first_axis:
+        changed[at] = value
+    else:
+        changed[:, at] = value
+    return changed
+
+
+def _stale(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Rows that hold what belongs to the token before."""
+    if call.honest().ndim == 3 or len(call.honest()) < 2:
+        return
+    yield Attempt("the last token has the values of the one before", _last_stale, of_result=True)
+    yield Attempt("each token has the values of the one before", _all_stale, of_result=True)
+
+
+def _last_stale(call: StageCall) -> Array:
+    own = call.honest().copy()
+    own[-1] = own[-2]
+    return own
+
+
+def _all_stale(call: StageCall) -> Array:
+    own = call.honest()
+    return np.concatenate([own[:1], own[:-1]])
+
+
+def _clamps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Values that saturate, or are Inf, beyond a limit."""
+    if found is None:
+        return
+    own = call.honest()
+    finite = np.isfinite(found)
+    if not finite.any():
+        return
+    largest = float(np.abs(found[finite]).max())
+    if largest < float(np.abs(own).max()):
+        yield Attempt(
+            f"values saturate at {largest:.6g}", lambda c: np.clip(c.honest(), -largest, largest), 1, of_result=True
+        )
+    lost = np.isinf(found) & np.isfinite(own)
+    if lost.any():
+        limit = float(np.abs(own[lost]).min())
+        text = "65504, the largest float16" if limit > 65504 else f"{largest:.6g}"
+        yield Attempt(
+            f"values beyond {text} are Inf: an overflow",
+            lambda c: np.where(
+                np.abs(c.honest()) >= np.float32(limit), np.copysign(np.float32(np.inf), c.honest()), c.honest()
+            ), of_result=True,
+        )  # fmt: skip
+
+
+def _sixteen_bits(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    for kind, name in (("f16", "float16"), ("bf16", "bfloat16")):
+        if found is None or np.array_equal(ROUND[kind](found), found, equal_nan=True):
+            yield Attempt(f"the result is kept in {name}", partial(_kept, kind), of_result=True)
+
+
+def _kept(kind: str, call: StageCall) -> Array:
+    return ROUND[kind](call.honest())
+
+
+def _orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Channels in another order: each found one is looked for among the model's own."""
+    own = call.honest()
+    if found is None or own.ndim != 2:
+        return
+    order = _order(own.astype(np.float64), found.astype(np.float64))
+    if order is None:
+        return
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    is_roll = np.unique((order - np.arange(len(order))) % len(order)).size == 1
+    if moved.size and (len(own) >= _ROWS_OF_ORDER or is_roll):
+        yield Attempt(
+            _order_words(call, order, moved),
+            lambda c: np.ascontiguousarray(c.honest()[:, order]),
+            of_result=True,
+            fitted=1 if is_roll else moved.size // 4,
+        )
+
+
+def _order(own: Wide, found: Wide) -> NDArray[np.intp] | None:
+    """For each found channel the own one that is nearest, by sums of all tokens with weights at random; None where
+    some has none."""
+    weights = np.random.default_rng(0).standard_normal((2, len(own)))
+    with np.errstate(invalid="ignore"):
+        expected, seen = weights @ own, weights @ found
+    if not np.isfinite(seen).all() or not np.isfinite(expected).all():
+        return None
+    by_value = np.argsort(expected[0])
+    at = np.searchsorted(expected[0][by_value], seen[0])
+    candidates = np.stack([by_value[np.clip(at + step, 0, len(by_value) - 1)] for step in (-2, -1, 0, 1)])
+    errors = np.abs(expected[:, candidates] - seen[:, None]).sum(0)
+    best = candidates[errors.argmin(0), np.arange(seen.shape[1])]
+    size = np.abs(expected).mean() or 1.0
+    return np.asarray(best) if (errors.min(0) < _NEAR * size).all() else None
+
+
+def _order_words(call: StageCall, order: NDArray[np.intp], moved: NDArray[np.intp]) -> str:
+    width, dim = len(order), call.model.config.graph.head_dim
+    steps = np.unique((order - np.arange(width)) % width)
+    if steps.size == 1:
+        step = int(steps[0]) if steps[0] <= width // 2 else int(steps[0]) - width
+        return f"each channel has the value of {counted(abs(step), 'channel')} {'behind' if step > 0 else 'before'}"
+    if dim and width % dim == 0 and width > dim:
+        heads = order.reshape(-1, dim)
+        if (heads % dim == np.arange(dim)).all() and (heads // dim == heads[:, :1] // dim).all():
+            return f"heads are in the order {(heads[:, 0] // dim).tolist()[:12]}"
+    if steps.size == 2 and len({int(abs(s)) for s in np.unique(order - np.arange(width)) if s}) == 1:
+        return f"channels {ranges(moved.tolist()[:_MOST_LISTED])} are exchanged"
+    return f"{counted(moved.size, 'channel')} of {width} are in another order"
+
+
+def _wired(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """The stage is another one; or made of another one in place of one of its inputs."""
+    graph = call.model.graph
+    if found is not None and call.honest().ndim == 2:
+        near = _near(call, found.shape[1], found.shape[0])
+        errors = {name: distance(values, found) for name, values in near.items()}
+        nearest = min(errors, key=lambda name: errors[name], default=None)
+        if nearest is not None:
+            (node, part), values = nearest, near[nearest]
+            is_input = node in graph.inputs(call.node)
+            words = f"the values are those of {_source(call.node, node, part)}"
+            if graph[call.node.stage].op is Op.ADD and is_input:
+                others = [source for source in graph.inputs(call.node) if source != node]
+                words = f"{_source(call.node, others[0], Part.WHOLE) if others else 'the other'} is not added"
+            elif is_input:
+                words = f"left out: {words}"
+            yield Attempt(words, lambda c: np.ascontiguousarray(values), of_result=True)
+    yield from _rewired(call)
+
+
+def _rewired(call: StageCall) -> Iterator[Attempt]:
+    graph = call.model.graph
+    for index, given in enumerate(call.inputs):
+        if given.ndim != 2 or not len(given) or call.op is Op.EMBED:
+            continue
+        for (node, part), values in _near(call, given.shape[1], given.shape[0]).items():
+            if values is given or (node == graph.inputs(call.node)[index] and _is_own_part(call, index, part)):
+                continue
+            source = graph.inputs(call.node)[index]
+            yield Attempt(
+                f"reads {_source(call.node, node, part)} in place of "
+                f"{_source(call.node, source, graph.entries(call.node)[index].part)}",
+                lambda c, index=index, values=values: c.honest(  # type: ignore[misc]
+                    *(values if place == index else one for place, one in enumerate(c.inputs))
+                ),
+            )  # fmt: skip
+
+
+def _token_before(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Of a stage that holds the last rows only: what is computed from the rows before."""
+    for index, source in enumerate(call.model.graph.inputs(call.node)):
+        if source in set(call.seen) and call.inputs[index].ndim == 2:
+            rows, part = len(call.inputs[index]), call.model.graph.entries(call.node)[index].part
+            values = call.seen[source]
+            if len(values) > rows:
+                shifted = np.ascontiguousarray(values[-rows - 1 : -1, call.model.config.graph.part(part)])
+                yield Attempt(
+                    f"reads {source.stage} of the token before",
+                    lambda c, index=index, shifted=shifted: c.honest(  # type: ignore[misc]
+                        *(shifted if place == index else one for place, one in enumerate(c.inputs))
+                    ),
+                )  # fmt: skip
+
+
+def _is_own_part(call: StageCall, index: int, part: Part) -> bool:
+    return call.model.graph.entries(call.node)[index].part is part
+
+
+def _near(call: StageCall, width: int, rows: int) -> dict[tuple[Node, Part], Array]:
+    """The captured stages of this layer and of the one before, and the embedding, that have `width` and `rows`; parts
+    of fused ones as well."""
+    graph, config = call.model.graph, call.model.config.graph
+    layer = graph.layers if call.node.layer is None else call.node.layer
+    layers = {layer, layer - 1, None}
+    found: dict[tuple[Node, Part], Array] = {}
+    parts = (Part.WHOLE, Part.Q, Part.K, Part.V)
+    held = set(call.seen)
+    for node in graph.nodes:
+        if node == call.node or node not in held or (node.layer not in layers and node.stage != ENTRY):
+            continue
+        stage = graph[node.stage]
+        if stage.is_attention_map or stage.holds_indices:
+            continue
+        for part in parts if stage.width == config.qkv_width else parts[:1]:
+            columns = config.part(part)
+            size = len(range(*columns.indices(stage.width)))
+            if size == width:
+                values = call.seen[node]
+                if len(values) >= rows:
+                    found[node, part] = np.ascontiguousarray(values[-rows:, columns])
+    return found
+
+
+_PART_WORDS = {Part.Q: "queries of ", Part.K: "keys of ", Part.V: "values of ", Part.WHOLE: ""}
+
+
+def _source(node: Node, other: Node, part: Part) -> str:
+    name = layer_words(node, other) if other.layer is not None and other.layer != node.layer else other.stage
+    if other.stage == node.stage and other.layer != node.layer:
+        name = f"{other.stage} of {name}"
+    return f"{_PART_WORDS.get(part, '')}{name}"
+
+
+_VALUES = "check the buffer that the stage is written to, and that all of it is"
+
+RESULT_ALTERNATIVES: tuple[Alternative, ...] = (
+    Alternative("wiring", _ANY, _wired, "check which buffers the op reads, and that none is overwritten before"),
+    Alternative("token before", _ANY, _token_before, "take the row of the last position"),
+    Alternative("factor", _ANY, _factors, "look for a scale that is missing, or applied twice"),
+    Alternative("zeros", _ANY, _zeros, _VALUES),
+    Alternative("stale", _ANY, _stale, "write the row before it is read"),
+    Alternative("order", _ANY, _orders, "check the order of rows of the weight, or the split of heads"),
+    Alternative("overflow", _ANY, _clamps, "keep the values in a type of a wider range"),
+    Alternative(
+        "16 bits", _ANY, _sixteen_bits, "keep the result in float32, or state it: --rounding", may_be_meant=True
+    ),
+)
+
+RESIDUAL_ALTERNATIVES: tuple[Alternative, ...] = (
+    Alternative(
+        "residual twice", frozenset({Op.ADD}),
+        lambda call, found: [Attempt("the residual is added twice", lambda c: c.inputs[0] + c.honest())],
+        "add what entered the block once",
+    ),
+)  # fmt: skip

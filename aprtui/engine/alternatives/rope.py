@@ -1,0 +1,246 @@
+"""Alternatives of RoPE. Angles are measured: how far each channel pair was turned at each position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.alternatives import attention, positions
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, nicest, plain
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.positions import pairs_of
+from aprtui.engine.rounding import round_f16
+from aprtui.model.config import Rope
+from aprtui.model.model import Model
+from aprtui.trace.graph import Node, Op
+
+Turns = NDArray[np.complex128]
+"""What each pair was turned by, times its squared size, `[tokens, pairs]`, summed over heads."""
+
+_BASES = (1e4, 1e5, 5e5, 1e6, 1e7)
+_LEVELS = (8, 32, 128)
+_TOKENS = 64
+_GRID = 300
+_POSITIONS = range(-64, 4096)
+_LEAST_SHARE = 1e-6
+_TURNED = 0.5
+"""Agreement from which measured turns are turns at all; noise of other causes has about 0."""
+
+
+def _own(call: StageCall) -> Rope:
+    return call.model.config.rope_of(call.node.layer)
+
+
+def _turns(call: StageCall, found: Array) -> Turns:
+    before, after = pairs_of(call, call.x), pairs_of(call, found)
+    return np.asarray((after * before.conj()).sum(1))
+
+
+def _agreement(turns: Turns, angles: NDArray[np.float64]) -> float:
+    """1 where all pairs were turned by these angles."""
+    total = float(np.abs(turns).sum())
+    return float((turns * np.exp(-1j * angles)).real.sum()) / total if total else 0.0
+
+
+def _fitted(call: StageCall, turns: Turns, rope_of: Callable[[float], Rope], low: float, high: float) -> float | None:
+    """The parameter between `low` and `high` of the rope that turns as was measured: over ever more tokens, so that no
+    turn is counted too much or too few; None where none does."""
+    dim, count = call.model.config.graph.rotated, len(turns)
+
+    def cost_over(rows: NDArray[np.intp]) -> Callable[[float], float]:
+        def cost(logarithm: float) -> float:
+            rope = rope_of(float(np.exp(logarithm)))
+            angles = rows[:, None] * rope.angles(1, 1, dim) + rope.angles(call.position, 1, dim)
+            return 1 - _agreement(turns[rows], angles)
+
+        return cost
+
+    start, end = np.log(low), np.log(high)
+    for level in (*(level for level in _LEVELS if level < count), count):
+        cost = cost_over(np.unique(np.linspace(0, level - 1, min(level, _TOKENS)).astype(np.intp)))
+        grid = np.linspace(start, end, _GRID)
+        at, step = int(np.argmin([cost(value) for value in grid])), grid[1] - grid[0]
+        start, end = grid[at] - 2 * step, grid[at] + 2 * step
+    best = least(cost, float(start), float(end))
+    if cost(best) > 1 - _TURNED:
+        return None
+    return nicest(float(np.exp(best)), lambda value: cost(float(np.log(value))))
+
+
+def _bases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    own = _own(call)
+    if found is None:
+        bases = list(_BASES)
+    else:
+        solved = _fitted(call, _turns(call, found), lambda theta: replace(own, theta=theta), 10, 1e9)
+        bases = [] if solved is None else [solved]
+    for theta in bases:
+        if abs(theta / own.theta - 1) > _LEAST_SHARE:
+            root = abs(theta / own.theta**0.5 - 1) < 1e-3
+            halved = ", its root: an exponent of −i/d in place of −2i/d" if root else ""
+            yield Attempt(
+                f"computed with theta {theta:.10g}, the model says {own.theta:.10g}{halved}", _with(theta=theta), 1
+            )
+
+
+def _scales(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    own = _own(call)
+    if found is None:
+        scales = [1.0, 2.0, 4.0, 8.0]
+    else:
+        solved = _fitted(call, _turns(call, found), lambda scale: replace(own, scale=scale), 0.05, 256)
+        scales = [] if solved is None else [solved]
+    for scale in scales:
+        if abs(scale / own.scale - 1) > _LEAST_SHARE:
+            yield Attempt(f"positions divided by {scale:.6g}, the model says {own.scale:.6g}", _with(scale=scale), 1)
+
+
+def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Positions that are off by as much for all tokens, and one position for all of them."""
+    shifts, alike = [1, -1], [0]
+    if found is not None:
+        turns, dim = _turns(call, found), call.model.config.graph.rotated
+        step, few = _own(call).angles(1, 1, dim)[0], turns[:8]
+        rows = call.position + np.arange(len(few))
+        agreements = [_agreement(few, (rows + shift)[:, None] * step) for shift in _POSITIONS]
+        shifts = [_POSITIONS[int(np.argmax(agreements))]]
+        same = [_agreement(few, np.full_like(rows, n)[:, None] * step) for n in _POSITIONS if n >= 0]
+        alike = [int(np.argmax(same))]
+    for shift in shifts:
+        if shift:
+            at = f"as of position {call.position + shift}" if call.position + shift >= 0 else f"{-shift} earlier"
+            first = "the first token" if call.position == 0 else f"token {call.position}"
+            yield Attempt(
+                f"positions are off by {shift:+d}: {first} is turned {at}",
+                lambda c, shift=shift: c.honest(shift=shift), 1,  # type: ignore[misc]
+            )  # fmt: skip
+    if len(call.x) > 1:
+        for place in alike:
+            yield Attempt(
+                f"every token is turned as of position {place}",
+                lambda c, n=place: positions.rotated(c, np.repeat(positions.angles_at(c, n), len(c.x), 0)), 1,  # type: ignore[misc]
+            )  # fmt: skip
+
+
+def _widths(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    graph = call.model.config.graph
+    for width in dict.fromkeys((graph.head_dim // 4, graph.head_dim // 2, 3 * graph.head_dim // 4, graph.head_dim)):
+        if width != graph.rotated and width % 2 == 0:
+            yield Attempt(
+                f"{width} of {graph.head_dim} channels of a head are turned, the model says {graph.rotated}",
+                lambda c, width=width: c.with_config(graph=replace(c.model.config.graph, rope_dim=width)),  # type: ignore[misc]
+            )
+
+
+def _factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Each pair at a frequency of its own, as scaling by parts makes them."""
+    if found is None or len(call.x) < 8:
+        return
+    turns, dim = _turns(call, found), call.model.config.graph.rotated
+    own = replace(_own(call), yarn=None, scale=1.0, factors=None)
+    measured = _frequencies(turns)
+    first = np.angle((turns * np.exp(-1j * np.arange(len(turns))[:, None] * measured)).sum(0))
+    if call.position == 0 and np.abs(first[np.abs(turns).sum(0) > 0]).max(initial=0) > 0.01:
+        return
+    with np.errstate(divide="ignore"):
+        factors = np.where(measured > 0, own.angles(1, 1, dim)[0] / measured, np.inf)
+    if not np.isfinite(factors).all() or factors.min() < 0.01:
+        return
+    yield Attempt(
+        f"frequencies of channel pairs are divided by {factors.min():.4g} … {factors.max():.4g}, each by its own",
+        lambda c: positions.rotated(
+            c, replace(own, factors=tuple(factors)).angles(c.position, len(c.x), dim)
+        ), dim // 2,
+    )  # fmt: skip
+
+
+def _frequencies(turns: Turns) -> NDArray[np.float64]:
+    """How far each pair is turned from one token to the next: from neighbours, then from tokens ever farther apart."""
+    lag, found = 1, np.zeros(turns.shape[1])
+    while lag < len(turns):
+        products = (turns[lag:] * turns[:-lag].conj()).sum(0)
+        found = found + np.angle(products * np.exp(-1j * lag * found)) / lag
+        lag *= 2
+    return found
+
+
+def _unscaled(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """What a model's scaling of RoPE has, left out."""
+    own = _own(call)
+    if own.factors is not None:
+        yield Attempt("frequency factors (rope_freqs) are left out", _with(factors=None))
+    if own.yarn is not None:
+        yield Attempt("YaRN is left out", _with(yarn=None, scale=1.0, magnitude=1.0))
+        yield Attempt("YaRN's frequencies are left out, its magnitude is not", _with(yarn=None, scale=1.0))
+        yield Attempt("all frequencies are scaled alike, without YaRN's ramp", _with(yarn=None))
+        other = replace(own.yarn, whole_pairs=not own.yarn.whole_pairs)
+        how = "is not rounded" if own.yarn.whole_pairs else "is rounded"
+        yield Attempt(f"YaRN's range {how} to whole channel pairs", _with(yarn=other))
+    if own.magnitude != 1:
+        yield Attempt(f"the magnitude {own.magnitude:.6g} is left out", _with(magnitude=1.0))
+
+
+def _with(**changes: object) -> Callable[[StageCall], Array]:
+    return lambda call: positions.turned(call, **changes)
+
+
+def _f16_angles(call: StageCall) -> Array:
+    return positions.rotated(call, round_f16(positions.angles(call).astype(np.float32)).astype(np.float64))
+
+
+def turns_heads(model: Model, node: Node) -> bool:
+    """Whether a node of RoPE turns anything."""
+    return model.config.graph.has_rope(node.layer)
+
+
+_READ = "read it from the model's metadata (rope.freq_base), for this kind of layer"
+_ROPE = (Op.ROPE,)
+
+ROPE_ALTERNATIVES: tuple[Alternative, ...] = (
+    plain(
+        "RoPE left out", _ROPE, positions.not_turned, "is not turned: RoPE is left out",
+        "turn queries and keys alike, before the keys are cached", turns_heads,
+    ),
+    Alternative("RoPE base", frozenset(_ROPE), _bases, _READ, turns_heads),
+    plain(
+        "RoPE layout", _ROPE, positions.other_layout, "the other channel pairs are turned (neighbours or halves)",
+        "pair channels as the model's architecture does, or permute the rows of Q and K", turns_heads,
+    ),
+    Alternative(
+        "RoPE positions", frozenset(_ROPE), _shifts,
+        "count positions from 0, queries and keys alike, and on from what is cached", turns_heads,
+    ),
+    plain(
+        "RoPE backwards", _ROPE, positions.backwards, "turned backwards: the sign of the sine",
+        "first · cos − second · sin, and first · sin + second · cos", turns_heads,
+    ),
+    plain(
+        "RoPE twice", _ROPE, positions.turned_twice, "turned twice",
+        "turn once: before the keys are cached, or when they are read, not both", turns_heads,
+    ),
+    Alternative("RoPE scaling left out", frozenset(_ROPE), _unscaled, "read rope.scaling and rope_freqs", turns_heads),
+    Alternative(
+        "RoPE scale", frozenset(_ROPE), _scales, "read rope.scaling.factor, and scale where the model says so",
+        turns_heads,
+    ),
+    Alternative(
+        "RoPE width", frozenset(_ROPE), _widths, "read rope.dimension_count: some models turn a part of each head",
+        turns_heads,
+    ),
+    plain(
+        "RoPE angles in bfloat16", _ROPE, positions.bf16_angles, "angles are computed in bfloat16",
+        "compute angles in float32: position times frequency needs its digits", turns_heads,
+    ),
+    plain(
+        "RoPE angles in float16", _ROPE, _f16_angles, "angles are computed in float16",
+        "compute angles in float32: position times frequency needs its digits", turns_heads,
+    ),
+    Alternative("RoPE frequencies", frozenset(_ROPE), _factors, "read rope.scaling and rope_freqs", turns_heads),
+    plain(
+        "V read for K", ("k_post_rope",), attention.values_as_keys, "made of the values: V is read for K",
+        "check where the fused product is split", turns_heads,
+    ),
+)  # fmt: skip

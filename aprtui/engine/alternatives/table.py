@@ -1,0 +1,23 @@
+"""All alternatives, those first that say most where several compute the same. A new one is a row of its subject."""
+
+from __future__ import annotations
+
+from aprtui.engine.alternatives.activations import ACTIVATION_ALTERNATIVES
+from aprtui.engine.alternatives.alternative import Alternative
+from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
+from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_ALTERNATIVES
+from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES
+from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES, RESULT_ALTERNATIVES
+from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
+
+ALTERNATIVES: tuple[Alternative, ...] = (
+    *ROPE_ALTERNATIVES,
+    *NORM_ALTERNATIVES,
+    *BIAS_ALTERNATIVES,
+    *ATTENTION_ALTERNATIVES,
+    *ACTIVATION_ALTERNATIVES,
+    *EMBEDDING_ALTERNATIVES,
+    *RESIDUAL_ALTERNATIVES,
+    *RESULT_ALTERNATIVES,
+    *MATRIX_ALTERNATIVES,
+)

@@ -1,0 +1,444 @@
+"""Why a stage errs: of all alternatives, those that come out as captured where the model's own computation does not.
+
+A proof needs all of this: the alternative leaves no more than honest engines do, at every token and at every place; the
+model's own way leaves at least five times as much; and at least four times as many values are off as numbers were
+solved for. What falls short of it is never called a cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.align.pairing import StagePair
+from aprtui.compare.comparison import Cause, StageComparison, TriedAlternative
+from aprtui.compare.metrics.measure import Metric, measure
+from aprtui.compare.verdict import Signal, StageVerdict, Verdict
+from aprtui.engine.alternatives.alternative import Alternative, Attempt
+from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
+from aprtui.engine.alternatives.table import ALTERNATIVES
+from aprtui.engine.protocol import NodeEvaluator
+from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
+from aprtui.engine.replay.bounds import replay_tolerance
+from aprtui.engine.replay.errors_by_place import ErrorsByPlace
+from aprtui.engine.replay.flash_attention import ONLINE_F16
+from aprtui.engine.replay.recompute import CapturedStages, Recomputed, Recomputer
+from aprtui.engine.replay.spread import Spreads
+from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
+from aprtui.progress import Progress, no_progress
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
+
+Array = NDArray[np.float32]
+
+_FAR = 5.0
+"""What the model's own way must leave, times what the alternative leaves."""
+_VALUES_A_NUMBER = 4
+_AS_NEAR = 4.0
+"""An alternative that leaves up to so many times what the nearest leaves is no worse than that."""
+_FLOAT32 = 4e-7
+"""The same for those that leave next to nothing."""
+_MORE_NUMBERS = 2
+"""An alternative that needs more numbers than another contains it, and says less."""
+_BLOCK = 32
+_OF_PRODUCTS: tuple[Mapping[str, str], ...] = tuple(
+    {"matmul_input": kind} for kind in ("none", "q8", "f16", "bf16", "tf32", "q8_0", "q8_1", "fp8", "int8_row")
+)
+_OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
+    {"kv_cache": cache, "softmax": softmax}
+    for cache, softmax in (
+        ("f32", "f32"), ("f16", "f16"), ("f16", "f32"), ("f16", ONLINE_F16), ("bf16", "bf16"), ("bf16", "f32"),
+        ("q8_0", "f32"), ("q4_0", "f32"), ("fp8", "f32"),
+    )
+)  # fmt: skip
+"""What is tried where a mistake in all layers kept the rounding of an op from being found."""
+_SHORT = 4
+"""Stages between captured ones up to which alternatives are tried at each of them."""
+_SEARCHES = 2
+"""Layers in which a stage is looked into without a finding, before only causes of others are tried there."""
+_PROVED = "computed in another way than the model's, which reproduces it"
+_LONGER = "a capture of another, longer prompt, if anything does"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCauses:
+    """The causes that were proved, in execution order, and all that was tried at the first stage. `faults` are nodes
+    that are computed in a way that no engine means."""
+
+    causes: tuple[Cause, ...] = ()
+    alternatives: tuple[TriedAlternative, ...] = ()
+    faults: frozenset[Node] = frozenset()
+
+    def judged(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
+        """`compared`, with a FAIL where a fault was proved that could be an unknown arithmetic before."""
+        return [self._judged(stage) if stage.node in self.faults else stage for stage in compared]
+
+    @staticmethod
+    def _judged(stage: StageComparison) -> StageComparison:
+        return replace(stage, verdict=replace(stage.verdict, verdict=Verdict.FAIL, reason=_PROVED))
+
+
+@dataclass(frozen=True, slots=True)
+class _Failing:
+    """A stage that fails, with what it is computed from, what the model makes of that, and what was captured."""
+
+    comparison: StageComparison
+    call: StageCall
+    own: Array
+    found: Array
+    bound: float
+    known: KnownArithmetic
+
+    @property
+    def node(self) -> Node:
+        return self.comparison.node
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    node: Node
+    alternative: Alternative
+    attempt: Attempt
+    residue: float
+    is_proved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    failing: _Failing
+    best: _Outcome
+    alike: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen(Mapping[Node, Array]):
+    """What a capture holds; what it lacks is computed from what it holds."""
+
+    recomputer: Recomputer
+
+    def __getitem__(self, node: Node) -> Array:
+        stages, graph = self.recomputer.stages, self.recomputer.model.graph
+        if node not in graph.order:
+            raise KeyError(node)
+        if stages.rows(node):
+            return stages.values(node)
+        return self.recomputer.recompute(node, len(stages.tokens)).values
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.recomputer.stages.capture.files)
+
+    def __len__(self) -> int:
+        return len(self.recomputer.stages.capture.files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """`NodeEvaluator` of one node whose result is known."""
+
+    own: Array
+
+    def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
+        return self.own
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+@dataclass(slots=True)
+class CauseFinder:
+    """Looks for the causes of what fails in one capture."""
+
+    model: Model
+    stages: CapturedStages
+    known: KnownArithmetic
+    evaluators: NodeEvaluators
+    spreads: Spreads
+    places: ErrorsByPlace
+    progress: Progress = no_progress
+    _seen: _Seen = field(init=False)
+    _fruitless: dict[str, int] = field(default_factory=dict)
+    _proving: dict[Op, KnownArithmetic] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        arithmetic = Recomputation(self.model, self.known.rounding, self.evaluators, self.known.outputs)
+        self._seen = _Seen(Recomputer(self.model, self.stages, arithmetic))
+
+    def find(self, compared: Sequence[StageComparison], alike: frozenset[Node]) -> FoundCauses:
+        """The causes of the stages that fail, but for those that err `alike` everywhere."""
+        failing = [stage for stage in compared if self._is_off(stage) and stage.node not in alike]
+        proofs: list[_Proof] = []
+        tried: tuple[TriedAlternative, ...] = ()
+        for done, stage in enumerate(failing):
+            self.progress(f"looking for the cause at {stage.node},", done, len(failing))
+            proof, outcomes = self._looked_into(stage, proofs)
+            if stage.verdict.verdict is Verdict.FAIL:
+                tried = tried or tuple(_records(outcomes))
+            if proof is not None:
+                proofs.append(proof)
+        faults = frozenset(
+            proof.failing.node
+            for proof in proofs
+            if proof.failing.comparison.verdict.verdict is Verdict.UNKNOWN and not proof.best.alternative.may_be_meant
+        )
+        return FoundCauses(tuple(self._causes(proofs, compared)), tried, faults)
+
+    def _is_off(self, stage: StageComparison) -> bool:
+        """Whether a stage with captured inputs fails, or would if its op's arithmetic were known."""
+        verdict = stage.verdict
+        if verdict.signal is not Signal.INJECTED or verdict.metric is Metric.INDICES:
+            return False
+        if stage.segment:
+            return verdict.verdict is Verdict.FAIL and len(stage.segment) <= _SHORT
+        op = self.model.graph[stage.node.stage].op
+        is_open = verdict.verdict is Verdict.UNKNOWN and op in self.known.open_ops
+        return verdict.verdict is Verdict.FAIL or is_open
+
+    def _looked_into(
+        self, stage: StageComparison, proofs: Sequence[_Proof]
+    ) -> tuple[_Proof | None, Sequence[_Outcome]]:  # fmt: skip
+        """The proof at one stage, and what was tried for it, under each arithmetic that is possible there."""
+        node, nearest = stage.node, list[_Outcome]()
+        if stage.segment:
+            return self._in_segment(stage, proofs)
+        for known in self._arithmetics(node):
+            prepared = self._prepared(stage, known)
+            if known is not self.known and self._error(prepared) <= prepared.bound:
+                self._proving[self.model.graph[node.stage].op] = known
+                return None, ()
+            proof = self._by_known(prepared, proofs)
+            if proof is None and self._fruitless.get(node.stage, 0) < _SEARCHES:
+                outcomes = self._tried(prepared, self._alternatives(node))
+                proof = _proof(prepared, outcomes)
+                nearest = nearest if nearest and proof is None else outcomes
+            if proof is not None:
+                if known is not self.known:
+                    self._proving[self.model.graph[node.stage].op] = known
+                return proof, nearest
+        self._fruitless[node.stage] = self._fruitless.get(node.stage, 0) + 1
+        return None, nearest
+
+    def _in_segment(
+        self, stage: StageComparison, proofs: Sequence[_Proof]
+    ) -> tuple[_Proof | None, Sequence[_Outcome]]:  # fmt: skip
+        """The same where stages in between were not captured: alternatives at each of them, with the usual numbers.
+
+        What flips of levels may do there hides much, so the model's own way must be far beyond the bound.
+        """
+        if self._fruitless.get(stage.node.stage, 0) >= _SEARCHES and not proofs:
+            return None, ()
+        failing = self._prepared(stage, self.known)
+        if self._error(failing) < _FAR * failing.bound:
+            return None, ()
+        before = {(proof.best.alternative.name, proof.best.attempt.words) for proof in proofs}
+        outcomes: list[_Outcome] = []
+        for only in ({name for name, _ in before}, None) if before else (None,):
+            nodes = (*stage.segment, stage.node)
+            for node in nodes:
+                chosen = [one for one in self._alternatives(node) if only is None or one.name in only]
+                outcomes += self._tried_at(node, failing, chosen, nodes)
+            proof = _proof(failing, outcomes)
+            if proof is not None:
+                return proof, outcomes
+        self._fruitless[stage.node.stage] = self._fruitless.get(stage.node.stage, 0) + 1
+        return None, outcomes
+
+    def _tried_at(
+        self, node: Node, failing: _Failing, alternatives: Sequence[Alternative], nodes: Sequence[Node]
+    ) -> list[_Outcome]:
+        """What comes of a failing stage where one of the `nodes` before it is computed in other ways, or where all are
+        that an alternative concerns."""
+        arithmetic = Recomputation(self.model, self.known.rounding, self.evaluators, self.known.outputs)
+        recomputer = Recomputer(self.model, self.stages, arithmetic)
+        rows = failing.found.shape[-2]
+        recomputer.recompute(failing.node, rows)
+        count = rows if node == failing.node else len(self.stages.tokens)
+        position = len(self.stages.tokens) - count
+        inputs = tuple(recomputer.inputs(node, count))
+        call = replace(failing.call, node=node, inputs=inputs, tokens=self.stages.tokens[position:], position=position)
+        outcomes = []
+        for alternative in alternatives:
+            with np.errstate(all="ignore"):
+                concerned = frozenset(other for other in nodes if alternative.concerns(self.model, other))
+                together = [concerned] if len(concerned) > 1 and node == failing.node else []
+                for attempt in alternative.attempts(call, None):
+                    for at in (frozenset({node}), *together):
+                        values = self._through(at, failing, attempt)
+                        if values is not None:
+                            outcomes.append(replace(self._outcome(failing, alternative, attempt, values), node=node))
+        return outcomes
+
+    def _through(self, nodes: frozenset[Node], failing: _Failing, attempt: Attempt) -> Array | None:
+        def other(angles: RopeAngles) -> NodeEvaluator:
+            engine = self.evaluators(angles)
+            return AlternativeNodes(self.model, angles, engine, attempt.compute, nodes, self._seen)
+
+        arithmetic = Recomputation(self.model, self.known.rounding, other, self.known.outputs)
+        try:
+            found = Recomputer(self.model, self.stages, arithmetic).recompute(failing.node, failing.found.shape[-2])
+        except (KeyError, IndexError, ValueError):
+            return None
+        return np.ascontiguousarray(found.values) if found.values.shape == failing.own.shape else None
+
+    def _arithmetics(self, node: Node) -> Iterator[KnownArithmetic]:
+        """The known arithmetic; where a mistake in all layers kept that of an op from being found, the usual ones."""
+        op = self.model.graph[node.stage].op
+        if op not in self.known.open_ops:
+            yield self.known
+            return
+        if op in self._proving:
+            yield self._proving[op]
+        for changes in _OF_PRODUCTS if op in MATRIX_PRODUCTS else _OF_ATTENTION:
+            if self._divides(node, changes):
+                yield replace(self.known, rounding=replace(self.known.rounding, **changes), open_ops=frozenset())
+
+    def _divides(self, node: Node, changes: Mapping[str, str]) -> bool:
+        """Whether the inputs of a product can be cut into the blocks of a rounding."""
+        in_blocks = changes.get("matmul_input", "").startswith("q8_")
+        return not in_blocks or all(weight.columns % _BLOCK == 0 for weight in self.model.params(node))
+
+    def _alternatives(self, node: Node) -> list[Alternative]:
+        if self.model.graph[node.stage].op in MATRIX_PRODUCTS and self._products_are_others:
+            return []
+        return [alternative for alternative in ALTERNATIVES if alternative.concerns(self.model, node)]
+
+    @property
+    def _products_are_others(self) -> bool:
+        return Recomputation(self.model, self.known.rounding, self.evaluators).changes_products
+
+    def _by_known(self, failing: _Failing, proofs: Sequence[_Proof]) -> _Proof | None:
+        """The cause of another stage, where it is the cause here."""
+        for name in dict.fromkeys(proof.best.alternative.name for proof in proofs):
+            same = [one for one in self._alternatives(failing.node) if one.name == name]
+            words = {proof.best.attempt.words for proof in proofs}
+            outcomes = [one for one in self._tried(failing, same) if one.is_proved and one.attempt.words in words]
+            if outcomes:
+                return _Proof(failing, outcomes[0], ())
+        return None
+
+    def _prepared(self, stage: StageComparison, known: KnownArithmetic) -> _Failing:
+        node, arithmetic = stage.node, Recomputation(self.model, known.rounding, self.evaluators, known.outputs)
+        recomputer = Recomputer(self.model, self.stages, arithmetic)
+        rows = self.stages.rows(node)
+        position = len(self.stages.tokens) - rows
+        own = np.ascontiguousarray(recomputer.recompute(node, rows).values)
+        inputs, angles = recomputer.inputs(node, rows), RopeAngles(known.rounding.rope_angles)
+        call = StageCall(
+            self.model, angles, self.evaluators(angles), self._seen, node, tuple(inputs),
+            self.stages.tokens[position:], position,
+        )  # fmt: skip
+        found = np.ascontiguousarray(self.stages.values(node))
+        if known is self.known:
+            bound = self.spreads.bound(node, Recomputed(own, stage.segment)).bound
+        else:
+            bound = replay_tolerance(self.model, node, (), known, len(self.stages.tokens)).bound
+        return _Failing(stage, call, own, found, bound, known)
+
+    def _tried(self, failing: _Failing, alternatives: Sequence[Alternative]) -> list[_Outcome]:
+        outcomes = []
+        for alternative in alternatives:
+            with np.errstate(all="ignore"):
+                for attempt in alternative.attempts(replace(failing.call, engine=_Given(failing.own)), failing.found):
+                    values = self._values(failing, attempt)
+                    if values is not None:
+                        outcomes.append(self._outcome(failing, alternative, attempt, values))
+        return outcomes
+
+    def _values(self, failing: _Failing, attempt: Attempt) -> Array | None:
+        """What an attempt makes of the stage; None where it needs what the capture lacks."""
+        node, call = failing.node, failing.call
+
+        def other(angles: RopeAngles) -> NodeEvaluator:
+            engine: NodeEvaluator = _Given(failing.own) if attempt.of_result else self.evaluators(angles)
+            return AlternativeNodes(self.model, angles, engine, attempt.compute, frozenset({node}), self._seen)
+
+        run = Recomputation(self.model, failing.known.rounding, other, failing.known.outputs)
+        try:
+            if attempt.of_result:
+                values = attempt.compute(replace(call, engine=_Given(failing.own)))
+            else:
+                values = run.evaluate(node, call.inputs, call.tokens, call.position)
+        except (KeyError, IndexError, ValueError):
+            return None
+        return None if values.shape != failing.own.shape else np.ascontiguousarray(values, np.float32)
+
+    def _outcome(self, failing: _Failing, alternative: Alternative, attempt: Attempt, values: Array) -> _Outcome:
+        residue, own = self._residue(failing.node, values, failing.found), self._error(failing)
+        by_place = failing.comparison.verdict.metric is Metric.PLACE
+        is_near = residue <= failing.bound and (by_place or residue * _FAR <= own)
+        if by_place:
+            is_near = is_near and _left(values, failing.found) < _left(failing.own, failing.found)
+        enough = _affected(failing) >= _VALUES_A_NUMBER * attempt.fitted
+        is_proved = is_near and enough and self._is_even(failing, values)
+        return _Outcome(failing.node, alternative, attempt, residue, is_proved)
+
+    def _error(self, failing: _Failing) -> float:
+        return self._residue(failing.node, failing.own, failing.found)
+
+    def _residue(self, node: Node, values: Array, found: Array) -> float:
+        """Relative L2 of the worst token; inf where values are NaN or Inf on one side only."""
+        metrics = measure(values, found, causal=self.model.graph[node.stage].is_attention_map).metrics
+        error = metrics.token_rel_l2
+        return float("inf") if metrics.mismatches else 0.0 if error is None else error
+
+    def _is_even(self, failing: _Failing, values: Array) -> bool:
+        """Whether no place stands out in what an alternative leaves."""
+        node = failing.node
+        first = len(self.stages.tokens) - failing.found.shape[-2]
+        pair = StagePair(node, values, failing.found, self.model.graph[node.stage].axes, first, "")
+        passed = StageVerdict(node, Verdict.PASS, Metric.TOKEN_REL_L2, 0.0, 0.0, failing.bound, "", Signal.INJECTED)
+        return self.places.judged(pair, passed).verdict is Verdict.PASS
+
+    def _causes(self, proofs: Sequence[_Proof], compared: Sequence[StageComparison]) -> Iterator[Cause]:
+        groups: dict[tuple[str, str], list[_Proof]] = {}
+        for proof in proofs:
+            groups.setdefault((proof.best.alternative.name, proof.best.attempt.words), []).append(proof)
+        for (name, words), of_group in groups.items():
+            nodes = tuple(proof.best.node for proof in of_group)
+            alike = tuple(dict.fromkeys(text for proof in of_group for text in proof.alike))
+            yield Cause(
+                name, words, of_group[0].best.alternative.advice, nodes, _is_everywhere(nodes, compared),
+                max(self._error(proof.failing) for proof in of_group),
+                max(proof.best.residue for proof in of_group),
+                max(proof.failing.bound for proof in of_group), alike, _LONGER if alike else "",
+            )  # fmt: skip
+
+
+def _affected(failing: _Failing) -> int:
+    """How many values are off by more than rounding."""
+    own, found = failing.own.astype(np.float64), failing.found.astype(np.float64)
+    finite = np.isfinite(own) & np.isfinite(found)
+    typical = np.sqrt(np.mean(own[finite] ** 2)) if finite.any() else 0.0
+    off = np.abs(own - found)[finite] > failing.bound * typical
+    return int(off.sum() + (np.isfinite(own) != np.isfinite(found)).sum())
+
+
+def _left(values: Array, found: Array) -> float:
+    difference = values.astype(np.float64) - found
+    return float((difference[np.isfinite(difference)] ** 2).sum())
+
+
+def _proof(failing: _Failing, outcomes: Sequence[_Outcome]) -> _Proof | None:
+    """The first of the alternatives that come nearest, in the order of their table, and the others of them."""
+    proved = [outcome for outcome in outcomes if outcome.is_proved]
+    if not proved:
+        return None
+    nearest = min(outcome.residue for outcome in proved)
+    best, *others = [one for one in proved if one.residue <= max(_AS_NEAR * nearest, _FLOAT32)]
+    others = [one for one in others if one.attempt.fitted <= best.attempt.fitted + _MORE_NUMBERS]
+    return _Proof(failing, best, tuple(dict.fromkeys(one.attempt.words for one in others)))
+
+
+def _records(outcomes: Sequence[_Outcome]) -> Iterator[TriedAlternative]:
+    for one in sorted(outcomes, key=lambda outcome: outcome.residue):
+        yield TriedAlternative(one.node, one.alternative.name, one.attempt.words, one.residue, one.is_proved)
+
+
+def _is_everywhere(nodes: Sequence[Node], compared: Sequence[StageComparison]) -> bool:
+    """Whether `nodes` are all compared layers of their stages, of which there are several."""
+    stages = {node.stage for node in nodes}
+    covered = {node for stage in compared for node in (*stage.segment, stage.node)}
+    having = {node for node in covered if node.stage in stages}
+    return len({node.layer for node in nodes}) > 1 and having == set(nodes)

@@ -1,0 +1,304 @@
+"""Why a stage errs: the alternative that was planted is proved, with its parameter, and nothing where none was."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui.cli.comparison.next_steps import replay_steps
+from aprtui.cli.comparison.render import verdict_lines
+from aprtui.compare.align.coverage import Selection
+from aprtui.compare.causes import cause_sentence, where_words
+from aprtui.compare.comparison import Cause, Comparison
+from aprtui.compare.explain.focus import at_first_position
+from aprtui.compare.report.headline import headline
+from aprtui.compare.report.html import render_html
+from aprtui.compare.report.records import comparison_records, read_comparison
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.alternatives import attention, positions, products, rows
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.evaluation.arithmetics import ARITHMETICS
+from aprtui.engine.evaluation.bug_detection import buggy_tensors
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
+from aprtui.engine.replay.arithmetic import UNROUNDED, KnownArithmetic, Recomputation
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.identify import FoundEngine, IdentifiedCapture
+from aprtui.engine.replay.recompute import CapturedStages, Recomputer
+from aprtui.engine.replay.replay import ReplayOptions, criteria_by_replay, replay_capture
+from aprtui.engine.rounding import round_bf16
+from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node, Op, Part
+from aprtui.trace.manifest import relative_path
+from tests.engine.embedded_captures import TOKENS, edit, evaluators, exact, model, replay
+
+__all__ = ["evaluators", "exact", "model", "replay"]
+
+
+class Planting:
+    """Plants another way of computing a stage into the exact capture, and replays that stage."""
+
+    def __init__(self, model: Model, evaluators: Evaluators, exact: Path, folder: Path) -> None:
+        self.model, self.evaluators, self.exact, self.folder = model, evaluators, exact, folder
+        shutil.copytree(exact, folder)
+        (folder / "manifest.json").unlink()
+
+    def __call__(
+        self, node: Node, compute: Callable[[StageCall], Array], known: KnownArithmetic | None = None
+    ) -> Comparison:
+        stages = CapturedStages(Capture.open(self.exact), self.model, TOKENS)
+        recomputer = Recomputer(self.model, stages, Recomputation(self.model, UNROUNDED, self.evaluators))
+        count = stages.rows(node)
+        first, engine = len(TOKENS) - count, self.evaluators(RopeAngles.F64)
+        seen = {captured: stages.values(captured) for captured in stages.capture.files}
+        inputs = tuple(recomputer.inputs(node, count))
+        call = StageCall(self.model, RopeAngles.F64, engine, seen, node, inputs, TOKENS[first:], first)
+        edit(self.folder, node, lambda values: np.asarray(compute(call), np.float32).reshape(values.shape))
+        capture = Capture.open(self.folder)
+        planted = CapturedStages(capture, self.model, TOKENS, last=len(TOKENS))
+        found = IdentifiedCapture(planted, (), FoundEngine(known or KnownArithmetic(), (), own_weights=True))
+        chosen = Selection(stages=node.stage, layers=None if node.layer is None else str(node.layer))
+        options = ReplayOptions(selection=chosen, tokens=TOKENS)
+        return replay_capture(capture, self.model, options, self.evaluators, identified=found)
+
+
+@pytest.fixture
+def plant(model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path) -> Planting:
+    return Planting(model, evaluators, exact, tmp_path / "planted")
+
+
+def the_cause(result: Comparison) -> Cause:
+    assert result.verdict is Verdict.FAIL
+    (cause,) = result.causes
+    return cause
+
+
+PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
+    "base": ("q_post_rope", lambda c: positions.turned(c, theta=123456.0), "theta 123456, the model says 10000"),
+    "offset": ("k_post_rope", lambda c: c.honest(shift=3), "off by +3"),
+    "scale": ("q_post_rope", lambda c: positions.turned(c, scale=4.0), "divided by 4, the model says 1"),
+    "width": ("k_post_rope", positions.half_of_the_head, "32 of 64 channels"),
+    "epsilon": ("attn_norm", lambda c: c.with_config(norm_epsilon=2.5e-4), "epsilon 0.00025, the model says 1e-06"),
+    "no weight": ("ffn_norm", rows.norm_weight_left_out, "the weight is left out"),
+    "other weight": ("attn_norm", lambda c: c.honest(node=Node(3, "ffn_norm")), "weight of ffn_norm of layer 3"),
+    "bias of values": ("qkv_bias", rows.bias_of_keys_left_out, "the bias is left out for keys"),
+    "scores": ("attn_scores", lambda c: c.honest() * np.float32(8 / 256**0.5), "scaled by 0.0625 (1/√hidden size)"),
+    "window": ("attn_softmax", attention.windowed, "a window of 4 positions"),
+    "groups": ("attention", attention.group_by_remainder, "h mod n"),
+    "wiring": ("attention", lambda c: c.honest(c.x, c.before("k_post_rope")), "reads k_post_rope in place of values"),
+    "activation": ("ffn_silu", rows.gelu_for_silu, "the activation is GELU by tanh"),
+    "up": ("ffn_swigl", lambda c: c.x, "the gate is not multiplied by up"),
+    "residual": ("post_attn_residual", rows.second_input, "is not added"),
+    "matrix": ("ffn_up", lambda c: c.honest(node=Node(2, "ffn_gate")), "weights of ffn_gate of the next layer"),
+    "tail": ("ffn_out", products.tail_left_out, "the last 32 inputs of 768 are not summed"),
+    "sign": ("ffn_gate", products.block_negated, "columns 0–31 in 32 rows (0–31) are multiplied by -1"),
+    "zeros": ("ffn_up", products.last_channels_zero, "channels 760–767, the last are zero"),
+    "stale": ("ffn_gate", products.last_row_stale, "the last token has the values of the one before"),
+}
+"""The stage, how it is computed, and what the cause is to say."""
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_was_planted_is_proved_with_its_parameter(name: str, plant: Planting) -> None:
+    stage, compute, words = PLANTED[name]
+    cause = the_cause(plant(Node(1, stage), compute))
+    assert words in cause.words, cause
+    assert cause.nodes == (Node(1, stage),)
+    assert cause.residue <= cause.bound < cause.error
+
+
+def test_a_stage_that_no_alternative_explains_has_no_cause_but_a_nearest(plant: Planting) -> None:
+    noise = np.random.default_rng(0)
+    result = plant(Node(1, "ffn_norm"), lambda c: c.honest() + noise.normal(0, 0.1, c.x.shape).astype(np.float32))
+    assert result.verdict is Verdict.FAIL and not result.causes
+    assert result.alternatives and not any(tried.is_proved for tried in result.alternatives)
+    residues = [tried.residue for tried in result.alternatives]
+    assert residues == sorted(residues)
+
+
+def test_one_wrong_value_proves_no_number_that_is_solved_for(plant: Planting) -> None:
+    """A limit that a single value shows could be anything that happened to that value."""
+
+    def clipped(call: StageCall) -> Array:
+        found = call.honest().copy()
+        largest = np.unravel_index(np.abs(found).argmax(), found.shape)
+        found[largest] /= 2
+        return found
+
+    assert not plant(Node(1, "ffn_up"), clipped).causes
+
+
+def test_an_honest_capture_has_no_cause(exact: Path, replay: Callable[..., Comparison]) -> None:
+    result = replay(exact)
+    assert result.verdict is Verdict.PASS and not result.causes and not result.alternatives
+
+
+@pytest.fixture(scope="module")
+def exchanged(model: Model, evaluators: Evaluators, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """A wrong base in all layers and a residual that is left out in one."""
+    base = PORTING_BUGS["RoPE base of another model"]
+    residual = PORTING_BUGS["attention: residual left out"]
+    at = residual.nodes(model)
+
+    def both(call: StageCall) -> Array:
+        return residual.compute(call) if call.node in at else base.compute(call)
+
+    bug = replace(base, compute=both, at=(*base.at, "post_attn_residual"), applies=lambda m, n: n in at or n in roped)
+    roped = base.nodes(model)
+    tensors = buggy_tensors(bug, ARITHMETICS["float32"], model, TOKENS, evaluators)
+    folder = tmp_path_factory.mktemp("causes") / "capture"
+    capture = write_kind(CAPTURE_KINDS["complete"], tensors, model.graph, TOKENS, folder)
+    return replay_capture(capture, model, ReplayOptions(), evaluators)
+
+
+def test_two_bugs_of_a_capture_are_both_explained_and_one_of_all_layers_is_said_once(exchanged: Comparison) -> None:
+    base, residual = exchanged.causes
+    assert where_words(base) == "every layer q_post_rope and k_post_rope"
+    assert base.words == "computed with theta 500000, the model says 10000"
+    assert where_words(residual) == "layer 2 post_attn_residual" and "is not added" in residual.words
+
+
+def test_the_headline_says_the_cause_and_names_the_others(exchanged: Comparison) -> None:
+    text = headline(exchanged)
+    assert text.startswith(cause_sentence(exchanged.causes[0]))
+    assert "besides, layer 2 post_attn_residual" in text
+
+
+def test_causes_survive_their_records_and_stand_in_the_page(exchanged: Comparison) -> None:
+    records = list(comparison_records("a", "b", None, exchanged))
+    read = read_comparison(records)
+    assert read.causes == exchanged.causes and read.alternatives == exchanged.alternatives
+    page = render_html(records)
+    assert "theta 500000" in page and "alternatives tried at layer 0 q_post_rope" in page
+
+
+OPEN = KnownArithmetic(open_ops=frozenset({Op.SCORES, Op.ATTEND}))
+
+
+def test_a_fault_that_may_be_an_unknown_rounding_fails_once_it_is_proved(plant: Planting) -> None:
+    """Values without a bias, in all layers, hide what is rounded: nothing but a proof can blame them."""
+    result = plant(Node(1, "attention"), lambda c: c.honest(c.x, c.before("qkv_matmul", Part.V)), OPEN)
+    assert "reads values of qkv_matmul in place of values of qkv_bias" in the_cause(result).words
+
+
+def test_what_an_engine_may_mean_fails_nothing_that_was_unknown(plant: Planting) -> None:
+    result = plant(Node(1, "attention"), lambda c: round_bf16(c.honest()), OPEN)
+    assert result.verdict is not Verdict.FAIL
+
+
+def test_logits_in_another_place_are_told_from_one_row(plant: Planting) -> None:
+    cause = the_cause(plant(Node(None, "lm_head"), lambda c: np.roll(c.honest(), 1, 1)))
+    assert cause.words == "each channel has the value of 1 channel before"
+
+
+def test_a_comparison_of_two_says_whose_cause_it_is(exchanged: Comparison) -> None:
+    criteria = criteria_by_replay(None, exchanged)
+    assert [cause.side for cause in criteria.causes] == ["B", "B"]
+    assert cause_sentence(criteria.causes[0]).startswith("B: every layer")
+    assert criteria.alternatives == exchanged.alternatives
+
+
+def test_the_text_has_the_cause_and_what_to_do(exchanged: Comparison) -> None:
+    lines = " ".join(" ".join(verdict_lines(exchanged, ())).split())
+    assert "cause every layer q_post_rope and k_post_rope: computed with theta 500000" in lines
+    assert f"do {exchanged.causes[0].advice}" in lines
+
+
+def test_the_text_names_the_nearest_where_nothing_is_proved(plant: Planting) -> None:
+    noise = np.random.default_rng(0)
+    result = plant(Node(1, "ffn_norm"), lambda c: c.honest() + noise.normal(0, 0.1, c.x.shape).astype(np.float32))
+    lines = " ".join(" ".join(verdict_lines(result, ())).split())
+    assert f"none of {len(result.alternatives)} alternatives reproduces layer 1 ffn_norm; nearest, to" in lines
+
+
+# Blame and what to capture next, where stages are missing.
+
+IN_BETWEEN = ("qkv_bias", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax", "attention", "attn_out")
+
+
+def test_a_wrong_first_position_exonerates_queries_keys_scores_and_mask(model: Model) -> None:
+    """Attention returns V[0] there."""
+    segment = [Node(1, stage) for stage in IN_BETWEEN]
+    left = at_first_position(model.graph, segment[-1], segment)
+    assert [node.stage for node in left] == ["qkv_bias", "attention", "attn_out"]
+
+
+@pytest.fixture(scope="module")
+def parts(exact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layer outputs and the stages that attention gives, of the exact capture."""
+    folder = tmp_path_factory.mktemp("parts") / "capture"
+    shutil.copytree(exact, folder)
+    (folder / "manifest.json").unlink()
+    held = ("embedding", "qkv_matmul", "attn_out", "post_ffn_residual", "lm_head")
+    for node in Capture.open(folder).files:
+        if node.stage not in held:
+            (folder / relative_path(node)).unlink()
+    return folder
+
+
+def replayed_parts(parts: Path, model: Model, evaluators: Evaluators, stage: str) -> Comparison:
+    capture = Capture.open(parts)
+    stages = CapturedStages(capture, model, TOKENS, last=len(TOKENS))
+    found = IdentifiedCapture(stages, (), FoundEngine(KnownArithmetic(), (), own_weights=True))
+    options = ReplayOptions(selection=Selection(stages=stage, layers="2"), tokens=TOKENS)
+    return replay_capture(capture, model, options, evaluators, identified=found)
+
+
+@pytest.mark.parametrize(("first", "blamed"), [(0, False), (1, True)])
+def test_the_segment_that_is_blamed_depends_on_the_first_position(
+    first: int, blamed: bool, parts: Path, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    folder = tmp_path / "wrong"
+    shutil.copytree(parts, folder)
+
+    def disturb(values: Array) -> Array:
+        values.reshape(len(TOKENS), -1)[first:] += np.float32(0.05)
+        return values
+
+    edit(folder, Node(2, "attn_out"), disturb)
+    divergence = replayed_parts(folder, model, evaluators, "attn_out").first_divergence
+    assert divergence is not None
+    assert (Node(2, "attn_scores") in divergence.segment) == blamed
+    assert ("position 0 is wrong" in divergence.certainty) != blamed
+    assert Node(2, "attention") in divergence.segment
+
+
+@pytest.mark.parametrize(
+    ("bug", "words"),
+    [
+        ("mask left out", "no mask: every query sees every key"),
+        ("groups by remainder", "query head h meets K/V head h mod n"),
+        ("scale left out", "scaled by 1, the model says 0.125"),
+    ],
+)
+def test_a_cause_is_proved_through_maps_that_were_not_captured(
+    bug: str, words: str, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    tensors = buggy_tensors(PORTING_BUGS[bug], ARITHMETICS["float32"], model, TOKENS, evaluators)
+    held = {node: values for node, values in tensors.items() if node.layer == 1}
+    capture = write_kind(CAPTURE_KINDS["no attention maps"], held, model.graph, TOKENS, tmp_path / "capture")
+    stages = CapturedStages(capture, model, TOKENS, last=len(TOKENS))
+    found = IdentifiedCapture(stages, (), FoundEngine(KnownArithmetic(), (), own_weights=True))
+    options = ReplayOptions(selection=Selection(stages="attention", layers="1"), tokens=TOKENS)
+    result = replay_capture(capture, model, options, evaluators, identified=found)
+    assert words in the_cause(result).words
+    assert words in headline(result)
+
+
+def test_what_is_unknown_names_the_smallest_capture_that_decides_it(
+    parts: Path, model: Model, evaluators: Evaluators
+) -> None:
+    honest = replayed_parts(parts, model, evaluators, "attn_out")
+    (stage,) = honest.stages
+    unknown = replace(stage, verdict=replace(stage.verdict, verdict=Verdict.UNKNOWN))
+    comparison = replace(honest, stages=(unknown,), verdict=Verdict.UNKNOWN)
+    said, command = replay_steps(comparison, parts, None, [])
+    assert "layer 2 attn_out is decided by" in said
+    assert command.endswith("--save-tensor-layers 2") and "attn_scores,attn_softmax" in command
