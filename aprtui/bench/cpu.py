@@ -5,7 +5,6 @@ Everything that is compared is measured in turns in one run, each engine in its 
 
 from __future__ import annotations
 
-import ctypes
 import math
 import shutil
 import statistics
@@ -15,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +25,7 @@ from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.errors import EngineError
 from aprtui.model.model import load_model
+from aprtui.oracle.ggml import load_ggml
 from aprtui.progress import Progress
 from aprtui.trace.aprt import HEADER_BYTES
 from aprtui.trace.graph import Node
@@ -99,14 +98,7 @@ class LlamaCppContestant:
     """llama.cpp on the CPU through llama-cpp-python, with its own defaults (repacking, flash attention)."""
 
     def __init__(self, model: Path, threads: int, context: int) -> None:
-        try:
-            import llama_cpp
-        except ImportError as error:
-            raise EngineError("llama-cpp-python is not installed: pip install 'aprtui[oracle]'") from error
-        self._llama: Any = llama_cpp
-        self._silence = llama_cpp.llama_log_callback(lambda *_: None)  # kept: a collected callback crashes
-        llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
+        self._llama = llama_cpp = load_ggml().llama
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
         loaded = llama_cpp.llama_model_load_from_file(str(model).encode(), parameters)

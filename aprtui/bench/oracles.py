@@ -29,21 +29,23 @@ from aprtui.trace.capture import Capture
 OURS, LLAMA_CPP, TRANSFORMERS = "aprtui", "llama.cpp", "transformers"
 _ALIKE = (OURS, LLAMA_CPP, TRANSFORMERS)
 """Those that keep keys, values and all results in float32; only llama.cpp rounds activations."""
-_FLOATS = LlamaCppOptions(KvType.F32)
-_FLASH = LlamaCppOptions(flash_attention=True)
+_DEFAULT = LlamaCppOptions(threads=1)
+"""Threads that wait for each other are slow where a machine does other things, too."""
+_FLOATS = replace(_DEFAULT, kv=KvType.F32)
+_FLASH = replace(_DEFAULT, flash_attention=True)
 _LLAMA_CPP = {
     LLAMA_CPP: _FLOATS,
-    "llama.cpp, f16 keys and values": LlamaCppOptions(),
+    "llama.cpp, f16 keys and values": _DEFAULT,
     "llama.cpp, weights as in the file": replace(_FLOATS, repack=False),
     "llama.cpp, flash attention": _FLASH,
     "llama.cpp, flash attention, q8_0 keys and values": replace(_FLASH, kv=KvType.Q8_0),
     "llama.cpp, flash attention, q4_0 keys and values": replace(_FLASH, kv=KvType.Q4_0),
 }
 _TRANSFORMERS = {
-    TRANSFORMERS: TransformersOptions(),
-    "transformers, sdpa": TransformersOptions(attention=AttentionKind.SDPA),
-    "transformers, bfloat16": TransformersOptions(DataType.BFLOAT16),
-    "transformers, float16": TransformersOptions(DataType.FLOAT16),
+    TRANSFORMERS: TransformersOptions(threads=1),
+    "transformers, sdpa": TransformersOptions(attention=AttentionKind.SDPA, threads=1),
+    "transformers, bfloat16": TransformersOptions(DataType.BFLOAT16, threads=1),
+    "transformers, float16": TransformersOptions(DataType.FLOAT16, threads=1),
 }
 _DECODED = ", decoded"
 

@@ -8,12 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, Node, Op, StageGraph, TokenMixer
 
 _HOLDERS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.MATMUL, Op.BIAS)
 """Ops that are a module each in transformers."""
 _GATES = (Op.SILU, Op.GELU)
+
+_FUSED = MappingProxyType({"qkv_matmul": "qkv_bias", "attn_out_matmul": "attn_out", "ffn_moe_logits": "moe_router"})
+"""Products whose biases are added in the same call, where they have any."""
+
+MAPS = ("attn_scores", "attn_softcap", "attn_softmax")
+"""The stages that are attention maps, in the order of their making."""
+
+_IN_ATTENTION = MappingProxyType(dict.fromkeys(("q_post_rope", "k_post_rope", *MAPS), "attention"))
+"""What is seen only where transformers computes the attention step by step."""
+
+
+def fused_stages(*, has_maps: bool) -> Mapping[str, str]:
+    """Stages that transformers computes inside another one, with maps of the attention or without."""
+    return _FUSED if has_maps else {**_FUSED, **_IN_ATTENTION}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from aprtui.capture.module_map import (
     mapped_modules,
     stage_node,
 )
-from aprtui.capture.module_taps import module_taps
+from aprtui.capture.module_taps import fused_stages, module_taps
 from aprtui.capture.torch_values import StageValues, attach, eager_maps
 from aprtui.capture.transformers_graph import architecture_of_module, module_graph, named_architecture
 from aprtui.errors import UsageError
@@ -33,7 +33,7 @@ from aprtui.trace.aprt import write_atomically
 from aprtui.trace.capture import COMPLETE, PROVENANCE
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.growing import GrowingCapture
-from aprtui.trace.manifest import EngineInfo, FileInfo, Manifest, ModelInfo, write_manifest
+from aprtui.trace.manifest import EngineInfo, FileInfo, Manifest, ModelInfo, unavailable_stages, write_manifest
 
 Array = NDArray[np.float32]
 _CAPPED = Node(None, "logit_softcap")
@@ -63,7 +63,7 @@ def capture(
 ) -> Iterator[ModuleCapture]:
     """Write what `model`, any `torch.nn.Module`, computes inside the block to `directory`, as a capture.
 
-    `map` is an architecture as GGUF calls it (`"llama"`, `"qwen2"`, …; by default that of the class of transformers),
+    `map` is an architecture as GGUF calls it (`llama`, `qwen2`, …; by default that of the class of transformers),
     or says for each module what it has: `{"blocks.{layer}.attn.wo": "attn_out"}` for what comes out, `"in:attention"`
     for what goes in, `"qkv_matmul.q"` for a part of a fused stage, a list of these, or a function of the inputs and the
     output that gives tensors by stages. Passes of one sequence, as of a generation with a K/V cache, are appended to
@@ -152,9 +152,14 @@ class _Session:
             prefill_tokens=run.prefilled,
             logits="last" if logits is not None and logits.shape[0] < len(run.ids) else "all",
             files=files or {},
+            unavailable={} if files is None else self._unavailable(files),
             complete=files is not None,
             wall_seconds=None if files is None else time.perf_counter() - run.started,
         )  # fmt: skip
+
+    def _unavailable(self, files: Mapping[str, FileInfo]) -> dict[str, str]:
+        fused = fused_stages(has_maps=self.eager)
+        return unavailable_stages(self.graph, [info.node for info in files.values()], fused)
 
 
 def _preset(model: Any, name: str | None) -> _Session:

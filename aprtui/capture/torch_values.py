@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.capture.module_taps import ModuleTap
+from aprtui.capture.module_taps import MAPS, ModuleTap
 from aprtui.errors import UsageError
 from aprtui.trace.graph import GraphConfig, Node, RopeLayout, StageGraph, TokenMixer
 
 Array = NDArray[np.float32]
-MAPS = ("attn_scores", "attn_softcap", "attn_softmax")
-"""The stages that are attention maps, in the order of their making."""
 
 
 def turned_stages(graph: StageGraph) -> tuple[str, str]:

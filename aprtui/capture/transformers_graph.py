@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from aprtui.capture.module_taps import module_name
+from aprtui.capture.module_taps import module_taps
 from aprtui.errors import UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for
+from aprtui.trace.graph import MAX_LAYERS, GraphConfig, StageGraph, graph_for
 
 
 def architecture_of_module(model: Any) -> Architecture:
@@ -31,47 +32,39 @@ def named_architecture(name: str) -> Architecture:
 def module_graph(model: Any, architecture: Architecture) -> StageGraph:
     """The graph that a GGUF file of `model` would have.
 
-    Raises `UsageError` where the configuration does not tell it: for recurrent layers, and for experts with biases or
-    with one that all tokens share.
+    Raises `UsageError` for a model without a configuration of transformers, and for one that lacks a module.
     """
     whole: Any = getattr(model, "config", None)
     config = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
     if not hasattr(config, "num_hidden_layers"):
         raise UsageError(f"map={architecture.name!r}: {_class(model)} is not of transformers: {_map_advice()}")
-    kinds = getattr(config, "layer_types", None) or ()
-    if "linear_attention" in kinds or (architecture.experts and architecture.complete is not None):
-        raise UsageError(f"map={architecture.name!r}: no preset for its layers yet: {_map_advice()}")
-    graph = graph_for(_graph_config(model, config, architecture, kinds))
+    graph = graph_for(_graph_config(model, config, architecture))
     modules = dict(model.named_modules())
-    for node in graph.nodes:
-        for parameter in graph[node.stage].params:
-            name = module_name(architecture.transformers_modules, node, parameter)
-            if name not in modules and ".experts." not in name:
+    for tap in module_taps(graph, architecture.transformers_modules):
+        for name in tap.modules:
+            if name not in modules:
                 raise UsageError(f"map={architecture.name!r}: {_class(model)} has no module {name}: {_map_advice()}")
     return graph
 
 
-def _graph_config(model: Any, config: Any, architecture: Architecture, kinds: Sequence[str]) -> GraphConfig:
+def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphConfig:
     heads, layers = config.num_attention_heads, config.num_hidden_layers
-    query = model.get_submodule(module_name(architecture.transformers_modules, Node(0, "qkv_matmul"), "attn_q"))
+    kinds = getattr(config, "layer_types", None) or ("full_attention",) * layers
     window = getattr(config, "sliding_window", None) or 0
     windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
     turned = getattr(config, "no_rope_layers", None) or ()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    of_experts = {
-        "experts": config.num_experts, "experts_used": config.num_experts_per_tok,
-        "expert_ffn": config.moe_intermediate_size,
-    } if architecture.experts else {}  # fmt: skip
-    return GraphConfig(
+    own = architecture.transformers_modules
+    graph = GraphConfig(
         architecture=architecture.name,
         layers=layers,
         hidden=config.hidden_size,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=head_dim,
-        ffn=config.intermediate_size,
+        ffn=getattr(config, "intermediate_size", None) or config.moe_intermediate_size,
         vocabulary=config.vocab_size,
-        qkv_bias=query.bias is not None,
+        qkv_bias=_has_bias(model, own["attn_q"]),
         qk_norm=architecture.qk_norm,
         rope_layout=architecture.rope_layout,
         post_norms=architecture.post_norms,
@@ -81,7 +74,48 @@ def _graph_config(model: Any, config: Any, architecture: Architecture, kinds: Se
         windows=windows if any(windows) else (),
         no_rope=tuple(not kept for kept in turned) if not all(turned) else (),
         query_temperature=TEMPERATURE in architecture.keys.read,
-        **of_experts,
+        ffn_norm="ffn_norm" if "ffn_norm" in own else "post_attention_norm",
+    )
+    if architecture.experts:
+        graph = _with_experts(graph, config, own)
+    if "linear_attention" in kinds:
+        graph = _with_recurrence(graph, config, kinds)
+    if "attn_sinks" in own:
+        graph = replace(
+            graph, sinks=True, attn_out_bias=_has_bias(model, own["attn_output"]), biased_experts=True
+        )  # fmt: skip
+    return graph
+
+
+def _has_bias(model: Any, module: str) -> bool:
+    """Whether a module has a bias, in the first layer that has the module."""
+    modules = dict(model.named_modules())
+    found = (modules.get(module.format(layer=layer)) for layer in range(MAX_LAYERS))
+    return getattr(next((module for module in found if module is not None), None), "bias", None) is not None
+
+
+def _with_experts(graph: GraphConfig, config: Any, modules: Mapping[str, str]) -> GraphConfig:
+    width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    return replace(
+        graph,
+        experts=getattr(config, "num_experts", None) or config.num_local_experts,
+        experts_used=config.num_experts_per_tok,
+        expert_ffn=width,
+        shared_expert_ffn=config.shared_expert_intermediate_size if "ffn_gate_shexp" in modules else 0,
+    )
+
+
+def _with_recurrence(graph: GraphConfig, config: Any, kinds: Sequence[str]) -> GraphConfig:
+    rotated = int(graph.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return replace(
+        graph,
+        recurrent=tuple(kind == "linear_attention" for kind in kinds),
+        linear_key_heads=config.linear_num_key_heads,
+        linear_value_heads=config.linear_num_value_heads,
+        linear_head_dim=config.linear_key_head_dim,
+        conv_kernel=config.linear_conv_kernel_dim,
+        gated_attention=True,
+        rope_dim=0 if rotated == graph.head_dim else rotated,
     )
 
 

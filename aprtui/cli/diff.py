@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,10 @@ from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL
 from aprtui.errors import VERDICT_CODES, UsageError
 from aprtui.progress import Progress
+from aprtui.trace.archive import is_folder, is_single_file
 
 if TYPE_CHECKING:
+    from aprtui.model.model import Model
     from aprtui.trace.capture import Capture
     from aprtui.trace.graph import StageGraph
 
@@ -59,6 +61,9 @@ def command(
     Names the first divergent stage. Equal values pass; values that differ are judged by a noise floor (--model,
     --floor), by a replay of each side, or by a --tolerance or --policy of your own.
 
+    Captures of other tools that say what they are, and parts of tensors that they print, are taken as they are (aprtui
+    import --formats).
+
     Each row of the table is one stage over all its layers: "first" is its first layer beyond the bound (without one,
     beyond rounding: rel_l2 above 1e-5), "worst" the layer whose numbers are shown, "nan/inf" how many values in all
     its layers are not finite on one side or both.
@@ -78,7 +83,7 @@ def command(
     if are_recordings(a, b):
         others = bool(floor or replay or rounding or mapping or extras or file_format)
         return diff_recordings(a, b, (model_a or model, model_b or model), others, options)
-    if a.is_file() and b.is_file() and not _of_other_tools(a, b):
+    if is_single_file(a) and is_single_file(b) and not _of_other_tools(a, b):
         if judging.given or mapping or not options.plain:
             raise UsageError(
                 "two stage files record neither tokens nor stage: only --tolerance, --limit and the report can be given"
@@ -90,11 +95,19 @@ def command(
 
 
 def _of_other_tools(*paths: Path) -> bool:
-    """Whether one of several files is a capture of another tool."""
+    """Whether one of several files is a capture of another tool, or parts of one."""
     from aprtui.importing.formats.registry import format_of
     from aprtui.importing.importer import is_capture
 
-    return any(not is_capture(path) and format_of(path) is not None for path in paths)
+    return _hold_parts(*paths) or any(not is_capture(path) and format_of(path) is not None for path in paths)
+
+
+def _hold_parts(*paths: Path) -> bool:
+    """Whether one of several files holds parts of the tensors of a capture."""
+    from aprtui.importing.formats.registry import sample_format_of
+    from aprtui.importing.importer import is_capture
+
+    return any(not is_capture(path) and sample_format_of(path) is not None for path in paths)
 
 
 def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool) -> int:
@@ -135,6 +148,26 @@ def _remark_on_names(a: Path, b: Path) -> None:
 
 
 @contextmanager
+def _parts(
+    a: Path, b: Path, judging: Judging, tokens: Sequence[int] | None, progress: Progress
+) -> Iterator[tuple[Capture, Capture]]:
+    """The parts of both sides, where one is a dump of parts of tensors; a model only tells their stages."""
+    from aprtui.cli.options import requested_model
+    from aprtui.importing.import_format import PartChoice
+    from aprtui.importing.importer import as_captures
+    from aprtui.trace.capture import Capture
+
+    if judging.given and judging.words() != ["--model", str(judging.model)]:
+        raise UsageError("parts of tensors are judged by their digits or by --tolerance: of the others, give --model")
+
+    def model() -> Model | None:
+        return None if judging.model is None else requested_model(judging.model)
+
+    with as_captures(a, b, model, PartChoice(), tokens, announce, progress) as (of_a, of_b):
+        yield Capture.open(of_a), Capture.open(of_b)
+
+
+@contextmanager
 def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[tuple[Capture, Capture]]:
     """Both captures; of another tool, read with the stages of the model that is given, or of the other side."""
     from aprtui.cli.options import requested_model
@@ -145,7 +178,7 @@ def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[
         chosen = own or judging.model
         if chosen is not None:
             return requested_model(chosen).graph
-        known = Capture.open(other) if other.is_dir() and is_capture(other) else None
+        known = Capture.open(other) if is_folder(other) and is_capture(other) else None
         return None if known is None or known.manifest is None else known.graph
 
     with (
@@ -165,7 +198,7 @@ def _diff_captures(
     from aprtui.compare.manifests import compare_manifests
 
     for path, other in ((a, b), (b, a)):
-        if path.is_file() and other.is_dir() and not _of_other_tools(path):
+        if is_single_file(path) and is_folder(other) and not _of_other_tools(path):
             raise UsageError(f"{path}: is a file, {other} a directory: compare two captures or two stage files")
     policy = options.policy
     given = DiffOptions(
@@ -177,7 +210,14 @@ def _diff_captures(
         extras=extras,
         mapping=StageMapping() if mapping is None else read_mapping(mapping),
     )
-    with ProgressLine() as progress, _opened(a, b, judging, progress) as (left, right):
+    by_parts = _hold_parts(a, b)
+    with ExitStack() as stack:
+        progress = stack.enter_context(ProgressLine())
+        if by_parts:
+            left, right = stack.enter_context(_parts(a, b, judging, given.tokens, progress))
+            given, judging = replace(given, tokens=None), replace(judging, model=None)
+        else:
+            left, right = stack.enter_context(_opened(a, b, judging, progress))
         for capture in dict.fromkeys((a, b)):
             warn_about(left if capture == a else right)
         criteria, tokens = judging.criteria(left, right, given, policy, progress)

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 def _list_formats(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
-    from aprtui.importing.formats.registry import FORMATS
+    from aprtui.importing.formats.registry import FORMATS, SAMPLE_FORMATS
 
     for entry in FORMATS:
         click.echo(f"{entry.name:<22} {entry.words}")
+    click.echo("parts of tensors, for diff only:")
+    for parts in SAMPLE_FORMATS:
+        click.echo(f"{parts.name:<22} {parts.words}")
     context.exit()
 
 

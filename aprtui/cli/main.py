@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "info": "Print what a model file says of itself, and what is unusual about it.",
         "check": "Check a model file, by itself or against what it was converted from.",
         "qa": "Run the quality gates of a model.",
+        "export": "Write a capture or a comparison for other programs, or as one file.",
         "import": "Write what another tool has dumped as a capture.",
         "oracle": "Write a capture by another engine: llama.cpp, transformers.",
         "record": "Write down every op that an engine executes: llama.cpp, PyTorch.",

@@ -52,7 +52,7 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
 def _readable(text: str, stack: ExitStack) -> str:
     """What is to be opened in place of `text`: a capture of another tool is read as one of ours, until the app ends."""
     path = Path(text)
-    if not path.is_dir():
+    if not path.exists():
         return text
     from aprtui.cli.comparison.options import announce
     from aprtui.cli.progress import ProgressLine
@@ -90,6 +90,7 @@ def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenStat
 def _state_of(what: tuple[str, ...]) -> ScreenState:
     from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
     from aprtui.trace.aprt import is_aprt
+    from aprtui.trace.archive import is_folder
     from aprtui.tui.frame.state import ScreenName, ScreenState, is_state, parse_state, screen_state
 
     if len(what) == 1 and is_state(what[0]):
@@ -107,7 +108,7 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
     if not what:
         return ScreenState(ScreenName.BROWSE)
     path = Path(what[0])
-    if path.is_dir():
+    if is_folder(path):
         return screen_state(ScreenName.BROWSE, path=path)
     if is_aprt(path):
         return screen_state(ScreenName.TENSOR, path=path)

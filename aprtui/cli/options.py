@@ -222,17 +222,22 @@ def parse_tokens(text: str, vocabulary: int) -> list[int]:
     return tokens
 
 
-def prompt_tokens(
-    model: Model, prompt: str | None, tokens: str | None, *, special: bool = True, chat: bool = False, system: str = ""
-) -> tuple[str | None, list[int]]:
-    """The prompt's text (None where ids were given) and its ids. Raises `UsageError` unless exactly one is given."""
+def require_one_prompt(prompt: str | None, tokens: str | None, *, chat: bool, system: str) -> None:
+    """Raise `UsageError` unless there is a text or there are ids, and options of chats go with a text only."""
     if (prompt is None) == (tokens is None):
         raise UsageError("give either -p TEXT or --tokens 1,2,3")
     if system and not chat:
         raise UsageError("--system is a message of a chat: give --chat as well")
+    if tokens is not None and chat:
+        raise UsageError("--chat is for text: leave it out with --tokens")
+
+
+def prompt_tokens(
+    model: Model, prompt: str | None, tokens: str | None, *, special: bool = True, chat: bool = False, system: str = ""
+) -> tuple[str | None, list[int]]:
+    """The prompt's text (None where ids were given) and its ids. Raises `UsageError` unless exactly one is given."""
+    require_one_prompt(prompt, tokens, chat=chat, system=system)
     if tokens is not None:
-        if chat:
-            raise UsageError("--chat is for text: leave it out with --tokens")
         return None, parse_tokens(tokens, model.config.graph.vocabulary)
     assert prompt is not None
     from aprtui.model.prompt import encode_prompt

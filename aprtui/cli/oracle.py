@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT, PATH, prompt_options, prompt_tokens, requested_model
+from aprtui.cli.options import (
+    MODEL_ARGUMENT,
+    PATH,
+    parse_tokens,
+    prompt_options,
+    prompt_tokens,
+    read_prompt,
+    requested_model,
+    require_one_prompt,
+)
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
+    from aprtui.oracle.hugging_face import ModelFolder
     from aprtui.oracle.requests import Work
     from aprtui.trace.manifest import Manifest
 
@@ -46,21 +56,43 @@ class _OracleOptions:
     layout: str
     prompts: Path | None
 
-    def work(self, engine: str) -> tuple[Model, Work]:
+    def of_model(self, engine: str) -> tuple[Model, Work]:
         """The model, and what is evaluated by the directory that its capture goes to."""
         from aprtui.model.split_files import model_stem
-        from aprtui.oracle.requests import Evaluation
 
         loaded = requested_model(self.model)
-        target = self.directory or Path(f"{model_stem(loaded.path)}-{engine}")
+
+        def encode(prompt: str | None) -> tuple[str | None, list[int]]:
+            return prompt_tokens(
+                loaded, prompt, self.tokens, special=not self.no_special, chat=self.chat, system=self.system
+            )
+
+        return loaded, self.work(f"{model_stem(loaded.path)}-{engine}", encode)
+
+    def of_folder(self, folder: ModelFolder) -> Work:
+        """The same of a folder of Hugging Face."""
+
+        def encode(prompt: str | None) -> tuple[str | None, list[int]]:
+            if prompt is None:
+                return None, parse_tokens(self.tokens or "", folder.vocabulary)
+            text = read_prompt(prompt)
+            return text, folder.encode(text, special=not self.no_special, chat=self.chat, system=self.system)
+
+        if self.prompts is None:
+            require_one_prompt(self.prompt, self.tokens, chat=self.chat, system=self.system)
+        return self.work(f"{folder.path.resolve().name}-transformers", encode)
+
+    def work(self, name: str, encode: Callable[[str | None], tuple[str | None, list[int]]]) -> Work:
+        """What is evaluated by directory, below `name` where the user gives none."""
+        from aprtui.oracle.requests import Evaluation
+
+        target = self.directory or Path(name)
         texts = {target: self.prompt} if self.prompts is None else self._texts(target, self.prompts)
         work = {}
         for directory, prompt in texts.items():
-            text, ids = prompt_tokens(
-                loaded, prompt, self.tokens, special=not self.no_special, chat=self.chat, system=self.system
-            )
+            text, ids = encode(prompt)
             work[directory] = Evaluation(ids, text, len(ids) if self.decode_from is None else self.decode_from)
-        return loaded, work
+        return work
 
     def _texts(self, target: Path, prompts: Path) -> dict[Path, str | None]:
         """The prompt of each directory below `target`: a line of the file each."""
@@ -77,9 +109,10 @@ class _OracleOptions:
         width = len(str(len(lines) - 1))
         return {target / f"prompt-{number:0{width}}": line for number, line in enumerate(lines)}
 
-    def finish(self, model: Model, written: dict[Path, Manifest]) -> None:
+    def finish(self, model: Path | None, written: dict[Path, Manifest]) -> None:
         """The layout asked for, then a line for each capture, and the command that judges it."""
         from aprtui.oracle.written import rewrite_as_hooked
+        from aprtui.trace.graph import graph_for
 
         for directory, manifest in written.items():
             if self.layout == "hf":
@@ -94,13 +127,13 @@ class _OracleOptions:
                 )  # fmt: skip
                 continue
             click.echo(
-                f"{directory}: {len(manifest.files)} of {len(model.graph.nodes)} stage tensors of "
+                f"{directory}: {len(manifest.files)} of {len(graph_for(manifest.graph).nodes)} stage tensors of "
                 f"{len(manifest.tokens)} tokens, {total / 1e6:.1f} MB, {engine.name} {engine.version}, "
                 f"{engine.mode}, {engine.code_path}"
             )
             if manifest.unavailable:
                 click.echo("   not available: " + ", ".join(manifest.unavailable))
-            path = shlex.quote(str(model.path))
+            path = "MODEL.gguf" if model is None else shlex.quote(str(model))
             click.echo(f"aprtui: next: aprtui replay {shlex.quote(str(directory))} --model {path}", err=True)
 
 
@@ -146,7 +179,8 @@ def _oracle_options(function: Command) -> Command:
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch; its own choice by default.")
 def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) -> None:
-    """Write a capture of MODEL by transformers, with the weights as our loader dequantises them.
+    """Write a capture of MODEL by transformers: a GGUF file, with the weights as our loader dequantises them, or a
+    folder of Hugging Face, as transformers loads it.
 
     Stages that exist nowhere in transformers are left out. Needs `pip install 'aprtui[oracle]'`.
 
@@ -157,13 +191,22 @@ def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) ->
     from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
     from aprtui.oracle.transformers_model import AttentionKind, DataType
 
-    loaded, work = asked.work("transformers")
     options = TransformersOptions(DataType(kind), AttentionKind(attention), threads)
+    if asked.model is not None and asked.model.is_dir():
+        from aprtui.oracle.hugging_face import open_folder, write_folder_captures
+
+        folder = open_folder(asked.model)
+        work = asked.of_folder(folder)
+        with ProgressLine() as progress:
+            written = write_folder_captures(folder, work, options, progress, overwrite=asked.overwrite)
+        asked.finish(None, written)
+        return
+    loaded, work = asked.of_model("transformers")
     if options.attention is AttentionKind.SDPA and loaded.config.graph.attn_softcap:
         click.echo("aprtui: sdpa of transformers leaves out the softcap of scores that this model has", err=True)
     with ProgressLine() as progress:
         written = write_transformers_captures(loaded, work, options, progress, overwrite=asked.overwrite)
-    asked.finish(loaded, written)
+    asked.finish(loaded.path, written)
 
 
 @command.command()
@@ -194,11 +237,11 @@ def llamacpp(
     from aprtui.machine import default_threads
     from aprtui.oracle.llamacpp_capture import LlamaCppOptions, write_llamacpp_captures
 
-    loaded, work = asked.work("llamacpp")
+    loaded, work = asked.of_model("llamacpp")
     options = LlamaCppOptions(
         KvType(kv), flash_attention=flash_attention == "on", threads=threads or default_threads(),
         gpu_layers=gpu_layers, repack=repack,
     )  # fmt: skip
     with ProgressLine() as progress:
         written = write_llamacpp_captures(loaded, work, options, progress, overwrite=asked.overwrite)
-    asked.finish(loaded, written)
+    asked.finish(loaded.path, written)

@@ -101,7 +101,8 @@ def torch(
     directory: Path | None, kind: str, attention: str, decode_from: int | None, threads: int | None, overwrite: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Record what PyTorch executes for MODEL in transformers, a GGUF file dequantised by our loader.
+    """Record what PyTorch executes for MODEL in transformers: a GGUF file dequantised by our loader, or a folder of
+    Hugging Face (config.json and safetensors) of any architecture that transformers itself has.
 
     Needs torch and transformers: `pip install 'aprtui[oracle]'`.
     """
@@ -109,13 +110,31 @@ def torch(
     from aprtui.oracle.transformers_model import AttentionKind, DataType
     from aprtui.recordings.recorders.torch import TorchRequest, record_torch
 
-    loaded = requested_model(model)
-    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
+    if model is not None and model.is_dir():
+        path, (text, ids) = model, _folder_prompt(model, prompt, tokens, plain=not (chat or system or no_special))
+    else:
+        loaded = requested_model(model)
+        path = loaded.path
+        text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
     request = TorchRequest(ids, text, decode_from, DataType(kind), AttentionKind(attention), threads)
-    target = directory or Path(f"{model_stem(loaded.path)}-aten")
+    target = directory or Path(f"{model_stem(path)}-aten")
     with ProgressLine() as progress:
-        header = record_torch(loaded, request, target, progress, overwrite=overwrite)
+        header = record_torch(path, request, target, progress, overwrite=overwrite)
     _print(header, target, as_json)
+
+
+def _folder_prompt(path: Path, prompt: str | None, tokens: str | None, *, plain: bool) -> tuple[str | None, list[int]]:
+    """The prompt's text (None where ids were given) and its ids by the tokenizer of a folder."""
+    from aprtui.recordings.recorders.modules import folder_tokens
+
+    if (prompt is None) == (tokens is None):
+        raise UsageError("give either -p TEXT or --tokens 1,2,3")
+    if not plain:
+        raise UsageError(f"{path}: --chat, --system and --no-special are for a model file: give ids with --tokens")
+    if tokens is not None:
+        return None, parse_tokens(tokens, _ANY_VOCABULARY)
+    text = read_prompt(prompt or "")
+    return text, folder_tokens(path, text)
 
 
 def _print(header: RecordingHeader, directory: Path, as_json: bool) -> None:

@@ -32,7 +32,8 @@ def command(
     from the nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model
     gives, side B what was captured.
 
-    A recording (`aprtui record`) has an engine's own ops: each is computed again from what it was given.
+    A recording (`aprtui record`) has an engine's own ops: each is computed again from what it was given. Captures of
+    other tools that say what they are (aprtui import --formats) are taken as they are.
 
     Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.

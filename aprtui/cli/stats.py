@@ -82,26 +82,30 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
 
 
 def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[Entry]:
-    from aprtui.cli.comparison.options import warn_about, warn_about_trailing
+    from aprtui.cli.comparison.options import announce, warn_about, warn_about_trailing
+    from aprtui.cli.progress import ProgressLine
     from aprtui.compare.survey import StageSummary, survey, tensor_stats
+    from aprtui.importing.importer import as_capture
     from aprtui.trace.aprt import read_aprt
+    from aprtui.trace.archive import is_single_file
     from aprtui.trace.capture import Capture
     from aprtui.trace.graph import Node, canonical_name
     from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
-    if path.is_file():
+    if is_single_file(path):
         _only_captures(stages, layers)
         file = read_aprt(path)
         warn_about_trailing(file)
         node = Node(file.layer, canonical_name(path.stem))
         yield StageSummary(node, file.values.shape, False, tensor_stats(file.values))
         return
-    capture = Capture.open(path)
-    graph = capture.graph
-    names = select_stages(ALL if stages is None else stages, graph)
-    chosen = select_nodes(graph, names, parse_layers(ALL if layers is None else layers, graph.layers))
-    warn_about(capture)
-    yield from survey(capture, [node for node in graph.nodes if node in chosen])
+    with ProgressLine() as progress, as_capture(path, lambda: None, announce, progress) as folder:
+        capture = Capture.open(folder)
+        graph = capture.graph
+        names = select_stages(ALL if stages is None else stages, graph)
+        chosen = select_nodes(graph, names, parse_layers(ALL if layers is None else layers, graph.layers))
+        warn_about(capture)
+        yield from survey(capture, [node for node in graph.nodes if node in chosen])
 
 
 def _only_captures(stages: str | None, layers: str | None, options: str = "--stage and --layers") -> None:
@@ -177,10 +181,11 @@ def _tensor_line(info: TensorInfo, summary: TensorSummary) -> str:
 
 def _print_values(path: Path, stages: str | None, layers: str | None, place: str, as_json: bool) -> int:
     """Print the value at `place` of each selected stage that has one there."""
+    from aprtui.trace.archive import is_single_file
     from aprtui.trace.capture import Capture
     from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
-    if path.is_file():
+    if is_single_file(path):
         raise UsageError("--values is for captures, whose stages have a shape: leave it out for a file")
     index = _parsed_place(place)
     capture = Capture.open(path)

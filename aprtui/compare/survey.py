@@ -13,7 +13,7 @@ import numpy as np
 
 from aprtui.compare.metrics.blocks import Values, blocks
 from aprtui.errors import UnreadableError
-from aprtui.trace.aprt import AprtError, read_aprt
+from aprtui.trace.aprt import AprtError, value_count
 from aprtui.trace.capture import Capture
 from aprtui.trace.experts import ExpertCounts, ExpertUse, counted_experts, router_gives_logits
 from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Node
@@ -99,7 +99,7 @@ def stated(capture: Capture) -> dict[Node, Entry]:
             known[node] = UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, None)
         elif info.stats is not None:
             try:
-                read_aprt(capture.files[node].path)
+                value_count(capture.files[node].path)
             except UnreadableError as error:
                 known[node] = BrokenStage(node, error)
             else:

@@ -11,7 +11,9 @@ from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import NO_DEVICE, Judgement
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
+from aprtui.contracts.checks.vacuous import why_vacuous
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
+from aprtui.contracts.evidence.about import ABOUT_ANOTHER
 from aprtui.resources import contracts as own_contracts
 
 
@@ -24,6 +26,8 @@ class Lack(StrEnum):
     CAPTURE = "It needs a capture"
     REFERENCE = "It needs a second capture to compare with"
     OTHER_CAPTURE = "It needs other captures"
+    SUBJECT = "It is about another subject than what was judged"
+    BOUND = "Nothing can fail it as it is written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ def settling(
     test = tuple(line.strip() for line in falsifier.test_lines if line.strip())
     if check is None or kind is None:
         return Settling(Lack.CHECK, test)
+    if why_vacuous(check):
+        return Settling(Lack.BOUND, ())
+    if judgement is not None and ABOUT_ANOTHER in judgement.reason:
+        return Settling(Lack.SUBJECT, test)
     if judgement is not None and judgement.reason.startswith(NO_DEVICE):
         return Settling(Lack.DEVICE, (_check_command(document, falsifier),))
     if not isinstance(kind, CaptureCheck | PairCheck):

@@ -23,8 +23,8 @@ _QKV = ("qkv:q", "qkv:k", "qkv:v")
 _WORDS: Sequence[tuple[str, str]] = (
     (ENTRY, "embed_tokens|token_embd|inp_embd|tok_embeddings|embeddings?|wte|inputs_embeds"),
     ("attn_norm", "input_layernorm|attention_norm|attn_norm|pre_attn_norm|attn_rmsnorm|ln_1|norm_1|attn_ln"),
-    ("q_post_rope", "q_post_rope|q_rope|rope_q|q_rot|q_rotated|query_rotated|q_roped"),
-    ("k_post_rope", "k_post_rope|k_rope|rope_k|k_rot|k_rotated|key_rotated|k_roped"),
+    ("q_post_rope", "q_post_rope|q_rope|rope_q|q_rot|rot_q|q_rotated|query_rotated|q_roped"),
+    ("k_post_rope", "k_post_rope|k_rope|rope_k|k_rot|rot_k|k_rotated|key_rotated|k_roped"),
     ("q_norm", "q_norm|q_layernorm"),
     ("k_norm", "k_norm|k_layernorm"),
     ("qkv", "qkv|qkv_proj|c_attn|wqkv|query_key_value|qkv_matmul|qkv_bias"),
@@ -32,22 +32,24 @@ _WORDS: Sequence[tuple[str, str]] = (
     (_QKV[1], "k_proj|wk|key|attn_k|k"),
     (_QKV[2], "v_proj|wv|value|attn_v|v"),
     ("attn_scores", "attn_scores|scores|attn_logits|attention_scores|kq"),
-    ("attn_softmax", "attn_softmax|softmax|attn_probs|attn_weights|attention_probs|kq_soft_max|probs"),
-    ("attention", "attention|attn_ctx|kqv_out|attn_context|attn_values|heads_out|attn"),
-    ("attn_out", "attn_out|o_proj|attention_output|attn_output|attn_proj|wo|self_attn|c_proj"),
+    ("attn_softmax", "attn_softmax|softmax|attn_probs|attn_weights|attention_probs|kq_soft_max|probs|pattern"),
+    ("attention", "attention|attn_ctx|kqv_out|attn_context|attn_values|heads_out|z"),
+    ("attn_out", "attn_out|o_proj|attention_output|attn_output|attn_proj|wo|self_attn"),
     ("post_attn_residual", "post_attn_residual|ffn_inp|resid_mid|after_attn|attn_residual|post_attn"),
     ("ffn_norm", "ffn_norm|post_attention_layernorm|pre_feedforward_layernorm|mlp_norm|ln_2|norm_2|ffn_rmsnorm|ffn_ln"),
+    ("attn_post_norm", "attn_post_norm"),
+    ("ffn_post_norm", "ffn_post_norm|post_feedforward_layernorm"),
     ("ffn_gate", "ffn_gate|gate_proj|mlp_gate|w1|gate"),
     ("ffn_up", "ffn_up|up_proj|mlp_up|w3|up"),
     ("ffn_silu", "ffn_silu|act_fn|silu|ffn_act"),
-    ("ffn_swigl", "ffn_swigl|ffn_swiglu|swiglu|ffn_gate_par|gated|mlp_hidden|gate_up"),
+    ("ffn_swigl", "ffn_swigl|ffn_swiglu|swiglu|ffn_gate_par|gated|mlp_hidden"),
     ("ffn_out", "ffn_out|down_proj|ffn_down|mlp|mlp_out|w2|down"),
     (
         LAYER_OUTPUT,
-        "post_ffn_residual|layer_output|layer_out|l_out|resid_post|hidden_states?|hidden|block_out|residual",
+        "post_ffn_residual|layer_output|layer_out|l_out|resid_post|hidden_states?|hidden|block_out|layer|block",
     ),
     ("final_norm", "final_norm|result_norm|ln_f|norm|final_layernorm|output_norm"),
-    ("lm_head", "lm_head|logits|result_output|output|head"),
+    ("lm_head", "lm_head|logits|result_output"),
 )
 """For each stage, what engines call it; for Q, K and V apart, the part of the fused stage."""
 
@@ -55,7 +57,11 @@ _STAGE_OF = {word: stage for stage, words in _WORDS for word in words.replace("s
     word.replace("s?", ""): stage for stage, words in _WORDS for word in words.split("|") if "s?" in word
 }
 _LAYER = re.compile(r"(?:^|(?<=[._/\-]))((?:layers?|blk|blocks?|h|l|decoder)[._/\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
-_LAST = re.compile(r"(^.*?[._/\-])(\d+)$")
+_LAST = re.compile(r"(^.*?[._/\-](?:l|layer)?)(\d+)$", re.IGNORECASE)
+_FIRST = re.compile(r"(^)(\d+)(?=[._/\-])")
+_COUNTER = re.compile(r"(?:layers?|blk|blocks?|h|l|decoder)?[._/\-]?\{layer\}[._/\-]?", re.IGNORECASE)
+_TWO_NORMS = "pre_feedforward_layernorm"
+"""A name of models that normalise what attention gives before it is added: `post_attention_layernorm` is that."""
 _TOKEN = re.compile(r"((?:steps?|pos|position|pass|tokens?)[=._\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
 _TOKEN_IDS = ("input_ids", "token_ids", "tokens", "ids")
 _ENDINGS = re.compile(r"[._/\-]*(outputs?|out|results?|data|value|0)$", re.IGNORECASE)
@@ -119,16 +125,20 @@ class _Family:
 def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
     """A mapping of the tensors of a source; `graph` is that of the model, where it is known."""
     families = list(_families(source.tensors))
-    tokens = next((f.pattern for f in families if _last_word(f.pattern) in _TOKEN_IDS and _holds_ids(f)), None)
+    tokens = next((f.pattern for f in families if _stage_named(f.pattern)[0] in _TOKEN_IDS and _holds_ids(f)), None)
     count = _token_count(source, families, tokens)
     found: dict[str, list[GuessedRule]] = defaultdict(list)
     parts: dict[str, _Family] = {}
     unknown = []
+    two_norms = any(_TWO_NORMS in family.pattern for family in families) or (
+        graph is not None and "attn_post_norm" in graph
+    )
     for family in families:
         if family.pattern == tokens:
             continue
-        word = _last_word(family.pattern)
-        stage = _STAGE_OF.get(word) or (canonical_name(word) if canonical_name(word) in SCOPES else None)
+        word, stage = _stage_named(family.pattern)
+        if word == "post_attention_layernorm" and two_norms:
+            stage = "attn_post_norm"
         if stage in _QKV:
             parts[stage] = family
         elif stage is None:
@@ -165,7 +175,7 @@ def _families(tensors: Mapping[str, SourceTensor]) -> Iterator[_Family]:
 
 def _pattern(name: str) -> tuple[str, int | None]:
     """The name with `{layer}` and `{token}` in place of the numbers that count those, and the layer."""
-    match = _LAYER.search(name) or _LAST.search(name)
+    match = _LAYER.search(name) or _LAST.search(name) or _FIRST.search(name)
     if match is None:
         return _with_token(name), None
     before, after = name[: match.start(2)], name[match.end(2) :]
@@ -179,12 +189,18 @@ def _with_token(text: str) -> str:
     return _TOKEN.sub(r"\1{token}", text, count=1)
 
 
-def _last_word(pattern: str) -> str:
-    """The last part of a name that says what it is."""
-    text = pattern.replace("{layer}", "").replace("{token}", "").strip("._/-")
-    while (shorter := _ENDINGS.sub("", text)) not in (text, ""):
-        text = shorter
-    return re.split(r"[./\-]", text.strip("._/-"))[-1].lower()
+def _stage_named(pattern: str) -> tuple[str, str | None]:
+    """The last part of a name that says what it is, and the stage or part of one that is called so, or None."""
+    rest = _COUNTER.sub(".", pattern, count=1).replace("{token}", "").strip("._/-") or "layer"
+    texts = [rest]
+    while (shorter := _ENDINGS.sub("", texts[-1])) not in (texts[-1], ""):
+        texts.append(shorter)
+    words = [re.split(r"[./\-]", text.strip("._/-"))[-1].lower().removeprefix("hook_") for text in texts]
+    for word in words:
+        found = _STAGE_OF.get(word) or (canonical_name(word) if canonical_name(word) in SCOPES else None)
+        if found is not None:
+            return word, found
+    return words[-1], None
 
 
 def _holds_ids(family: _Family) -> bool:
@@ -206,7 +222,7 @@ def _fused(graph: StageGraph | None) -> str:
 
 
 def _rules(stage: str, family: _Family, count: int | None, graph: StageGraph | None) -> Iterator[GuessedRule]:
-    reasons = [f"called {_last_word(family.pattern)}"]
+    reasons = [f"called {_stage_named(family.pattern)[0]}"]
     confidence = Confidence.LIKELY
     axes, doubt = _axes(stage, family, count, graph)
     if doubt:
@@ -319,13 +335,17 @@ def _width(shape: tuple[int, ...], axes: tuple[SourceAxis, ...] | None, is_map: 
     return width
 
 
-def _distinct(rules: list[GuessedRule]) -> Iterator[GuessedRule]:
-    """Rules of one stage: where several names want it for the same layers, the surest; the others are doubtful."""
-    ranked = sorted(rules, key=lambda entry: list(Confidence).index(entry.confidence))
-    taken: set[int | None] = set()
-    for entry in ranked:
-        if entry.rule.layer in taken or (taken and None in taken):
+def _distinct(rules: Sequence[GuessedRule]) -> Iterator[GuessedRule]:
+    """Rules of one stage: where several names want it for the same layers, the surest; the others are doubtful, and all
+    of them where none is surer."""
+    rank = {confidence: number for number, confidence in enumerate(Confidence)}
+    for entry in rules:
+        layer = entry.rule.layer
+        rivals = [
+            other for other in rules
+            if other is not entry and (layer is None or other.rule.layer in (None, layer))
+        ]  # fmt: skip
+        if any(rank[other.confidence] <= rank[entry.confidence] for other in rivals):
             yield _doubtful(entry, "another tensor is called so, too")
         else:
             yield entry
-            taken.add(entry.rule.layer)

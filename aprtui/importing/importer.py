@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.importing.formats.registry import format_named, format_of
+from aprtui.importing.formats.registry import format_named, format_of, sample_format_of
 from aprtui.importing.guess import GuessedMapping, guess
 from aprtui.importing.import_format import PartChoice
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.planning import plan
+from aprtui.importing.samples import write_pair
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
 from aprtui.importing.writing import Imported, write_import
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.aprt import is_aprt
-from aprtui.trace.capture import claimed_files
+from aprtui.trace.archive import is_archive
+from aprtui.trace.capture import Capture, claimed_files
+from aprtui.trace.export.tensors import MAPPING_FILE
 from aprtui.trace.graph import StageGraph
 from aprtui.trace.manifest import FILE_NAME
 
@@ -41,7 +45,10 @@ def import_capture(
     """Write the source at `path` as a capture to `directory`. Raises `UsageError`, `UnreadableError`, `EngineError`."""
     source, mapping = _contents(path, request)
     tokens = source.tokens or _tokens(source, mapping)
+    # Of a format that tells what its tensors are, the others are none of its stages.
+    of_user = request.mapping is not None or (path / MAPPING_FILE).is_file()
     found = plan(mapping, {name: tensor for name, tensor in source.tensors.items() if name != mapping.tokens})
+    found = found if of_user else replace(found, unused=())
     facts = dict(mapping.facts)
     if request.model_name:
         facts.setdefault("model", request.model_name)
@@ -59,13 +66,19 @@ def _contents(path: Path, request: ImportRequest) -> tuple[Source, TensorMapping
     entry = format_of(path) if named is None else format_named(named)
     if entry is None:
         raise UnreadableError(_unknown(path))
-    source, mapping = entry.read(path, request.choice, request.graph)
+    try:
+        source, mapping = entry.read(path, request.choice, request.graph)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read as {entry.name}: {error.strerror or error}") from error
     return replace(source, facts={"format": entry.name, **source.facts}), mapping
 
 
 def _unknown(path: Path) -> str:
     if not path.exists():
         return f"{path}: does not exist: expected a capture, or one of another tool"
+    samples = sample_format_of(path)
+    if samples is not None:
+        return f"{path}: {samples.name} holds parts of tensors, which are no capture: aprtui diff CAPTURE {path}"
     if any(file.suffix in READERS for file in tensor_files(path)):
         return f"{path}: tensors, but nothing says which stages they are: aprtui import {path} --guess proposes it"
     return f"{path}: of no format that is known: --as FORMAT names one, --help lists them"
@@ -91,10 +104,45 @@ def propose_mapping(path: Path, request: ImportRequest) -> GuessedMapping:
 
 
 def is_capture(path: Path) -> bool:
-    """Whether `path` is read as it is: a stage file, or a folder that holds a capture, or nothing at all."""
+    """Whether `path` is read as it is: a stage file, a folder that holds a capture, an archive, or nothing at all."""
     if not path.is_dir():
-        return not path.exists() or is_aprt(path)
+        return not path.exists() or is_archive(path) or is_aprt(path)
     return (path / FILE_NAME).is_file() or next(claimed_files(path), None) is not None
+
+
+def _holds_tensors(path: Path) -> bool:
+    return path.is_dir() and any(file.suffix in READERS for file in tensor_files(path))
+
+
+@contextmanager
+def as_captures(
+    a: Path,
+    b: Path,
+    model: Callable[[], Model | None],
+    choice: PartChoice,
+    tokens: Sequence[int] | None,
+    announce: Callable[[str], None],
+    progress: Progress,
+) -> Iterator[tuple[Path, Path]]:
+    """Captures of the parts that one of two sides has, where that one is a dump of parts of tensors.
+
+    Raises `UsageError` where both are.
+    """
+    dumps = [path for path in (a, b) if not is_capture(path) and sample_format_of(path) is not None]
+    if len(dumps) != 1:
+        raise UsageError(f"{a} and {b}: both hold parts of tensors: hold each against a whole capture")
+    (dump,), other = dumps, b if dumps == [a] else a
+    loaded = model()
+    entry = sample_format_of(dump)
+    assert entry is not None
+    samples = entry.read(dump, choice, loaded)
+    graph = None if loaded is None else loaded.graph
+    with as_capture(other, lambda: graph, announce, progress) as whole, TemporaryDirectory(prefix="aprtui-") as folder:
+        left, right, notes = write_pair(samples, Capture.open(whole), tokens, Path(folder))
+        announce(f"{dump}: read as {entry.name}")
+        for note in notes:
+            announce(f"{dump}: {note}")
+        yield (right, left) if dump == a else (left, right)
 
 
 @contextmanager
@@ -108,7 +156,7 @@ def as_capture(
     """
     entry = None if is_capture(path) else format_of(path)
     if entry is None:
-        if path.is_dir() and not is_capture(path) and any(file.suffix in READERS for file in tensor_files(path)):
+        if not is_capture(path) and (_holds_tensors(path) or sample_format_of(path) is not None):
             raise UnreadableError(_unknown(path))
         yield path
         return

@@ -57,7 +57,10 @@ def module_rules(shapes: Shapes, graph: StageGraph | None, prefix: str) -> Modul
     rules, left_out = [], False
     taps = {tap.node: tap for tap in module_taps(known, modules)}
     for node in known.nodes:
-        piece = finder.piece(node, taps.get(node))
+        tap = taps.get(node)
+        if graph is None and tap is not None and tap.element is not None:
+            continue  # engines give their experts other things, which widths tell
+        piece = finder.piece(node, tap)
         if piece is None:
             continue
         if graph is None and node.stage in _FUSED:

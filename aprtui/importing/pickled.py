@@ -8,6 +8,7 @@ of `pickletools` in the standard library; what torch writes is in `torch/_utils.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -100,16 +101,22 @@ def read_pickle(stream: BytesIO) -> Any:
     """The value of the pickle at the position of `stream`, which is left behind it. Raises `PickleError`."""
     machine = _Machine()
     try:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if number > _MOST_OPCODES:
-                raise PickleError("too long to be a pickle of tensors")
-            if opcode.name == "STOP":
-                return machine.result()
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in old texts
+            return _result(machine, stream)
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError, UnicodeError) as error:
         raise PickleError(f"not a pickle that can be read: {str(error) or type(error).__name__}"[:200]) from error
+
+
+def _result(machine: _Machine, stream: BytesIO) -> Any:
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if number > _MOST_OPCODES:
+            raise PickleError("too long to be a pickle of tensors")
+        if opcode.name == "STOP":
+            return machine.result()
+        machine.step(opcode.name, argument)
     raise PickleError("a pickle without an end")
 
 

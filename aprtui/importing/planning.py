@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from aprtui.trace.graph import ENTRY, MAX_LAYERS, Node, graph_from_names, known_
 
 MAPS = frozenset(stage.name for stage in graph_from_names(known_names(), 1).stages if stage.is_attention_map)
 """Stages that are attention maps."""
+
+_LOGITS = frozenset(stage.name for stage in graph_from_names(known_names(), 1).stages if stage.holds_logits)
+_NUMBERS = re.compile("[0-9]{1,9}")
 
 _ROWS = (SourceAxis.TOKEN, SourceAxis.HEAD, SourceAxis.EXPERT, SourceAxis.CHANNEL)
 _MAP = (SourceAxis.HEAD, SourceAxis.QUERY, SourceAxis.KEY)
@@ -53,10 +57,11 @@ def plan(mapping: TensorMapping, tensors: Mapping[str, SourceTensor]) -> Plan:
     nodes: dict[Node, Ingredient] = {}
     missing: list[str] = []
     matched: dict[str, _Found] = {}
+    index = _index(tensors)
     for rule in mapping.rules:
         for pattern in rule.piece.patterns():
             if pattern not in matched:
-                matched[pattern] = _matches(pattern, tensors)
+                matched[pattern] = _matches(pattern, tensors, index)
             if not matched[pattern]:
                 missing.append(f"{rule.stage}: no tensor is named {pattern!r}")
         layers = {layer for pattern in rule.piece.patterns() for layer in matched[pattern]} or {None}
@@ -68,16 +73,66 @@ def plan(mapping: TensorMapping, tensors: Mapping[str, SourceTensor]) -> Plan:
             if node in nodes:
                 raise UsageError(f"{node}: two rules make it: leave one out")
             nodes[node] = made
+    nodes, gaps = _without_gaps(nodes, matched)
+    missing += gaps
     used = {tensor.name for found in matched.values() for each in found.values() for tensor in each.values()}
     return Plan(nodes, tuple(dict.fromkeys(missing)), tuple(name for name in tensors if tensors[name].name not in used))
 
 
-def _matches(pattern: str, tensors: Mapping[str, SourceTensor]) -> _Found:
+def _without_gaps(
+    nodes: Mapping[Node, Ingredient], matched: Mapping[str, _Found]
+) -> tuple[dict[Node, Ingredient], list[str]]:
+    """The nodes that have all pieces by token that others have, and what is to be said of those that have not.
+
+    Of logits, the last piece may be all that there is.
+    """
+    places = {place for found in matched.values() for each in found.values() for place in each}
+    by_place = {
+        tensor.name: place for found in matched.values() for each in found.values() for place, tensor in each.items()
+    }  # fmt: skip
+
+    def is_whole(node: Node, made: Ingredient) -> bool:
+        if made.parts:
+            return all(is_whole(node, part) for part in made.parts)
+        if "{token}" not in made.piece.pattern:
+            return True
+        own = {by_place[tensor.name] for tensor in made.tensors}
+        return own == places or (node.stage in _LOGITS and own == {max(places)})
+
+    gaps = [node for node, made in nodes.items() if not is_whole(node, made)]
+    said = [f"{len(gaps)} stage tensors lack some of the {len(places)} pieces, as {gaps[0]}: left out"] if gaps else []
+    return {node: made for node, made in nodes.items() if node not in gaps}, said
+
+
+_Index = Mapping[tuple[str, str], Sequence[str]]
+"""Names by what stands before and behind one of their numbers."""
+
+
+def _index(tensors: Mapping[str, SourceTensor]) -> _Index:
+    """A dump of many passes has a hundred thousand names, and a rule for each stage of each layer."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in tensors:
+        for number in _NUMBERS.finditer(name):
+            found.setdefault((name[: number.start()], name[number.end() :]), []).append(name)
+    return found
+
+
+def _candidates(pattern: str, tensors: Mapping[str, SourceTensor], index: _Index) -> Iterable[str]:
+    """The names that a pattern may mean: those that differ in its one number, where it has no more than that."""
+    parts = re.split(r"\{layer\}|\{token\}|(\*)", pattern)
+    if len(parts) == 1:
+        return [pattern] if pattern in tensors else []
+    if len(parts) == 3 and parts[1] is None and not parts[0][-1:].isdecimal() and not parts[2][:1].isdecimal():
+        return index.get((parts[0], parts[2]), ())
+    return tensors
+
+
+def _matches(pattern: str, tensors: Mapping[str, SourceTensor], index: _Index) -> _Found:
     compiled = expression(pattern)
     found: _Found = {}
     taken: dict[tuple[int | None, int], str] = {}
-    for name, tensor in tensors.items():
-        match = compiled.fullmatch(name)
+    for name in _candidates(pattern, tensors, index):
+        tensor, match = tensors[name], compiled.fullmatch(name)
         if match is None:
             continue
         groups = match.groupdict()
@@ -94,7 +149,8 @@ def _node(rule: Rule, layer: int | None) -> Node | None:
     if layer is None:
         return Node(0 if rule.stage == ENTRY else rule.layer, rule.stage)
     number = layer - rule.first
-    return Node(number, rule.stage) if 0 <= number < MAX_LAYERS else None
+    last = 0 if rule.stage == ENTRY else MAX_LAYERS - 1
+    return Node(number, rule.stage) if 0 <= number <= last else None
 
 
 def _made(piece: Piece, layer: int | None, matched: Mapping[str, _Found]) -> Ingredient | None:

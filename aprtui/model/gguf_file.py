@@ -117,6 +117,7 @@ class GgufFile:
                 joined[name] = replace(entry, part=number)
         return joined
 
+    refusal = ""
     rope_layout = None
 
     def conversion(self, name: str) -> None:

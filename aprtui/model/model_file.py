@@ -33,6 +33,11 @@ class ModelFile(Protocol):
     def tensors(self) -> Mapping[str, TensorEntry]: ...
 
     @property
+    def refusal(self) -> str:
+        """Why the metadata describe no model that can be run, where that is known already; else empty."""
+        ...
+
+    @property
     def rope_layout(self) -> RopeLayout | None:
         """Which channels of Q and K belong together in RoPE, where the file says so; else the architecture does."""
         ...

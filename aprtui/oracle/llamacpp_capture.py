@@ -23,7 +23,7 @@ from aprtui.machine import default_threads, processor_name
 from aprtui.model.model import Model
 from aprtui.oracle.ggml import Ggml, GgmlTensorPointer, float_parameter, load_ggml
 from aprtui.oracle.llamacpp_stages import FUSED, StagePlace, StagePlaces
-from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_possible
+from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_evaluable
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
@@ -61,7 +61,7 @@ def write_llamacpp_captures(
     Raises `UsageError` before anything is loaded if the request or a directory cannot be used, `EngineError` where
     llama-cpp-python is missing or llama.cpp refuses the model.
     """
-    require_possible(model, work, overwrite)
+    require_evaluable(model.config.context, work, overwrite)
     for kv in set(options.types):
         require_fitting(kv, model.config.graph)
     if KV_FORMATS[options.types[1]].block_values > 1 and not options.flash_attention:
@@ -253,9 +253,9 @@ class _Tap:
         values = self.ggml.values(pointer.contents.src[1] if place.takes_input else pointer)
         if not stage.is_attention_map:
             rows = values.reshape(1 if stage.holds_state else self.count, -1)
-            self._put_part(place, rows[:, : stage.width].astype(np.float32))
+            self._put_part(place, np.asarray(rows[:, : stage.width], np.float32))
             return
-        maps = values[0, :, :, : self.position + self.count].astype(np.float32)
+        maps = np.ascontiguousarray(values[0, :, :, : self.position + self.count], np.float32)
         if node.stage == "attn_scores":
             self._scores = maps
             return
@@ -265,6 +265,9 @@ class _Tap:
         self._put(node, maps)
 
     def _put_part(self, place: StagePlace, rows: NDArray[np.float32]) -> None:
+        if place.parts == 1:
+            self._put(place.node, rows)
+            return
         parts = self._parts.setdefault(place.node, {})
         parts[place.part] = rows
         if len(parts) == place.parts:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, StageGraph
-from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
+from aprtui.trace.graph import Node
+from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo, unavailable_stages
 from aprtui.trace.writer import planned_files, require_usable
 
 
@@ -31,14 +31,14 @@ Work = Mapping[Path, Evaluation]
 """What is evaluated, by the directory that its capture goes to."""
 
 
-def require_possible(model: Model, work: Work, overwrite: bool) -> None:
-    """Raise `UsageError` unless all of `work` fits the context and its directories can be written."""
+def require_evaluable(context: int, work: Work, overwrite: bool) -> None:
+    """Raise `UsageError` unless all of `work` fits the `context` and its directories can be written."""
     for directory, evaluation in work.items():
         count = len(evaluation.tokens)
         if not count:
             raise UsageError("the prompt has no tokens: give a longer one")
-        if count > model.config.context:
-            raise UsageError(f"{count} tokens, the context has room for {model.config.context}: shorten the prompt")
+        if count > context:
+            raise UsageError(f"{count} tokens, the context has room for {context}: shorten the prompt")
         if not 1 <= evaluation.prefill <= count:
             raise UsageError(f"--decode-from {evaluation.prefill}: the prompt has {count} tokens: use 1 … {count}")
         require_usable(directory, overwrite)
@@ -47,7 +47,7 @@ def require_possible(model: Model, work: Work, overwrite: bool) -> None:
 def planned_manifest(
     model: Model, evaluation: Evaluation, engine: EngineInfo, nodes: Collection[Node], fused: Mapping[str, str]
 ) -> Manifest:
-    """The manifest of a capture of `nodes` with logits of all positions; `fused` as for `unavailable`."""
+    """The manifest of a capture of `nodes` with logits of all positions; `fused` as for `unavailable_stages`."""
     count = len(evaluation.tokens)
     return Manifest(
         model=ModelInfo(model.name, model.sha256(), model.architecture, model.quantization),
@@ -61,14 +61,5 @@ def planned_manifest(
         logits="all",
         files=planned_files(model.graph, nodes, count, count),
         pieces=model.pieces(evaluation.tokens),
-        unavailable=unavailable(model.graph, nodes, fused),
+        unavailable=unavailable_stages(model.graph, nodes, fused),
     )
-
-
-def unavailable(graph: StageGraph, nodes: Collection[Node], fused: Mapping[str, str]) -> dict[str, str]:
-    """Why stages of `graph` are not in a capture of `nodes`: `fused` names the stage whose op computes them inside."""
-    missing = dict.fromkeys(node.stage for node in graph.nodes if node not in nodes)
-    return {
-        stage: f"fused into {fused[stage]}" if stage in fused else "no tensor of its own in this engine"
-        for stage in missing
-    }

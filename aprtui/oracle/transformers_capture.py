@@ -10,11 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprtui.capture.module_taps import module_taps
-from aprtui.capture.torch_values import MAPS, StageValues, attach, eager_maps, turned_stages
+from aprtui.capture.module_taps import MAPS, fused_stages, module_taps
+from aprtui.capture.torch_values import StageValues, attach, eager_maps, turned_stages
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import Model
-from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_possible
+from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_evaluable
 from aprtui.oracle.transformers_model import AttentionKind, DataType, TransformersModel, libraries, load
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
@@ -22,9 +22,6 @@ from aprtui.trace.graph import Node, TokenMixer
 from aprtui.trace.manifest import EngineInfo, Manifest
 from aprtui.trace.writer import CaptureWriter
 
-_FUSED = {"qkv_matmul": "qkv_bias", "attn_out_matmul": "attn_out", "ffn_moe_logits": "moe_router"}
-"""Products whose biases are added in the same call, where they have any."""
-_IN_ATTENTION = dict.fromkeys(("q_post_rope", "k_post_rope", *MAPS), "attention")
 _CAPPED = Node(None, "logit_softcap")
 """What the model itself gives."""
 
@@ -46,7 +43,7 @@ def write_transformers_captures(
     Raises `UsageError` before anything is loaded if the request or a directory cannot be used, `EngineError` where
     torch or transformers is missing.
     """
-    require_possible(model, work, overwrite)
+    require_evaluable(model.config.context, work, overwrite)
     progress("loading", 0, 1)
     loaded = load(model, options.kind, options.attention, options.threads)
     return {
@@ -65,7 +62,7 @@ def _capture(
         "transformers", loaded.version, "cpu", "cpu", str(options.attention), str(options.kind), {}, options.threads
     )  # fmt: skip
     nodes = [*(tap.node for tap in taps), *(_of_attention(model) if has_maps else ()), _CAPPED]
-    planned = planned_manifest(model, evaluation, engine, nodes, _FUSED if has_maps else _FUSED | _IN_ATTENTION)
+    planned = planned_manifest(model, evaluation, engine, nodes, fused_stages(has_maps=has_maps))
     writer = CaptureWriter(directory, planned, overwrite=overwrite)
     try:
         with ExitStack() as stack:

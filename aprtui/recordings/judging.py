@@ -106,8 +106,9 @@ def measured(expected: Values, found: Values, kind: str) -> Errors:
     """
     if found.dtype.kind in "iub":
         return _of_indices(expected, found)
+    expected = np.asarray(expected, np.float64)
     if kind in _LIMITS:
-        expected = np.where(np.abs(expected) >= _LIMITS[kind], np.sign(expected) * np.inf, expected)
+        expected = np.where(np.abs(expected) >= _LIMITS[kind], np.copysign(np.inf, expected), expected)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = found - expected
         if kind in _STEPS:

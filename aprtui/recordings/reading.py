@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,7 +73,7 @@ class Recording:
 
 def is_recording(path: Path) -> bool:
     """Whether the directory `path` holds a recording, whole or not."""
-    return (path / FILE_NAME).is_file()
+    return os.path.isfile(path / FILE_NAME)
 
 
 def _document(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted, number_text
-from aprtui.recordings.format import RecordingHeader
+from aprtui.recordings.format import OpSet, RecordingHeader
 from aprtui.recordings.reading import Recording
 from aprtui.recordings.replay import OpReplay, OpResult, by_op
 
@@ -81,13 +82,21 @@ def _row(name: str, results: Sequence[OpResult]) -> str:
 
 
 def next_steps(recording: Recording, replay: OpReplay) -> Iterator[str]:
-    """Commands that see what this one cannot, or judge what it could not."""
-    model = recording.header.model
-    if replay.verdict is not Verdict.FAIL:
-        yield "next  hold it against what another engine or build computes:"
-        named = model.path if model else "MODEL.gguf"
-        yield f"aprtui record torch {named} --tokens {','.join(map(str, recording.header.tokens))} --out reference"
-        yield f"aprtui diff reference {recording.path}"
+    """Commands that see what this one cannot."""
+    if replay.verdict is Verdict.FAIL:
+        return
+    header = recording.header
+    model = header.model.path if header.model else "MODEL"
+    engine = "llamacpp" if header.ops is OpSet.ATEN else "torch"
+    tokens = ",".join(map(str, header.tokens))
+    yield "next  hold it against what another engine or build executes:"
+    yield shlex.join(["aprtui", "record", engine, model, "--tokens", tokens, *_passes(recording), "--out", "reference"])
+    yield shlex.join(["aprtui", "diff", "reference", str(recording.path)])
+
+
+def _passes(recording: Recording) -> list[str]:
+    """The option that another recording is made of the same passes with."""
+    return ["--decode-from", str(recording.graphs[0].count)] if len(recording.graphs) > 1 else []
 
 
 def replay_records(recording: Recording, replay: OpReplay) -> Iterator[Mapping[str, Any]]:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.digest import file_digest
-from aprtui.model.model import load_model
 from aprtui.model.model_file import ModelFile
 from aprtui.model.open_file import open_model_file
 from aprtui.model.weights import stored_tensor
-from aprtui.oracle.transformers_model import AttentionKind, DataType, load
+from aprtui.oracle.transformers_model import AttentionKind, DataType
 from aprtui.recordings.format import OpSet, RootKind
 from aprtui.recordings.memory import NamedWeights
 from aprtui.recordings.reading import Recording
+from aprtui.recordings.recorders.modules import folder_digest, load_module
 from aprtui.recordings.recorders.torch import named_storages
 
 Bytes = NDArray[np.uint8]
@@ -72,12 +72,13 @@ def weights_of_recording(recording: Recording, given: Path | None) -> NamedWeigh
     path = given or (Path(model.path) if model else None)
     if path is None:
         raise UsageError(f"{recording.path}: has its weights by name, and names no model: give it with --model")
-    if not path.is_file():
+    if not path.exists():
         raise UnreadableError(f"{path}: the model that {recording.path} names is not there: give it with --model")
-    file = open_model_file(path)
-    if model is not None and model.sha256 is not None and file_digest(*file.paths) != model.sha256:
+    file = None if path.is_dir() else open_model_file(path)
+    digest = folder_digest(path) if file is None else file_digest(*file.paths)
+    if model is not None and model.sha256 is not None and digest != model.sha256:
         raise UsageError(f"{path}: is not the model that was recorded (sha256 {model.sha256[:12]}…): give that one")
-    if recording.header.ops is OpSet.ATEN:
+    if recording.header.ops is OpSet.ATEN or file is None:
         return TransformersWeights(_loaded(recording, path))
     return FileWeights(file)
 
@@ -89,4 +90,4 @@ def _loaded(recording: Recording, path: Path) -> Any:
         kind, attention = DataType(settings["dtype"]), AttentionKind(settings["attention"])
     except (KeyError, ValueError) as error:
         raise UnreadableError(f"{recording.path}: does not say what transformers computed in: record again") from error
-    return load(load_model(path), kind, attention, None).module
+    return load_module(path, kind, attention, None).module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,15 @@ class RecordingWriter:
         return self.header
 
     def close(self) -> None:
-        """Close the data file. Of a run that broke off, the graphs that are whole stay readable."""
+        """Close the data file. Of a run that broke off, the graphs that are whole stay readable; without any, nothing
+        is left."""
         if not self.header.complete and self._graphs:
             self._write()
         self._file.close()
+        if not self._graphs:
+            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.directory.rmdir()
 
     def _write(self) -> None:
         try:

@@ -24,7 +24,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.errors import EngineError, UnreadableError
+from aprtui.errors import AprtuiError, EngineError, UnreadableError
+from aprtui.trace.archive import FilePart, open_part
 
 MAGIC = b"APRT"
 HEADER_BYTES = 12
@@ -66,10 +67,11 @@ def header(layer: int | None, count: int) -> bytes:
 def is_aprt(path: Path) -> bool:
     """Whether `path` begins with the magic; False for anything that cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read(4) == MAGIC
-    except OSError:
+        part = open_part(path, 4)
+    except (OSError, AprtuiError):
         return False
+    with os.fdopen(part.descriptor, "rb"):
+        return os.pread(part.descriptor, 4, part.offset) == MAGIC
 
 
 def read_aprt(path: Path, copied: bool = False) -> AprtFile:
@@ -79,22 +81,48 @@ def read_aprt(path: Path, copied: bool = False) -> AprtFile:
     raises. Raises `AprtError` for a short or foreign header and for a short body.
     """
     try:
-        with open(path, "rb") as file:
-            head = file.read(HEADER_BYTES)
-            size = os.fstat(file.fileno()).st_size
-            layer, count = parse_header(path, head, size)
+        part = open_part(path)
+        with os.fdopen(part.descriptor, "rb") as file:
+            layer, count = _parsed(path, part)
+            begin = part.offset + HEADER_BYTES
             # Of the file that is open: another may have its name by now, or none.
-            values = _copied(path, file, count) if copied and count else _mapped(file, count)
+            values = _copied(path, file, begin, count) if copied or begin % 4 else _mapped(file, begin, count)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return AprtFile(path, layer, values, size - HEADER_BYTES - 4 * count)
+    return AprtFile(path, layer, values, part.size - HEADER_BYTES - 4 * count)
 
 
-def _mapped(file: BinaryIO, count: int) -> NDArray[np.float32]:
-    return np.memmap(file, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
+def trailing_bytes(path: Path) -> int:
+    """Bytes behind the values of a stage file, which are not read. Raises as `read_aprt`."""
+    return _size_and_count(path)[0]
 
 
-def _copied(path: Path, file: BinaryIO, count: int) -> NDArray[np.float32]:
+def value_count(path: Path) -> int:
+    """Number of values of a stage file, which are not read. Raises as `read_aprt`."""
+    return _size_and_count(path)[1]
+
+
+def _size_and_count(path: Path) -> tuple[int, int]:
+    try:
+        part = open_part(path, HEADER_BYTES)
+        with os.fdopen(part.descriptor, "rb"):
+            count = _parsed(path, part)[1]
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return part.size - HEADER_BYTES - 4 * count, count
+
+
+def _parsed(path: Path, part: FilePart) -> tuple[int | None, int]:
+    """Layer and number of values of a file that is open."""
+    return parse_header(path, os.pread(part.descriptor, min(HEADER_BYTES, part.size), part.offset), part.size)
+
+
+def _mapped(file: BinaryIO, begin: int, count: int) -> NDArray[np.float32]:
+    return np.memmap(file, "<f4", "r", begin, (count,)) if count else np.empty(0, np.float32)
+
+
+def _copied(path: Path, file: BinaryIO, begin: int, count: int) -> NDArray[np.float32]:
+    file.seek(begin)
     values = np.fromfile(file, "<f4", count)
     if values.size < count:
         raise AprtError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
-from aprtui.trace.aprt import AprtError, AprtFile, read_aprt
+from aprtui.trace.aprt import AprtError, AprtFile, read_aprt, trailing_bytes, value_count
+from aprtui.trace.archive import is_folder, is_single_file, members, read_whole
 from aprtui.trace.graph import (
     ALIASES,
     ENTRY,
@@ -37,6 +38,8 @@ COMPLETE = "complete"
 """The key of a provenance that says whether the writer finished."""
 SUFFIXES = (".bin", ".aprt")
 _SHOWN_NAMES = 8
+_MOST_BYTES = 1 << 26
+"""More than a provenance has of the longest context."""
 _LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
 
 
@@ -72,16 +75,16 @@ class Capture:
 
     @classmethod
     def open(cls, path: Path, copied: bool = False) -> Capture:
-        """Open the capture in directory `path`; its values are mapped when they are read, or `copied`.
+        """Open the capture in directory or archive `path`; its values are mapped when they are read, or `copied`.
 
         A process that must survive a file that is being written again, as the app must, has them copied.
         A file or a folder in it that cannot be read costs its own stages: they are there, and reading them raises.
         Raises `UnreadableError` if there is no capture, or its manifest is broken.
         """
         try:
-            if not path.is_dir():
+            if not is_folder(path):
                 problem = "is not a directory" if path.exists() else "does not exist"
-                raise UnreadableError(f"{path}: {problem}: expected a capture directory")
+                raise UnreadableError(f"{path}: {problem}: expected a capture directory, or one as .zip or .tar")
             manifest = read_manifest(path)
             capture = _with_manifest(path, manifest) if manifest else _without_manifest(path, copied)
             capture = replace(capture, copied=copied)
@@ -170,7 +173,7 @@ def is_layer_directory(name: str) -> bool:
 def _layer_directories(path: Path) -> Iterator[tuple[Path, int | None]]:
     yield path, None
     for child in _listed(path):
-        if is_layer_directory(child.name) and child.is_dir():
+        if is_layer_directory(child.name) and is_folder(child):
             yield child, int(child.name.removeprefix("layer-"))
 
 
@@ -178,6 +181,8 @@ def _listed(directory: Path) -> list[Path]:
     """What is in a directory, sorted; nothing where it cannot be looked into or has gone."""
     try:
         return sorted(directory.iterdir())
+    except NotADirectoryError:
+        return members(directory) or []
     except OSError:
         return []
 
@@ -186,7 +191,9 @@ def _is_there(path: Path) -> bool:
     """Whether there is something that is meant as a file: also a folder in its place, or what cannot be looked at."""
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        return is_single_file(path)
+    except FileNotFoundError:
         return False
     except OSError:
         return True
@@ -252,7 +259,8 @@ def _add_closed_layers(path: Path, found: dict[Node, Path]) -> Iterator[str]:
     names = sorted({file.name for node, file in found.items() if node.layer is not None})
     for directory, layer in list(_layer_directories(path)):
         try:
-            os.scandir(directory).close()
+            if members(directory) is None:
+                os.scandir(directory).close()
         except OSError as error:
             yield f"{directory}: cannot be looked into: {error.strerror or error}"
             for name in names:
@@ -260,12 +268,8 @@ def _add_closed_layers(path: Path, found: dict[Node, Path]) -> Iterator[str]:
 
 
 def _trailing_bytes(files: Iterable[StageFile]) -> list[str]:
-    found = [(file.path, _read_or_none(file.path)) for file in files]
-    return [
-        f"{path}: {file.trailing} bytes after the declared values are ignored"
-        for path, file in found
-        if file is not None and file.trailing
-    ]
+    found = [(file.path, _header_or_none(trailing_bytes, file.path)) for file in files]
+    return [f"{path}: {extra} bytes after the declared values are ignored" for path, extra in found if extra]
 
 
 def _unknown_files(path: Path) -> list[str]:
@@ -291,8 +295,8 @@ def _grouped(path: Path, files: Sequence[Path], what: str) -> list[str]:
 def read_provenance(path: Path) -> dict[str, str]:
     """The `key: value` lines of `_PROVENANCE.txt` in a capture directory; none where there is no such file."""
     try:
-        text = (path / PROVENANCE).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_whole(path / PROVENANCE, _MOST_BYTES).decode(errors="replace")
+    except (OSError, UnreadableError):
         return {}
     pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     return {key.strip(): value.strip() for key, colon, value in pairs if colon and value.strip()}
@@ -302,6 +306,14 @@ def provenance_tokens(provenance: Mapping[str, str]) -> tuple[int, ...] | None:
     """The token ids in lines of `_PROVENANCE.txt` (`tokens: [1, 2, 3]`), or None."""
     text = provenance.get("tokens", "")
     return tuple(map(int, re.findall(r"[0-9]+", text))) if re.fullmatch(r"\[?[0-9,\s]+\]?", text) else None
+
+
+def _header_or_none(read: Callable[[Path], int], path: Path) -> int | None:
+    """A number from the header of the stage file at `path`, or None where it cannot be read."""
+    try:
+        return read(path)
+    except UnreadableError:
+        return None
 
 
 def _stated_token_count(provenance: Mapping[str, str]) -> int | None:
@@ -337,8 +349,7 @@ def _inferred_token_count(found: Mapping[Node, Path], graph: StageGraph, copied:
 
 
 def _inferred_shape(path: Path, node: Node, graph: StageGraph, tokens: int | None) -> tuple[int, ...] | None:
-    file = _read_or_none(path)
-    count = file.values.size if file else 0
+    count = _header_or_none(value_count, path)
     if not tokens or not count:
         return None
     stage = graph[node.stage]

@@ -552,14 +552,15 @@ class StageGraph:
     def entries(self, node: Node) -> tuple[Input, ...]:
         """Those inputs of the stage of `node` that its layer has.
 
-        In a graph from names, layer 0 has no inputs from a layer before if the embedding was not captured.
+        In a graph from names, layer 0 has no inputs from a layer before if the embedding was not captured, and stages
+        of the model have none where no layer was.
         """
         return tuple(entry for _, entry in self._sources(node))
 
     def _sources(self, node: Node) -> Iterator[tuple[Node, Input]]:
         for entry in self[node.stage].inputs:
             source = self._resolve(node, entry)
-            if source.stage in self and self._is_in_layer(source):
+            if source.stage in self and source.layer != -1 and self._is_in_layer(source):
                 yield source, entry
 
     def _is_in_layer(self, node: Node) -> bool:

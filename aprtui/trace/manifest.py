@@ -7,18 +7,21 @@ that died is recognised by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import write_atomically
+from aprtui.trace.archive import read_whole
 from aprtui.trace.decode import DecodeError, decode
-from aprtui.trace.graph import MAX_LAYERS, Axis, GraphConfig, Node, graph_for
+from aprtui.trace.graph import MAX_LAYERS, Axis, GraphConfig, Node, StageGraph, graph_for
 from aprtui.trace.stats import StageStats
 
 FILE_NAME = "manifest.json"
+_MOST_BYTES = 1 << 28
+"""More than a manifest has of the largest model over its whole context."""
 FORMAT = "aprtui-capture"
 VERSION = 1
 
@@ -108,10 +111,23 @@ def relative_path(node: Node) -> str:
     return f"{node.stage}.bin" if node.layer is None else f"layer-{node.layer}/{node.stage}.bin"
 
 
+def unavailable_stages(graph: StageGraph, nodes: Collection[Node], fused: Mapping[str, str]) -> dict[str, str]:
+    """Why stages of `graph` are not in a capture of `nodes`: `fused` names the stage whose op computes them inside."""
+    missing = dict.fromkeys(node.stage for node in graph.nodes if node not in nodes)
+    return {
+        stage: f"fused into {fused[stage]}" if stage in fused else "no tensor of its own in this engine"
+        for stage in missing
+    }
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` atomically. Raises `EngineError`."""
-    document = {"format": FORMAT, "version": VERSION, **asdict(manifest), "code_paths": manifest.code_paths}
-    write_atomically(directory / FILE_NAME, _as_text(document).encode())
+    write_atomically(directory / FILE_NAME, manifest_text(manifest).encode())
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What `manifest.json` holds."""
+    return _as_text({"format": FORMAT, "version": VERSION, **asdict(manifest), "code_paths": manifest.code_paths})
 
 
 def _as_text(document: Mapping[str, Any]) -> str:
@@ -134,7 +150,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a capture, or None where there is none. Raises `UnreadableError` for a broken one."""
     path = directory / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, _MOST_BYTES).decode()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -13,30 +13,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
+from aprtui.trace.archive import open_part
 
 
 class PositionalFile:
-    """A file that stays open when it is replaced or deleted; raises `UnreadableError` where it cannot be read."""
+    """A file that stays open when it is replaced or deleted, in an archive as well; raises `UnreadableError` where it
+    cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = -1
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-            self._opened = os.fstat(self._descriptor)
+            part = open_part(path)
+            self._descriptor, self._offset, self._container = part.descriptor, part.offset, part.container
+            self._part_size = None if part.container == path else part.size
+            self._opened = os.fstat(self._descriptor) if part.container == path else os.stat(part.container)
         except OSError as error:
             self.close()
             raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
 
     @property
     def size(self) -> int:
-        """Bytes that the file has now."""
-        return os.fstat(self._descriptor).st_size
+        """Bytes that the file has now; of one in an archive, when it was opened."""
+        return os.fstat(self._descriptor).st_size if self._part_size is None else self._part_size
 
     def read(self, offset: int, count: int) -> bytes:
         """At most `count` bytes from `offset` on; fewer at the end of the file."""
+        if self._part_size is not None:
+            count = max(0, min(count, self._part_size - offset))
         try:
-            return os.pread(self._descriptor, count, offset)
+            return os.pread(self._descriptor, count, self._offset + offset)
         except OSError as error:
             raise UnreadableError(f"{self.path}: byte {offset}: cannot be read: {error.strerror or error}") from error
 
@@ -45,7 +51,7 @@ class PositionalFile:
         view, at = buffer.reshape(-1).view(np.uint8).data, offset
         while view:
             try:
-                got = os.preadv(self._descriptor, [view], at)
+                got = os.preadv(self._descriptor, [view], self._offset + at)
             except OSError as error:
                 raise UnreadableError(f"{self.path}: byte {at}: cannot be read: {error.strerror or error}") from error
             if not got:
@@ -58,13 +64,13 @@ class PositionalFile:
     def changed(self) -> str:
         """What has happened to the file since it was opened, in words; empty where nothing has."""
         try:
-            now = os.stat(self.path)
+            now = os.stat(self._container)
         except OSError:
-            return f"{self.path} has been deleted: its former contents are shown"
+            return f"{self._container} has been deleted: its former contents are shown"
         if now.st_ino != self._opened.st_ino or now.st_dev != self._opened.st_dev:
-            return f"{self.path} has been replaced: its former contents are shown"
+            return f"{self._container} has been replaced: its former contents are shown"
         if now.st_mtime_ns != self._opened.st_mtime_ns or now.st_size != self._opened.st_size:
-            return f"{self.path} has changed since it was opened"
+            return f"{self._container} has changed since it was opened"
         return ""
 
     def __del__(self) -> None:

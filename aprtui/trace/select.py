@@ -1,4 +1,4 @@
-"""What users select: layers as ranges or lists, stages as names, aliases or globs."""
+"""What users select: layers and positions as ranges or lists, stages as names, aliases or globs."""
 
 from __future__ import annotations
 
@@ -19,28 +19,37 @@ def parse_layers(text: str, layers: int) -> frozenset[int]:
     Layers beyond the model's `layers` select nothing, as upstream; a text that selects no layer at all is a
     `UsageError`, and so is a malformed one.
     """
+    return _parse_numbers(text, layers, "layer")
+
+
+def parse_positions(text: str, tokens: int) -> frozenset[int]:
+    """Positions of `tokens` meant by `text`, which is as for `parse_layers`."""
+    return _parse_numbers(text, tokens, "token")
+
+
+def _parse_numbers(text: str, count: int, what: str) -> frozenset[int]:
     chosen: set[int] = set()
     for piece in text.split(","):
-        chosen.update(_parse_range(piece.strip(), text, layers))
-    selected = frozenset(layer for layer in chosen if layer < layers)
+        chosen.update(_parse_range(piece.strip(), text, count, what))
+    selected = frozenset(number for number in chosen if number < count)
     if not selected:
-        raise UsageError(f"layers {text!r}: selects none of the {layers} layers: use START..END (END excluded) or all")
+        raise UsageError(f"{what}s {text!r}: selects none of the {count} {what}s: use START..END (END excluded) or all")
     return selected
 
 
-def _parse_range(piece: str, text: str, layers: int) -> range:
+def _parse_range(piece: str, text: str, count: int, what: str) -> range:
     if piece.lower() == ALL:
-        return range(layers)
+        return range(count)
     start, dots, end = (part.strip() for part in piece.partition(".."))
     if not _LAYER.fullmatch(start) or (dots and not _LAYER.fullmatch(end)):
-        raise UsageError(f"layers {text!r:.60}: {piece!r:.40} is not a layer: use 0..1 (END excluded), 0,3 or all")
+        raise UsageError(f"{what}s {text!r:.60}: {piece!r:.40} is not a {what}: use 0..1 (END excluded), 0,3 or all")
     first = int(start)
     last = int(end) if dots else first + 1
     if last <= first:
         raise UsageError(
-            f"layers {text!r}: the range {piece!r} is empty: END is excluded, so {first}..{first + 1} is one layer"
+            f"{what}s {text!r}: the range {piece!r} is empty: END is excluded, so {first}..{first + 1} is one {what}"
         )
-    return range(first, min(last, layers))
+    return range(first, min(last, count))
 
 
 def select_stages(text: str, graph: StageGraph) -> tuple[str, ...]:

@@ -35,9 +35,10 @@ def test_a_valid_contract_says_so(aprtui: Run, sound: Path) -> None:
 
 def test_findings_are_lines_with_severity_code_and_place(aprtui: Run, broken: Path) -> None:
     done = aprtui("contracts", "validate", broken)
+    as_kernel = "(no metadata.kind: judged as a kernel)"
     assert done.code == 1
     assert done.out.splitlines() == [
-        f"[ERROR] SCHEMA-004: equation 'scaled': the formula is empty ({broken}:11)",
+        f"[ERROR] SCHEMA-004: equation 'scaled': the formula is empty {as_kernel} ({broken}:11)",
         f"[WARN] SCHEMA-012: KANI-1: no bound is given ({broken}:36)",
         "",
         "1 error(s), 1 warning(s)",
@@ -63,6 +64,7 @@ def test_json_is_a_record_a_finding_a_file_and_a_summary(aprtui: Run, broken: Pa
 def test_a_directory_means_the_contracts_below_it(aprtui: Run, sound: Path, broken: Path) -> None:
     done = aprtui("contracts", "validate", sound.parent)
     assert done.code == 1 and f"{sound}:\n" in done.out and f"{broken}:\n" in done.out
+    assert done.out.endswith("2 files: 1 valid, 0 refused, 0 unreadable; 1 error(s), 1 warning(s)\n")
 
 
 def test_an_unreadable_file_is_one_line_and_the_others_are_still_judged(aprtui: Run, sound: Path) -> None:
@@ -73,7 +75,16 @@ def test_an_unreadable_file_is_one_line_and_the_others_are_still_judged(aprtui: 
 
 
 @pytest.mark.parametrize(
-    ("text", "ours", "pvs"), [(None, 3, 2), ("", 3, 2), ("a: [\n", 3, 3), (SOUND, 0, 0), ("metadata: {}\n", 1, 1)]
+    ("text", "ours", "pvs"),
+    [
+        (None, 3, 2),
+        ("", 3, 2),
+        ("a: [\n", 3, 3),
+        (SOUND, 0, 0),
+        ("metadata: {}\n", 1, 1),
+        ("sections: []\n", 1, 3),
+        ("metadata: {kind: kernal}\n", 1, 3),
+    ],
 )
 def test_exit_codes_of_ours_and_of_pv(aprtui: Run, tmp_path: Path, text: str | None, ours: int, pvs: int) -> None:
     path = tmp_path / "contract.yaml"

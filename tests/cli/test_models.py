@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from aprtui.cli.main import cli
 from aprtui.cli.open import _with_path_of_model
+from aprtui.cli.options import ModelParameter
 from aprtui.errors import ExitCode
 from aprtui.resources import kernel_cache
 from tests.cli.conftest import Outcome
@@ -90,6 +93,21 @@ def test_a_broken_configuration_is_one_line(aprtui: Run, home: Path) -> None:
     outcome = aprtui("models")
     assert outcome.code == ExitCode.PASS and "none can be run: gone: not found" in outcome.err
     assert_one_line(aprtui("info"), ExitCode.USAGE, "gone: not found")
+
+
+def parameters(group: click.Group, name: str = "aprtui") -> Iterator[tuple[str, click.Parameter]]:
+    for child in group.list_commands(click.Context(group)):
+        found = group.get_command(click.Context(group), child)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from parameters(found, f"{name} {child}")
+        yield from ((f"{name} {child} {parameter.name}", parameter) for parameter in found.params)
+
+
+def test_whatever_is_called_model_takes_names() -> None:
+    models = {name: found for name, found in parameters(cli) if found.name == "model" or found.metavar == "MODEL"}
+    assert len(models) > 10
+    assert [name for name, found in models.items() if not isinstance(found.type, ModelParameter)] == []
 
 
 @pytest.mark.parametrize("command", [("info",), ("run", "-p", "x", "-n", 1), ("stats",)])

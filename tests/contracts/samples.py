@@ -18,7 +18,7 @@ metadata:
   status: ACTIVE
   references:
     - a book
-  depends_on: [base-v1 (the base)]
+  depends_on: [base-v1]
 equations:
   scaled:
     formula: y = a * x

@@ -165,6 +165,7 @@ def test_9_a_fail_is_not_undone_by_trying_again_on_the_same_sources(aprtui: Run,
     assert "on other sources than the FAIL of 2026-11-20: 1 file is wrong; what holds and fails by turns is" in refused(
         aprtui, path
     )
+    assert "fresh; refuted by the FAIL of 2026-11-20; carries NONE" in aprtui("contracts", "status", path).out
     edit(path, "PARTIAL_ALGORITHM_LEVEL", "FUNCTIONAL")
     done = aprtui("contracts", "lint", path)
     assert done.code == 1 and "LINT-012: FALSIFY-1: FUNCTIONAL, but FAIL on 2026-11-20: 1 file is wrong" in done.out

@@ -53,7 +53,7 @@ def summary(change: Change) -> tuple[str, str, str, str]:
         ("prediction: no NaN", "prediction: no Inf", ("changed", "falsifier", "FALSIFY-1", "prediction")),
         ("blocks_on: a GPU", "blocks_on: two GPUs", ("changed", "falsifier", "FALSIFY-1", "full_discharge_blocks_on")),
         ("[a run]", "[a run, another]", ("added", "falsifier", "FALSIFY-1", "functional_evidence")),
-        ("depends_on: [base-v1 (the base)]", "depends_on: []", ("removed", "metadata", "", "depends_on")),
+        ("depends_on: [base-v1]", "depends_on: []", ("removed", "metadata", "", "depends_on")),
         ("name: the gate", "name: the gate\n  checks: [a]", ("added", "qa_gate", "GATE-1", "checks")),
         ("bound: 4", "bound: 8", ("changed", "harness", "KANI-1", "bound")),
     ],

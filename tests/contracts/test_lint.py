@@ -11,6 +11,7 @@ import pytest
 
 from aprtui.cli.contracts.lint import options_by_command
 from aprtui.cli.main import cli
+from aprtui.contracts.documents.document import nearest_status
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Severity
@@ -52,6 +53,14 @@ MUTANTS = {
     "LINT-007": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("src/scale.rs", "src/gone.rs"),
     "LINT-008": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("run_scaled", "run_never"),
     "LINT-015": edited("scale::twice_the (1/1 PASS)", "scale::thrice_the # here"),
+    "LINT-017": edited("check: byte_format", "check: {name: cosine_floor, at_least: -1} # here"),
+    "LINT-018": edited("    status: FUNCTIONAL\n", "    status: FUNCTONAL # here\n"),
+    "LINT-019": edited(
+        "functional_evidence: [a run]",
+        "functional_evidence: [a run]\n    evidence_discharged_by: [src/gone.rs (x)] # here",
+    ),
+    "LINT-020": CLEAN + "falsification_conditions: [a, b] # here\n",
+    "LINT-021": CLEAN + "enforcment: {} # here\n",
 }
 
 
@@ -277,3 +286,31 @@ def test_sarif_and_annotations_point_at_the_line(aprtui: Callable[..., object], 
     assert github.startswith(f"::error file={drifted},line={line},title=LINT-005::FALSIFY-1: ")
     records = aprtui("contracts", "lint", drifted, "--json").out.splitlines()  # type: ignore[attr-defined]
     assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0, "notes": 0}
+
+
+def test_names_and_harnesses_of_tests_are_looked_up_and_the_nearest_name_is_offered(context: LintContext) -> None:
+    def messages(old: str, new: str) -> list[str]:
+        return [finding.message for finding in lint(document(edited(old, new)), context)]
+
+    (harness,) = messages("prediction: no NaN", "prediction: no NaN\n    test_harness: cargo test --lib never_there")
+    assert "never_there" in harness
+    assert messages("prediction: no NaN", "prediction: no NaN\n    test_harness: cargo test --lib twice_the") == []
+    (name,) = messages("prediction: no NaN", "prediction: no NaN\n    name: test_never")
+    assert name == "FALSIFY-1: no code names the test test_never"
+    assert messages("prediction: no NaN", "prediction: no NaN\n    name: any words") == []
+    (near,) = messages("run_scaled (the entry)", "run_scale_d")
+    assert near.endswith("no code names run_scale_d: did you mean run_scaled?")
+
+
+@pytest.mark.parametrize(
+    ("status", "near"),
+    [("FUNCTONAL", "FUNCTIONAL"), ("DISCHARGE", "DISCHARGED"), ("BLOCKED_ON_GPU", "BLOCKER_…"), ("PASS", ""), ("", "")],
+)
+def test_a_status_that_is_nearly_a_known_one_is_told_apart_from_one_of_its_own(status: str, near: str) -> None:
+    assert nearest_status(status) == near if status else True
+
+
+def test_a_blocker_that_is_resolved_blocks_no_more() -> None:
+    text = "full_discharge_blocks_on: [a GPU, 'RESOLVED 2026-05-10: a fix', UNRESOLVED still]"
+    blockers = document(edited("prediction: no NaN", f"prediction: no NaN\n    {text}")).falsifiers[0].blockers
+    assert [blocker.text for blocker in blockers] == ["a GPU", "UNRESOLVED still"]

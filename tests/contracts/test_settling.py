@@ -81,6 +81,18 @@ def test_a_verdict_lacks_nothing_and_a_device_needs_one(path: Path) -> None:
     assert [each.lack for each in found if each is not None] == [Lack.DEVICE, Lack.OTHER_CAPTURE, Lack.OTHER_CAPTURE]
 
 
+def test_what_is_about_another_subject_or_cannot_fail_says_so(path: Path) -> None:
+    (document,) = load_documents((path,)).readable
+    falsifier, one = document.falsifiers[0], CheckSubject(Capture.open(write_capture(path.parent / "one")))
+    other = unknown("holds for model demo, the claim is about model qwen2*: 3 files")
+    for call, judgement, lack in (
+        (CheckCall("byte_format", {}), other, Lack.SUBJECT),
+        (CheckCall("cosine_floor", {"at_least": -1}), unknown("vacuous, no cosine is below -1"), Lack.BOUND),
+    ):
+        found = settling(document, falsifier, call, judgement, one)
+        assert found is not None and found.lack is lack
+
+
 def test_our_own_contracts_need_neither_path_nor_model() -> None:
     documents = load_documents((own_contracts(),)).readable
     runs = [row.settling for document in documents for row in panel(document) if row.settling is not None]

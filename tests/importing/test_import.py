@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.importing.formats.mapped import MAPPING_FILE
 from aprtui.trace.capture import Capture
+from aprtui.trace.export.tensors import MAPPING_FILE
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
-from tests.importing.dumps import EXACT, TOKENS, Ours, require_same
+from tests.importing.dumps import EXACT, TOKENS, Ours, require_same, write_safetensors, write_torch
 
 Command = Callable[..., Outcome]
 NAMES = {
@@ -83,6 +83,26 @@ def test_diff_holds_a_mapped_folder_against_a_capture(qwen2: Ours, tmp_path: Pat
     np.save(path, np.load(path) * 1.5)
     other = aprtui("diff", qwen2.capture.path, arrays, *missing, "--tolerance", "rel_l2=1e-4")
     assert other.code == 1 and "ffn_out" in other.out
+
+
+def test_open_shows_a_mapped_folder_for_as_long_as_the_app_runs(
+    qwen2: Ours, tmp_path: Path, aprtui: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = write_arrays(qwen2, tmp_path / "arrays")
+    aprtui("import", arrays, "--guess", "--model", qwen2.model.path, "--write-map", arrays / MAPPING_FILE)
+    seen: list[Path] = []
+
+    def shown(state: object, paths: tuple[Path, ...], ascii_only: bool) -> int:
+        seen.extend(paths)
+        require_same(qwen2, paths[0])
+        return 0
+
+    monkeypatch.setattr("aprtui.cli.open._on_terminal", lambda: True)
+    monkeypatch.setattr("aprtui.tui.app.run_app", shown)
+    opened = aprtui("open", arrays, qwen2.capture.path)
+    assert opened.code == 0 and seen[1] == qwen2.capture.path, opened
+    assert seen[0] != arrays and not seen[0].exists()
+    assert aprtui("stats", arrays, "--stage", "ffn_up").out.count("ffn_up") == 2
 
 
 def test_without_a_model_a_guess_says_what_it_cannot_know(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
@@ -159,6 +179,26 @@ def test_a_failed_import_leaves_the_capture_that_was_there(qwen2: Ours, tmp_path
     assert done.code == 0 and "final_norm: no tensor is named 'norm'" in done.err
     assert (out / "layer-0" / "notes.txt").read_text() == "mine"
     assert Node(None, "final_norm") not in Capture.open(out).files
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "pt"])
+def test_nan_keeps_its_payload_from_the_file_to_the_capture(tmp_path: Path, aprtui: Command, suffix: str) -> None:
+    bits = np.array([[0x7FC00123, 0xFF800001, 0x80000000], [0x7F800000, 0x00000001, 0x3F800000]], np.uint32)
+    values, path = bits.view(np.float32), tmp_path / f"l0.{suffix}"
+    match suffix:
+        case "npy":
+            np.save(path, values)
+        case "npz":
+            np.savez(path, l0=values)
+        case "safetensors":
+            write_safetensors(path, {"l0": ("F32", values.shape, values.tobytes())})
+        case _:
+            write_torch(path, {"l0": values})
+    (tmp_path / "map.yaml").write_text('stages: {attn_norm: "l{layer}"}')
+    done = aprtui("import", path, "--map", tmp_path / "map.yaml", "--out", tmp_path / "out", "--json")
+    assert json.loads(done.out)["stage_tensors"] == 1
+    found = Capture.open(tmp_path / "out").values(Node(0, "attn_norm"))
+    assert np.array_equal(found.view(np.uint32), bits)
 
 
 def test_what_a_dump_calls_itself_moves_no_cursor(tmp_path: Path, aprtui: Command) -> None:

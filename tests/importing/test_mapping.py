@@ -83,6 +83,19 @@ def test_pieces_by_token_follow_one_another_by_their_number(tmp_path: Path) -> N
     assert found[Node(None, "lm_head")].shape == (1, 7)
 
 
+def test_a_stage_that_lacks_a_piece_is_left_out_and_said(tmp_path: Path) -> None:
+    """Its rows would be those of other tokens."""
+    (tmp_path / "map.yaml").write_text(
+        "stages: {attn_norm: 'p{token}/a{layer}', ffn_norm: 'p{token}/f{layer}', lm_head: 'p{token}/out'}"
+    )
+    names = [*(f"p{n}/{part}" for n in range(3) for part in ("a0", "a1", "f0")), "p2/out"]
+    tensors = {name: stored(name, numbers(1, 4)) for name in names if name != "p1/a1"}
+    found = plan(read_mapping_file(tmp_path / "map.yaml"), tensors)
+    assert set(found.nodes) == {Node(0, "attn_norm"), Node(0, "ffn_norm"), Node(None, "lm_head")}
+    assert found.missing == ("1 stage tensors lack some of the 3 pieces, as layer 1 attn_norm: left out",)
+    assert values_of(Node(0, "ffn_norm"), found.nodes[Node(0, "ffn_norm")]).shape == (3, 4)
+
+
 def test_nan_keeps_its_payload_through_everything_but_a_sum(tmp_path: Path) -> None:
     text = "stages: {attn_norm: {concatenate: [{from: 'a{layer}', axes: [channel, token]}, 'b{layer}']}}"
     a = np.array([0x7FC00123, 0xFF800001, 0x80000000, 0x00000001], np.uint32).view(np.float32).reshape(2, 2)

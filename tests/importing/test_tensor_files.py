@@ -16,7 +16,7 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.importing import numpy_files
 from aprtui.importing.source import read_tensors
-from tests.importing.dumps import write_safetensors
+from tests.importing.dumps import write_safetensors, write_torch
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -127,6 +127,26 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path, monkeypa
         for _ in range(3):
             out.write(bytes(1 << 20))
     refused(path, "zip bomb")
+
+
+def test_files_with_wrong_bytes_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", ROWS)
+    np.savez_compressed(tmp_path / "a.npz", x=ROWS)
+    write_torch(tmp_path / "a.pt", {"a": ROWS, "l": [ROWS, {"b": ROWS}], "m": {"n": 3}})
+    write_safetensors(tmp_path / "a.safetensors", {"a": ("F32", (3, 4), ROWS.tobytes())})
+    generator = np.random.default_rng(5)
+    for file in sorted(tmp_path.iterdir()):
+        whole = np.fromfile(file, np.uint8)
+        for _ in range(60):
+            changed = whole.copy()
+            changed[generator.integers(0, len(changed), 3)] = generator.integers(0, 256, 3)
+            other = file.with_stem("changed")
+            other.write_bytes(changed[: generator.integers(1, 2 * len(changed))].tobytes())
+            try:
+                for tensor in read_tensors(other).values():
+                    tensor.floats()
+            except UnreadableError as error:
+                assert "\n" not in str(error)
 
 
 def test_a_folder_without_tensors_says_what_was_expected(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Captures of honest and of faulty models by engines that nobody of this project wrote, to judge the verdicts by.
 
-    python tests/peers/make_verdict_captures.py --peers DIR --out DIR [--only PART] [--real MODEL.gguf ...]
+    python tests/peers/make_verdict_captures.py --peers DIR --out DIR [--only PART]
+    python tests/peers/make_verdict_captures.py --real MODEL.gguf ... --out DIR
 
-`--peers` is a folder with the peer scripts `make_model.py`, `llama_stages.py` and `hf_stages.py`; the Python that runs
-this needs what they need: numpy, gguf, torch, transformers and llama-cpp-python. `--only` makes what has PART in its
-name. The result:
+Captures are those of `aprtui oracle`, without their manifests. `--peers` is the folder of the script `make_model.py`,
+which makes the models and quantises them with llama.cpp. `--only` makes what has PART in its name. The result:
 
 - `<model>/model.gguf` with captures in `<model>/<capture>/`: APRT files and `PEER.json` (engine, tokens, shapes).
   Folders without a suffix are of 22 tokens: `llamacpp` (float32 K/V) and `transformers` (float32 on dequantised
@@ -25,14 +25,11 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import itertools
 import json
 import os
 import shutil
-import struct
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +37,20 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from aprtui.engine.protocol import KvType
+from aprtui.model.model import load_model
+from aprtui.oracle.llamacpp_capture import LlamaCppOptions, write_llamacpp_captures
+from aprtui.oracle.requests import Evaluation
+from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
+from aprtui.oracle.transformers_model import AttentionKind, DataType
+from aprtui.progress import no_progress
+from aprtui.trace.capture import PROVENANCE
+from aprtui.trace.manifest import FILE_NAME, Manifest
 from tests.engine import edit_gguf
 
 SHORT = 22
 PREFILLED = 8
-CONTEXT = 1024
 REAL_PROMPT = "def mean(values):\n    # the average of the values\n    return sum(values) / len(values)\n"
-_NOT_OURS = ("layer_output.bin", *(f"{part}_{kind}.bin" for part in "qkv" for kind in ("matmul", "bias")))
 _BF16_FILE_TYPE = 32
 
 
@@ -125,233 +129,114 @@ def token_ids(count: int) -> list[int]:
     return ids
 
 
-class Peers:
-    """The peer scripts, imported from their folder and driven through their command lines."""
+class Maker:
+    """The script that makes model files, imported from its folder and driven through its command line."""
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(folder))
-        self.maker: Any
-        self.llama: Any
-        self.hf: Any
-        self.maker, self.llama, self.hf = map(importlib.import_module, ("make_model", "llama_stages", "hf_stages"))
-        self.maker.FTYPES["BF16"] = _BF16_FILE_TYPE
-        opened = self.llama.open_model
-        self.llama.open_model = lambda *a, **k: opened(*a, **{"n_ctx": CONTEXT, "n_ubatch": CONTEXT} | k)
+        self.script: Any = importlib.import_module("make_model")
+        self.script.FTYPES["BF16"] = _BF16_FILE_TYPE
 
     def make(self, recipe: Recipe, to: Path) -> None:
         """Write the model file of `recipe`."""
         stem, quantised = to.with_name("made"), recipe.quantisation.lower() != recipe.source
         options = ["--arch", recipe.architecture, "--dtype", recipe.source, "--out", str(stem), *recipe.options]
-        _main(self.maker, [*options, "--quant", *([recipe.quantisation] if quantised else [])])
+        before, sys.argv = sys.argv, ["make_model", *options, "--quant", *([recipe.quantisation] if quantised else [])]
+        try:
+            self.script.main()
+        finally:
+            sys.argv = before
         made = stem.with_name(f"made-{recipe.quantisation if quantised else recipe.source}.gguf")
         made.rename(to)
         for left in to.parent.glob("made-*.gguf"):
             left.unlink()
 
-    def tokens(self, model: Path) -> list[int]:
-        """The token ids of the prompt for real models."""
-        self.llama.quiet()
-        opened, context = self.llama.open_model(str(model))
-        ids: list[int] = self.llama.tokenize(opened, REAL_PROMPT)
-        self.llama.L.llama_free(context)
-        self.llama.L.llama_model_free(opened)
-        return ids
 
-    def llamacpp(self, model: Path, out: Path, tokens: list[int], *options: str, decode: bool = False) -> None:
-        """Capture `tokens` with llama.cpp on the CPU, flash attention off; float32 K/V unless `options` say f16."""
-        with _teacher_forced(self.llama) if decode else nullcontext():
-            _main(
-                self.llama,
-                [*_capture(model, out, tokens), *(options if "--kv" in options else ("--kv", "f32", *options))],
-            )
-        note = "flash attention off" + (f", {PREFILLED} tokens prefilled, the rest one by one" if decode else "")
-        _finish(out, note)
-
-    def llamacpp_flash(
-        self, model: Path, out: Path, tokens: list[int], kv: str = "f16", values: str = "", *, turned: bool = True
-    ) -> None:
-        """Capture `tokens` with llama.cpp on the CPU, flash attention on, K/V in type `kv`, or values in another;
-        quantised ones are not turned unless `turned`."""
-        values = values or kv
-        os.environ["LLAMA_ATTN_ROT_DISABLE"] = str(int(not turned))
-        with _flash_attention(self.llama, kv, values):
-            _main(self.llama, _capture(model, out, tokens))
-        del os.environ["LLAMA_ATTN_ROT_DISABLE"]
-        _finish(out, f"flash attention on, K in {kv}, V in {values}{'' if turned else ', not turned'}")
-
-    def transformers(
-        self, model: Path, out: Path, tokens: list[int], dtype: str = "float32", attention: str = "eager"
-    ) -> None:
-        """Capture `tokens` with transformers, weights and activations in `dtype`; `attention` eager or sdpa."""
-        with _in_dtype(self.hf, dtype, attention):
-            _main(self.hf, _capture(model, out, tokens))
-        _finish(out, f"weights dequantised, {attention} attention, weights and activations in {dtype}")
-        peer = json.loads((out / "PEER.json").read_text())
-        peer["engine"] = peer["engine"].replace(" f32 ", f" {dtype} ")  # the script's own word for all it can do
-        (out / "PEER.json").write_text(json.dumps(peer, indent=1) + "\n")
+def by_llamacpp(
+    path: Path, out: Path, tokens: Sequence[int], *, decode: bool = False, turned: bool = True, **options: Any
+) -> None:
+    """Capture `tokens` with llama.cpp on the CPU, float32 K/V unless `options` say another type; quantised ones are not
+    turned unless `turned`."""
+    prefill = PREFILLED if decode else len(tokens)
+    choice = LlamaCppOptions(**{"kv": KvType.F32} | options)
+    os.environ["LLAMA_ATTN_ROT_DISABLE"] = str(int(not turned))
+    work = {out: Evaluation(tokens, None, prefill)}
+    manifest = write_llamacpp_captures(load_model(path), work, choice, no_progress, overwrite=True)[out]
+    del os.environ["LLAMA_ATTN_ROT_DISABLE"]
+    note = f"{manifest.engine.code_path}, {manifest.engine.mode}{'' if turned else ', not turned'}"
+    _without_manifest(out, manifest, note + (f", {PREFILLED} tokens prefilled, the rest one by one" if decode else ""))
 
 
-@contextmanager
-def _flash_attention(script: Any, keys: str, values: str) -> Iterator[None]:
-    """The script runs with flash attention and such K/V, and takes what it returns for the stage attention."""
-    bindings, named = script.L, script.stage_of
-    start, layers = bindings.llama_init_from_model, itertools.count()
-
-    def started(model: Any, parameters: Any) -> Any:
-        parameters.flash_attn_type = bindings.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        parameters.type_k, parameters.type_v = (
-            getattr(bindings, f"GGML_TYPE_{kind.upper()}") for kind in (keys, values)
-        )
-        return start(model, parameters)
-
-    def stage_of(name: str, op: str, source: str) -> Any:
-        if op == "FLASH_ATTN_EXT":
-            return next(layers), "attention"  # it has no name of its own
-        return named(name, op, source)
-
-    bindings.llama_init_from_model, script.stage_of = started, stage_of
-    try:
-        yield
-    finally:
-        bindings.llama_init_from_model, script.stage_of = start, named
+def by_transformers(path: Path, out: Path, tokens: Sequence[int], **options: Any) -> None:
+    """Capture `tokens` with transformers, in float32 and eager unless `options` say otherwise."""
+    work = {out: Evaluation(tokens, None, len(tokens))}
+    choice = TransformersOptions(**options)
+    manifest = write_transformers_captures(load_model(path), work, choice, no_progress, overwrite=True)[out]
+    _without_manifest(out, manifest, f"weights dequantised, {manifest.engine.code_path}, {manifest.engine.mode}")
 
 
-@contextmanager
-def _in_dtype(script: Any, dtype: str, attention: str) -> Iterator[None]:
-    """The script loads its model in `dtype`; the frequencies of RoPE stay float32, as where the library loads it."""
-    import torch
-
-    load = script.load_dequant
-    touched: dict[Any, Any] = {}
-
-    def converted(path: str) -> tuple[str, Any]:
-        architecture, model = load(path)
-        model = model.to(getattr(torch, dtype))
-        model.set_attn_implementation(attention)
-        model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
-        module = importlib.import_module(type(model).__module__)
-        touched[module] = module.eager_attention_forward
-        return architecture, model
-
-    script.load_dequant = converted
-    try:
-        yield
-    finally:
-        script.load_dequant = load
-        for module, eager in touched.items():
-            module.eager_attention_forward = eager  # the script hooks it, once more on every call
-
-
-@contextmanager
-def _teacher_forced(script: Any) -> Iterator[None]:
-    """The script decodes `PREFILLED` tokens, then one at a time, and sees the records of all passes joined."""
-    decode, tracer = script.decode, script.Tracer
-    made: list[Any] = []
-
-    def traced(*arguments: Any, **options: Any) -> Any:
-        made.append(tracer(*arguments, **options))
-        return made[-1]
-
-    def in_steps(context: Any, tokens: list[int]) -> None:
-        joined: dict[tuple[int, str], list[Any]] = {}
-        starts = [0, *range(PREFILLED, len(tokens))]
-        for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
-            decode(context, tokens[start:end], pos0=start)
-            for key, record in {script.stage_of(*r[:3]): r for r in made[-1].rec}.items():
-                if key is not None:
-                    joined.setdefault(key, []).append(record)
-            made[-1].rec.clear()
-        for (_, stage), records in joined.items():
-            axis = 1 if stage.endswith(("_post_rope", "_norm")) and stage[:2] in ("q_", "k_") else 2
-            made[-1].rec.append((*records[0][:4], np.concatenate([record[4] for record in records], axis)))
-
-    script.decode, script.Tracer = in_steps, traced
-    try:
-        yield
-    finally:
-        script.decode, script.Tracer = decode, tracer
-
-
-def _main(script: Any, arguments: list[str]) -> None:
-    before, sys.argv = sys.argv, [script.__name__, *arguments]
-    try:
-        script.main()
-    finally:
-        sys.argv = before
-
-
-def _capture(model: Path, out: Path, tokens: list[int]) -> list[str]:
-    shutil.rmtree(out, ignore_errors=True)
-    return [str(model), str(out), "--tokens", ",".join(map(str, tokens))]
-
-
-def _finish(out: Path, note: str) -> None:
-    """From the scripts' layout to the capture's: the embedding belongs to layer 0, duplicates go, `PEER.json`."""
-    stages = json.loads((out / "stages.json").read_text())
-    (out / "stages.json").unlink()
-    embedding = (out / "embedding.bin").read_bytes()
-    (out / "layer-0" / "embedding.bin").write_bytes(embedding[:4] + struct.pack("<I", 0) + embedding[8:])
-    (out / "embedding.bin").unlink()
-    shapes = {"layer-0/embedding.bin" if name == "embedding.bin" else name: s for name, s in stages["stages"].items()}
-    for name in [name for name in shapes if name.rpartition("/")[2] in _NOT_OURS]:
-        (out / name).unlink()
-        del shapes[name]
+def _without_manifest(out: Path, manifest: Manifest, note: str) -> None:
+    """Leave what people bring: stage files, and `PEER.json` for the tokens. A manifest would say whose weights they
+    are."""
     peer = {
-        "engine": stages["engine"],
+        "engine": f"{manifest.engine.name} {manifest.engine.version}",
         "note": note,
         "model": "model.gguf",
-        "tokens": stages["tokens"],
-        "shapes": shapes,
+        "tokens": list(manifest.tokens),
+        "shapes": {name: list(info.shape) for name, info in manifest.files.items()},
+        "unavailable": dict(manifest.unavailable),
     }
-    peer |= {key: stages[key] for key in ("kv", "repack", "derived") if key in stages}
     (out / "PEER.json").write_text(json.dumps(peer, indent=1) + "\n")
+    for name in (FILE_NAME, PROVENANCE):
+        (out / name).unlink()
 
 
-def make_honest(peers: Peers, recipe: Recipe, folder: Path) -> None:
+def make_honest(maker: Maker, recipe: Recipe, folder: Path) -> None:
     """A model and all its captures."""
     folder.mkdir(parents=True, exist_ok=True)
     model, short = folder / "model.gguf", token_ids(SHORT)
-    peers.make(recipe, model)
-    peers.llamacpp(model, folder / "llamacpp", short)
-    peers.llamacpp(model, folder / "llamacpp-f16kv", short, "--kv", "f16")
-    peers.llamacpp(model, folder / "llamacpp-norepack", short, "--no-repack")
-    peers.transformers(model, folder / "transformers", short)
-    peers.transformers(model, folder / "transformers-bf16", short, "bfloat16")
-    peers.transformers(model, folder / "transformers-f16", short, "float16")
+    maker.make(recipe, model)
+    by_llamacpp(model, folder / "llamacpp", short)
+    by_llamacpp(model, folder / "llamacpp-f16kv", short, kv=KvType.F16)
+    by_llamacpp(model, folder / "llamacpp-norepack", short, repack=False)
+    by_transformers(model, folder / "transformers", short)
+    by_transformers(model, folder / "transformers-bf16", short, kind=DataType.BFLOAT16)
+    by_transformers(model, folder / "transformers-f16", short, kind=DataType.FLOAT16)
     if recipe.decode:
-        peers.llamacpp(model, folder / "llamacpp-decode", short, decode=True)
+        by_llamacpp(model, folder / "llamacpp-decode", short, decode=True)
     for count in recipe.long:
-        peers.llamacpp(model, folder / f"llamacpp-{count}", token_ids(count))
-        peers.transformers(model, folder / f"transformers-{count}", token_ids(count))
+        by_llamacpp(model, folder / f"llamacpp-{count}", token_ids(count))
+        by_transformers(model, folder / f"transformers-{count}", token_ids(count))
 
 
-def make_real(peers: Peers, source: Path, folder: Path) -> None:
+def make_real(source: Path, folder: Path) -> None:
     """Captures of a model that was trained, beside a link to it."""
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model.gguf"
     if not model.exists():
         model.symlink_to(source.resolve())
-    tokens = peers.tokens(model)
-    peers.llamacpp(model, folder / "llamacpp", tokens)
-    peers.llamacpp(model, folder / "llamacpp-f16kv", tokens, "--kv", "f16")
-    peers.llamacpp(model, folder / "llamacpp-norepack", tokens, "--no-repack")
-    peers.llamacpp(model, folder / "llamacpp-decode", tokens, decode=True)
-    peers.llamacpp_flash(model, folder / "llamacpp-flash", tokens)
-    for kv in ("q8_0", "q4_0"):
-        peers.llamacpp_flash(model, folder / f"llamacpp-flash-{kv}kv", tokens, kv)
-        peers.llamacpp_flash(model, folder / f"llamacpp-flash-{kv}kv-plain", tokens, kv, turned=False)
-    peers.llamacpp_flash(model, folder / "llamacpp-flash-q8_0keys", tokens, "q8_0", "f16")
-    for suffix, dtype in (("", "float32"), ("-bf16", "bfloat16"), ("-f16", "float16")):
-        peers.transformers(model, folder / f"transformers{suffix}", tokens, dtype)
-        peers.transformers(model, folder / f"transformers-sdpa{suffix}", tokens, dtype, "sdpa")
+    tokens = load_model(model).tokenizer.encode(REAL_PROMPT, special=True)
+    by_llamacpp(model, folder / "llamacpp", tokens)
+    by_llamacpp(model, folder / "llamacpp-f16kv", tokens, kv=KvType.F16)
+    by_llamacpp(model, folder / "llamacpp-norepack", tokens, repack=False)
+    by_llamacpp(model, folder / "llamacpp-decode", tokens, decode=True)
+    flash = functools.partial(by_llamacpp, model, tokens=tokens, flash_attention=True)
+    flash(out=folder / "llamacpp-flash", kv=KvType.F16)
+    for kv in (KvType.Q8_0, KvType.Q4_0):
+        flash(out=folder / f"llamacpp-flash-{kv}kv", kv=kv)
+        flash(out=folder / f"llamacpp-flash-{kv}kv-plain", kv=kv, turned=False)
+    flash(out=folder / "llamacpp-flash-q8_0keys", kv=KvType.Q8_0, values_kv=KvType.F16)
+    for suffix, kind in (("", DataType.FLOAT32), ("-bf16", DataType.BFLOAT16), ("-f16", DataType.FLOAT16)):
+        by_transformers(model, folder / f"transformers{suffix}", tokens, kind=kind)
+        by_transformers(model, folder / f"transformers-sdpa{suffix}", tokens, kind=kind, attention=AttentionKind.SDPA)
 
 
-def make_faulty(peers: Peers, fault: Fault, out: Path) -> None:
+def make_faulty(fault: Fault, out: Path) -> None:
     """The captures of one edited model, which itself is not kept."""
     source, tokens = Path(fault.model) / "model.gguf", token_ids(SHORT)
     (out / "faults").mkdir(exist_ok=True)
     edited = out / "faults" / "edited.gguf"
-    for engine, capture in (("llamacpp", peers.llamacpp), ("transformers", peers.transformers)):
+    for engine, capture in (("llamacpp", by_llamacpp), ("transformers", by_transformers)):
         shutil.copyfile(out / source, edited)
         fault.edit(edited)
         folder = out / "faults" / f"{fault.name}-{engine}"
@@ -365,22 +250,22 @@ def make_faulty(peers: Peers, fault: Fault, out: Path) -> None:
 def main() -> None:
     """Make the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, required=True, help="folder of the peer scripts")
+    parser.add_argument("--peers", type=Path, default=Path(), help="folder of make_model.py, for all but --real")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="make only what has this in its name")
     parser.add_argument("--real", type=Path, nargs="+", default=[], help="GGUF files: captures of these only")
     arguments = parser.parse_args()
-    peers = Peers(arguments.peers)
     for source in arguments.real:
-        make_real(peers, source, arguments.out / source.stem)
+        make_real(source, arguments.out / source.stem)
     if arguments.real:
         return
+    maker = Maker(arguments.peers)
     for recipe in RECIPES:
         if arguments.only in recipe.name:
-            make_honest(peers, recipe, arguments.out / recipe.name)
+            make_honest(maker, recipe, arguments.out / recipe.name)
     for fault in faults():
         if arguments.only in f"faults/{fault.name}":
-            make_faulty(peers, fault, arguments.out)
+            make_faulty(fault, arguments.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from aprtui.recordings.alignment.meaning import MeaningComparison, compare_meani
 from aprtui.recordings.alignment.weights import matched_weights
 from aprtui.recordings.reading import Recording
 from aprtui.recordings.weights import weights_of_recording
-from tests.model.gguf_files import write_model
+from tests.model.gguf_files import ModelFile, Tensor, model_file, write_model
 from tests.recordings.made import documented_recorder, edited
 
 TOKENS = ",".join(str(token) for token in np.random.default_rng(3).integers(0, 256, 9))
@@ -209,3 +209,37 @@ def test_what_llamacpp_means_otherwise_is_named(
     assert found.deviation is not None
     assert found.deviation.b is not None
     assert found.deviation.b.op == op
+
+
+def gate_and_up(file: ModelFile) -> None:
+    names = [f"blk.1.ffn_{part}.weight" for part in ("gate", "up")]
+    file.tensors |= dict(zip(names, [file.tensors[name] for name in reversed(names)], strict=True))
+
+
+def norm_weight(file: ModelFile) -> None:
+    tensor = file.tensors["blk.1.attn_norm.weight"]
+    values = tensor.data.view(np.float32) * np.float32(1.001)
+    file.tensors["blk.1.attn_norm.weight"] = Tensor(values.view(np.uint8), tensor.type)
+
+
+def rope_base(file: ModelFile) -> None:
+    file.metadata[f"{file.architecture}.rope.freq_base"] = 10500.0
+
+
+@pytest.mark.group("llama_cpp")
+@pytest.mark.group("transformers")
+@pytest.mark.parametrize(
+    ("bug", "stage"), [(gate_and_up, "ffn_swigl"), (norm_weight, "attn_norm"), (rope_base, "q_post_rope")]
+)
+def test_a_file_that_was_converted_wrong_is_named(
+    qwen: tuple[Path, Path], tmp_path: Path, bug: Callable[[ModelFile], None], stage: str
+) -> None:
+    file = model_file(architecture="qwen2")
+    bug(file)
+    options = ("--tokens", TOKENS, "--decode-from", "8", "--out", tmp_path / "r")
+    assert run("record", "llamacpp", file.write(tmp_path / "m.gguf"), *options).exception is None
+    found = compared(qwen[0], tmp_path / "r")
+    assert found.verdict is Verdict.FAIL
+    assert found.deviation is not None
+    assert found.deviation.b is not None
+    assert found.deviation.b.name.stage == stage

@@ -140,6 +140,12 @@ def test_a_writer_keeps_what_is_in_the_way(tmp_path: Path) -> None:
     require_free(tmp_path, overwrite=True)
 
 
+def test_a_run_that_broke_off_before_its_first_graph_leaves_nothing(tmp_path: Path) -> None:
+    header = RecordingHeader(RecordedEngine("test", "1", "cpu"), OpSet.GGML, (1, 2))
+    RecordingWriter(tmp_path / "made", header).close()
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_run_that_breaks_off_leaves_the_graphs_that_are_whole(tmp_path: Path) -> None:
     header = RecordingHeader(RecordedEngine("test", "1", "cpu"), OpSet.GGML, (1, 2))
     writer = RecordingWriter(tmp_path / "made", header)

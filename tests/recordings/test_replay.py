@@ -76,6 +76,10 @@ HONEST: dict[str, tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = {
     "concat": ("CONCAT", np.concatenate([X, Y], -1), (X, Y), {"dimension": 0}),
     "top k": ("TOP_K", np.argsort(-X, -1)[:, :4].astype(np.int32), (X,), {}),
     "sum of rows": ("SUM_ROWS", X.sum(-1, keepdims=True), (X,), {}),
+    "pooled": (
+        "POOL_2D", X[:4].reshape(2, 2, 32, 2).max((1, 3)), (X[:4].copy(),),
+        {"kind": 0, "width": 2, "height": 2, "step_x": 2, "step_y": 2, "before_x": 0, "before_y": 0},
+    ),
     "to float16": ("CPY", X.astype(np.float16), (X,), {}),
 }  # fmt: skip
 
@@ -252,6 +256,7 @@ def test_replay_of_a_recording_prints_a_verdict(tmp_path: Path) -> None:
     assert result.return_value == ExitCode.PASS
     assert "PASS" in result.stdout
     assert "wrong but faithfully" in result.stdout
+    assert f"aprtui diff reference {honest}" in result.stdout
     result = run("replay", tmp_path / "wrong", "--json")
     assert result.return_value == ExitCode.DIVERGENCE
     header, op, summary = map(json.loads, result.stdout.splitlines())

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from aprtui.cli.main import cli
 from aprtui.compare.verdict import Verdict
+from aprtui.errors import ExitCode
 from aprtui.recordings.reading import Recording
 from tests.model.gguf_files import write_model
 from tests.recordings.made import edited, plant, replayed
@@ -80,6 +81,33 @@ def test_a_size_that_a_file_claims_takes_no_memory(llama: Path, tmp_path: Path) 
 
     edited(made, huge)
     assert any("would make more" in reason for reason in replayed(made).unknown)
+
+
+def folder_of(folder: Path, **options: Any) -> Path:
+    """A small model of an architecture that our engines do not know, as Hugging Face keeps models."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPTNeoXConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=64, **options,
+    )  # fmt: skip
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_of_any_architecture_is_recorded_and_judged(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m")
+    tokens = ("--tokens", "5,7,9,11,13", "--decode-from", "4")
+    assert run("record", "torch", folder, *tokens, "--out", tmp_path / "a").exception is None
+    assert replayed(tmp_path / "a").verdict is Verdict.PASS
+    assert run("record", "torch", folder, *tokens, "--attention", "sdpa", "--out", tmp_path / "b").exception is None
+    assert run("diff", tmp_path / "a", tmp_path / "b").return_value == ExitCode.PASS
+    assert "not in the vocabulary" in str(
+        run("record", "torch", folder, "--tokens", "100", "--out", tmp_path / "c").exception
+    )
+    assert "no tokenizer there" in str(run("record", "torch", folder, "-p", "a", "--out", tmp_path / "c").exception)
+    assert not (tmp_path / "c").exists()
+    (folder / "model.safetensors").unlink()
+    assert "expected a folder with" in str(run("replay", tmp_path / "a").exception)
 
 
 def copied(folder: Path, target: Path) -> Path:

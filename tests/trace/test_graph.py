@@ -19,6 +19,7 @@ from aprtui.trace.graph import (
     graph_for,
     graph_from_names,
     known_names,
+    with_stages_of_its_kind,
 )
 from aprtui.trace.select import parse_layers, select_nodes, select_stages
 
@@ -143,6 +144,13 @@ def test_rope_order_ends_where_the_matrix_product_was_not_captured() -> None:
     names = {"embedding", "attn_norm", "qkv_bias", "q_post_rope", "attention", "ffn_out", "post_ffn_residual"}
     assert graph_from_names(names, 2).rope_parts == {"q_post_rope": {Part.WHOLE}, "qkv_bias": {Part.Q}}
     assert graph_from_names({"q_post_rope", "ffn_out"}, 2).rope_parts == {"q_post_rope": {Part.WHOLE}}
+
+
+def test_stages_of_the_model_come_from_nowhere_where_no_layer_was_captured() -> None:
+    """A walk back from the logits would go on for ever, through layers −1, −2, …"""
+    graph = with_stages_of_its_kind(graph_from_names({"lm_head", "final_norm"}, 0))
+    assert graph.inputs(Node(None, "lm_head")) == (Node(None, "final_norm"),)
+    assert graph.inputs(Node(None, "final_norm")) == ()
 
 
 def test_graph_from_names_bridges_stages_that_are_missing() -> None:

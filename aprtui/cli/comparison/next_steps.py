@@ -12,6 +12,7 @@ from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, Verdict
 from aprtui.compare.wording import counted, number_text
+from aprtui.trace.archive import is_folder
 
 _LIMIT = 10
 """The default of --limit, which a command need not repeat."""
@@ -51,7 +52,7 @@ def diff_steps(
 
 def _judged_lines(a: Path, b: Path, judging: list[str]) -> Iterator[str]:
     """Commands that would judge two captures, where nothing does yet."""
-    if not judging and a.is_dir():
+    if not judging and is_folder(a):
         yield "next  name the stage that injects error, or judge by a measured noise floor:"
         yield shlex.join(["aprtui", "replay", str(b), "--model", "MODEL"])
         yield shlex.join(["aprtui", "diff", str(a), str(b), "--model", "MODEL"])
@@ -71,7 +72,7 @@ def _closer_lines(
     comparison: Comparison, a: Path, b: Path, options: ComparisonOptions, judging: list[str], what: str
 ) -> Iterator[str]:
     focus = comparison.focus
-    if focus and options.stages is None and a.is_dir():
+    if focus and options.stages is None and is_folder(a):
         layers = None if focus.node.layer is None else str(focus.node.layer)
         yield f"next  {what}"
         yield _command(a, b, replace(options, stages=focus.node.stage, layers=layers, limit=50), judging)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.contracts.shared import path_type, paths_argument, print_line, read_documents
+from aprtui.cli.contracts.shared import paths_argument, print_line, read_documents
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL
 from aprtui.errors import ExitCode
 from aprtui.resources import embedded_model
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @paths_argument
-@click.option("--model", "model_path", metavar="MODEL", type=path_type, help="The model to run; the embedded one.")
+@click.option("--model", "model_path", metavar="MODEL", type=MODEL, help="The model to run; the embedded one.")
 @click.option("--id", "ids", metavar="GLOB", multiple=True, help="Only falsifiers with such an id; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a falsifier, and a summary.")
 def command(paths: tuple[Path, ...], model_path: Path | None, ids: tuple[str, ...], as_json: bool) -> int:

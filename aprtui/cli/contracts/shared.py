@@ -71,6 +71,7 @@ def assessment_record(assessment: Assessment) -> dict[str, Any]:
         "verdict": None if newest is None else str(newest.record.verdict),
         "standing": None if newest is None else str(newest.standing),
         "changes": [] if newest is None else newest.changes,
+        "refuted_by": None if assessment.against is None else str(assessment.against.path),
     }
 
 
@@ -81,4 +82,8 @@ def assessment_text(assessment: Assessment) -> str:
         return "none recorded" + (
             f", what the contract states carries {carried}" if assessment.now > Maturity.NONE else ""
         )
-    return f"{newest.record.verdict} of {newest.record.date[:10]}, {newest.words}; carries {carried}"
+    against = assessment.against
+    refuted = (
+        f"; refuted by the FAIL of {against.record.date[:10]}" if against is not None and against is not newest else ""
+    )
+    return f"{newest.record.verdict} of {newest.record.date[:10]}, {newest.words}{refuted}; carries {carried}"

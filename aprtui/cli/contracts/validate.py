@@ -12,7 +12,7 @@ from aprtui.cli.contracts.shared import paths_argument, paths_or_own, print_line
 from aprtui.cli.json_lines import write_record
 from aprtui.contracts.documents.loading import contract_files
 from aprtui.contracts.documents.reader import read_document
-from aprtui.contracts.documents.validation import Finding, validate
+from aprtui.contracts.documents.validation import REFUSED, Finding, validate
 from aprtui.errors import AprtuiError, ExitCode, UnreadableError
 
 PV_DECLINED, PV_REFUSED = 2, 3
@@ -39,6 +39,9 @@ def command(paths: tuple[Path, ...], pv_exit_codes: bool, as_json: bool) -> int:
     results = list(_validated(files))
     (_write_json if as_json else _write_text)(results)
     broken = [path for path, found in results if isinstance(found, AprtuiError)]
+    refused = any(_is_refused(found) for _, found in results if not isinstance(found, AprtuiError))
+    if refused and not broken and pv_exit_codes:
+        return PV_REFUSED
     if broken and pv_exit_codes:
         return PV_DECLINED if all(_is_missing_or_empty(path) for path in broken) else PV_REFUSED
     if broken:
@@ -52,6 +55,11 @@ def _validated(files: Sequence[Path]) -> Iterator[Result]:
             yield path, validate(read_document(path))
         except UnreadableError as error:
             yield path, error
+
+
+def _is_refused(found: tuple[Finding, ...]) -> bool:
+    """Whether a document is none that pv reads."""
+    return any(finding.code == REFUSED for finding in found)
 
 
 def _is_missing_or_empty(path: Path) -> bool:
@@ -75,6 +83,16 @@ def _write_text(results: Sequence[Result]) -> None:
         click.echo(f"\n{counts['ERROR']} error(s), {counts['WARN']} warning(s)")
         if not counts["ERROR"]:
             click.echo("Contract is valid.")
+    if len(results) > 1:
+        click.echo(f"\n{_totals(results)}")
+
+
+def _totals(results: Sequence[Result]) -> str:
+    read = [found for _, found in results if not isinstance(found, AprtuiError)]
+    total = sum((_count(found) for found in read), Counter[str]())
+    valid, refused = sum(not _count(found)["ERROR"] for found in read), sum(map(_is_refused, read))
+    states = f"{valid} valid, {refused} refused, {len(results) - len(read)} unreadable"
+    return f"{len(results)} files: {states}; {total['ERROR']} error(s), {total['WARN']} warning(s)"
 
 
 def _write_json(results: Sequence[Result]) -> None:

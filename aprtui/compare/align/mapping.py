@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aprtui.errors import UsageError
+from aprtui.trace.archive import is_single_file
 from aprtui.trace.capture import SUFFIXES, Capture, StageFile
 from aprtui.trace.graph import MAX_LAYERS, Node, StageGraph, canonical_name, graph_from_names, known_names
 from aprtui.yaml_file import fields_of, read_settings
@@ -84,4 +85,4 @@ def _shifted(node: Node, by: int) -> Node | None:
 
 def _file_of(b: Capture, node: Node, name: str, offset: int) -> Path | None:
     folder = b.path if node.layer is None else b.path / f"layer-{node.layer + offset}"
-    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()), None)
+    return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if is_single_file(folder / f"{name}{suffix}")), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,15 @@ def maturity_of(status: str) -> Maturity:
     """The rank of a falsifier's status as written; no status claims nothing."""
     word = status.strip().upper()
     return Maturity.BLOCKED if word.startswith(BLOCKER) else _RANKS.get(word, Maturity.UNRANKED)
+
+
+def nearest_status(status: str) -> str:
+    """The word of the ladder that an unranked status nearly is; empty where it is unlike all of them."""
+    word = status.strip().upper().replace("-", "_").replace(" ", "_")
+    if word.startswith(BLOCKER.removesuffix("ER_")):
+        return f"{BLOCKER}…"
+    near = get_close_matches(word, [known for known in _RANKS if known], 1, 0.85)
+    return near[0] if near else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ is an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ HARNESSES, QA_GATE = "kani_harnesses", "qa_gate"
 _READ = (METADATA, EQUATIONS, OBLIGATIONS, TESTS, LEGACY_TESTS, HARNESSES, QA_GATE)
 _BLOCKS_ON = "full_discharge_blocks_on"
 _VOUCHES_FOR = "vouches_for"
+_RESOLVED = re.compile(r"\bRESOLVED\b")
+"""In the text of a blocker: it no longer blocks."""
 
 
 def read_document(path: Path) -> Document:
@@ -224,6 +227,8 @@ def _blockers(claims: tuple[Claim, ...], fields: Mapping[str, YamlNode], lines: 
         if claim.maturity is Maturity.BLOCKED:
             yield Blocker(claim.key, claim.status, claim.line)
     for waited in texts(fields.get(_BLOCKS_ON)):
+        if _RESOLVED.search(waited):
+            continue
         yield Blocker(_BLOCKS_ON, waited, lines[_BLOCKS_ON])
 
 

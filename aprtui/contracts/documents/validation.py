@@ -7,25 +7,20 @@ without a kind is one, unless it is of the registry. Rules about an entry apply 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
 from aprtui.contracts.documents.document import Document, Falsifier, Harness, Obligation
+from aprtui.contracts.documents.kinds import KINDS, broken_rules
 
-_SECTIONS = (
+SECTIONS = (
     "metadata", "equations", "proof_obligations", "falsification_tests", "kani_harnesses", "qa_gate", "enforcement",
-    "verification_summary", "kernel_structure", "simd_dispatch", "type_invariants", "coq_spec", "obligation_coverage",
+    "verification_summary", "kernel_structure", "simd_dispatch", "type_invariants", "coq_spec", "beat", "stories",
 )  # fmt: skip
-_NEAR = 0.88
-"""A key that resembles a section's name this much is misspelt: one letter wrong, missing or too many gives 0.9 or more;
-names that people give to sections of their own stay below 0.75."""
-
-_LONGEST_KEY = 40
-"""A longer key is no misspelling of a section, and would take long to compare."""
-
 _NO_KIND = " (no metadata.kind: judged as a kernel)"
 
 
@@ -67,7 +62,13 @@ class SchemaRule:
 
 
 def validate(document: Document) -> tuple[Finding, ...]:
-    """Every breach of a rule, in the order of `RULES`; breaches of one rule in the order of the file."""
+    """Every breach of a rule, in the order of `RULES`; breaches of one rule in the order of the file.
+
+    A document that `pv` does not read at all has one finding, `REFUSED`.
+    """
+    refused = next(refusals(document), None)
+    if refused is not None:
+        return (Finding(REFUSED, Severity.ERROR, refused[1], document.path, refused[0]),)
     findings = []
     to_note = document.metadata.kind is None
     for rule in RULES:
@@ -79,7 +80,68 @@ def validate(document: Document) -> tuple[Finding, ...]:
                 finding = replace(finding, message=message + _NO_KIND)
                 to_note = False
             findings.append(finding)
+    for code, key, message in broken_rules(document):
+        findings.append(Finding(code, Severity.ERROR, message, document.path, document.line_of(key)))
     return tuple(findings)
+
+
+REFUSED = "REFUSED"
+"""The code of a document that is no contract to `pv`: nothing else is judged."""
+
+_LEVELS = ("basic", "standard", "strict", "proven")
+_INTAKES = ("missing", "partial", "supported", "unclear")
+_STRATEGIES = ("exhaustive", "stub_float", "compositional", "bounded_int")
+_TYPES = (
+    "invariant", "equivalence", "bound", "monotonicity", "idempotency", "linearity", "symmetry", "associativity",
+    "conservation", "ordering", "completeness", "soundness", "involution", "determinism", "roundtrip", "state_machine",
+    "classification", "independence", "termination", "safety", "liveness", "precondition", "postcondition", "frame",
+    "loop_invariant", "loop_variant", "old_state", "subcontract",
+)  # fmt: skip
+_OBLIGATION_ALIASES = (("property", "statement"), ("formal", "verification"))
+_TEST_ALIASES = (("rule", "description"), ("prediction", "expected"), ("test", "command"), ("if_fails", "fails_if"))
+
+
+def refusals(document: Document) -> Breaches:
+    """Why `pv` does not read a document: it is no contract, a word is not one of a closed list, an id is missing, or a
+    field stands beside its alias."""
+    metadata = document.metadata
+    if "metadata" not in document.keys:
+        named = ", ".join(document.keys[:4])
+        yield document.line, f"this is no contract: it has no metadata (its sections are {named or 'none'})"
+        return
+    words = (
+        ("kind", metadata.kind, KINDS),
+        ("enforcement_level", metadata.extras.get("enforcement_level"), _LEVELS),
+        ("intake_status", metadata.extras.get("intake_status"), _INTAKES),
+    )
+    for field, word, known in words:
+        if word is not None and word not in known:
+            yield metadata.line_of(field), _unknown_word(f"metadata.{field}", word, known)
+    for name, obligation in _obligations(document):
+        if obligation.type not in _TYPES:
+            yield obligation.line_of("type"), _unknown_word(f"{name}: type", obligation.type, _TYPES)
+        yield from _doubled(name, obligation, _OBLIGATION_ALIASES)
+    for name, test in _tests(document):
+        if not test.id:
+            yield test.line, f"falsification {name} has no id"
+        yield from _doubled(name, test, _TEST_ALIASES)
+    for name, harness in _harnesses(document):
+        if not harness.id:
+            yield harness.line, f"{name} has no id"
+        strategy = harness.extras.get("strategy")
+        if strategy is not None and strategy not in _STRATEGIES:
+            yield harness.line_of("strategy"), _unknown_word(f"{name}: strategy", strategy, _STRATEGIES)
+
+
+def _unknown_word(what: str, word: object, known: Sequence[str]) -> str:
+    near = get_close_matches(str(word).lower(), known, 1)
+    return f"{what} {word!r:.40}: " + (f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}")
+
+
+def _doubled(name: str, entry: Obligation | Falsifier, pairs: Sequence[tuple[str, str]]) -> Breaches:
+    for field, alias in pairs:
+        if field in entry.lines and alias in entry.lines:
+            yield entry.lines[alias], f"{name}: {alias} is another name of {field}, which is there too"
 
 
 def _no_references(document: Document) -> Breaches:
@@ -204,7 +266,7 @@ def _misplaced_parent(document: Document) -> Breaches:
 
 
 def _unknown_parent(document: Document) -> Breaches:
-    known = document.metadata.dependencies
+    known = document.metadata.depends_on
     for name, obligation in _obligations(document):
         parent = obligation.parent_contract
         if parent is not None and obligation.type == "subcontract" and parent not in known:
@@ -218,14 +280,17 @@ def _top_level_kind(document: Document) -> Breaches:
 
 
 def _misspelt_section(document: Document) -> Breaches:
+    """Sections that differ from a known one in case, separators or number alone, as `pv` compares them."""
     for key in document.keys:
-        if key in _SECTIONS or len(key) > _LONGEST_KEY:
-            continue
-        folded = key.strip().lower().replace("-", "_")
-        alike = {section: SequenceMatcher(None, folded, section).ratio() for section in _SECTIONS}
-        nearest = max(alike, key=alike.__getitem__)
-        if alike[nearest] >= _NEAR:
-            yield document.line_of(key), f"no section is called {key!r}: {nearest} is"
+        alike = next((section for section in SECTIONS if _forms(key) & _forms(section)), None)
+        if key not in SECTIONS and alike is not None:
+            yield document.line_of(key), f"no section is called {key!r:.40}: did you mean {alike}?"
+
+
+def _forms(key: str) -> frozenset[str]:
+    """A key without case and separators, as it is and without a plural's ending."""
+    squashed = re.sub(r"[^a-z0-9]", "", key.lower())
+    return frozenset(form for form in (squashed, *(squashed.removesuffix(end) for end in ("es", "s"))) if form)
 
 
 def _duplicate_key(document: Document) -> Breaches:
@@ -234,26 +299,26 @@ def _duplicate_key(document: Document) -> Breaches:
 
 
 def _not_applicable(obligation: Obligation) -> bool:
-    return obligation.lean_status == "not-applicable"
+    return obligation.applies_to == "not_applicable"
 
 
 def _no_reason(document: Document) -> Breaches:
     for name, obligation in _obligations(document):
-        if not obligation.na_reason and (_not_applicable(obligation) or obligation.na_reason is not None):
-            yield obligation.line_of("na_reason", "lean"), f"{name}: not applicable, but na_reason is empty"
+        if _not_applicable(obligation) and not (obligation.na_reason or "").strip():
+            yield obligation.line_of("na_reason", "applies_to"), f"{name}: not applicable, but na_reason is empty"
 
 
 def _no_owner(document: Document) -> Breaches:
     for name, obligation in _obligations(document):
-        if obligation.na_reason and not obligation.na_owner:
-            yield obligation.line_of("na_owner", "na_reason"), f"{name}: na_reason is given, na_owner is not"
+        if _not_applicable(obligation) and not (obligation.na_owner or "").strip():
+            yield obligation.line_of("na_owner", "applies_to"), f"{name}: not applicable, but na_owner is empty"
 
 
 def _needless_reason(document: Document) -> Breaches:
     for name, obligation in _obligations(document):
-        if (obligation.na_reason or obligation.na_owner) and not _not_applicable(obligation):
-            problem = "na_reason and na_owner are for lean.status not-applicable"
-            yield obligation.line_of("na_reason", "na_owner"), f"{name}: {problem}"
+        for field in ("na_reason", "na_owner"):
+            if getattr(obligation, field) is not None and not _not_applicable(obligation):
+                yield obligation.line_of(field), f"{name}: {field} is for applies_to: not_applicable"
 
 
 def _not_provable(document: Document) -> Breaches:
@@ -266,7 +331,7 @@ def _not_provable(document: Document) -> Breaches:
         if not entries:
             yield document.line_of(section), f"a kernel has at least one entry in {section}"
     obligations, tests = (len(entries) for _, entries in sections[:2])
-    if 0 < tests < obligations:
+    if tests < obligations:
         rule = "a kernel has at least as many falsification tests as proof obligations"
         yield document.line_of("falsification_tests"), f"{rule}, found {tests} for {obligations}"
 
@@ -277,7 +342,7 @@ RULES: tuple[SchemaRule, ...] = (
     SchemaRule("SCHEMA-001", _E, "references are given", _no_references),
     SchemaRule("SCHEMA-002", _E, "a version is given", _no_version),
     SchemaRule("SCHEMA-003", _E, "a kernel has equations", _no_equations, of_kernels=True),
-    SchemaRule("SCHEMA-004", _E, "an equation has a formula", _empty_formula),
+    SchemaRule("SCHEMA-004", _E, "an equation has a formula", _empty_formula, of_kernels=True),
     SchemaRule("SCHEMA-005", _E, "an obligation has a property", _empty_property),
     SchemaRule("SCHEMA-006", _W, "formal statements differ", _same_formal),
     SchemaRule("SCHEMA-007", _E, "ids of falsification tests differ", _same_test_id),
@@ -299,4 +364,4 @@ RULES: tuple[SchemaRule, ...] = (
     SchemaRule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
     SchemaRule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
 )
-"""The codes are those of `pv`. Of 021 to 023 only the fields are known from `pv`; the rules about them are ours."""
+"""The codes are those of `pv`."""

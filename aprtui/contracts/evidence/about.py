@@ -21,6 +21,8 @@ from aprtui.contracts.evidence.files import JudgedOn
 from aprtui.errors import UsageError
 
 ABOUT = "about"
+ABOUT_ANOTHER = ", the claim is about"
+"""In what is said of a result on another subject, before the subject of the claim."""
 REFERENCE = "reference"
 MODEL, ORACLE, FAULT = "model", "oracle", "fault"
 _OF_SIDES = (MODEL, "engine", "backend", "device", "mode")
@@ -63,7 +65,7 @@ def other_subject(about: About, sides: Sequence[JudgedOn]) -> str:
     for field, value, digest, names in _stated(about, sides):
         if not any(_is_named(value, digest, name.lower()) for name in names):
             said = f"an unknown {field}" if value is None else f"{field} {value}"
-            return f"{said}, the claim is about {field} {' or '.join(names)}"
+            return f"{said}{ABOUT_ANOTHER} {field} {' or '.join(names)}"
     return ""
 
 

@@ -11,6 +11,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import pairwise
 from os.path import commonpath
 from pathlib import Path
@@ -19,8 +20,8 @@ from aprtui.contracts.checks.arguments import known_stages, named_stages
 from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.checks.vacuous import why_vacuous
-from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
-from aprtui.contracts.documents.validation import Breaches, Finding, Severity
+from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity, nearest_status
+from aprtui.contracts.documents.validation import SECTIONS, Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
 from aprtui.contracts.evidence.stated import ALGORITHM_EVIDENCE, EVIDENCE_FILE
 from aprtui.contracts.lint.source_tree import NAME_PATH, SourceTree, missing_tests
@@ -28,6 +29,7 @@ from aprtui.errors import UsageError
 from aprtui.trace.graph import known_names
 
 PROGRAM = "aprtui"
+_TEST_NAME = re.compile(r"(?:test|prop|proptest|falsify)_\w+")
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
 
 
@@ -178,15 +180,58 @@ def _missing_function(document: Document, context: LintContext) -> Breaches:
                 match = NAME_PATH.match(name.strip())
                 last = match[0].rpartition("::")[2] if match else ""
                 if last and not context.source.has_name(last):
-                    yield entry.line, f"{test.id}: no code names {last:.80}"
+                    near = context.source.nearest_name(last)
+                    yield (
+                        entry.line,
+                        f"{test.id}: no code names {last:.80}" + (f": did you mean {near}?" if near else ""),
+                    )
 
 
 def _missing_test(document: Document, context: LintContext) -> Breaches:
     if context.source is None:
         return
     for test in document.falsifiers:
-        for problem in dict.fromkeys(missing_tests(test.test, context.source)):
-            yield test.line_of("test", "command"), f"{test.id}: {problem}"
+        harness = test.extras.get("test_harness")
+        text = f"{test.test}\n{harness if isinstance(harness, str) else ''}"
+        for problem in dict.fromkeys(missing_tests(text, context.source)):
+            yield test.line_of("test", "command", "test_harness"), f"{test.id}: {problem}"
+        if _TEST_NAME.fullmatch(test.name) and not context.source.has_name(test.name):
+            yield test.line_of("name"), f"{test.id}: no code names the test {test.name:.80}"
+
+
+def _wrong_discharge(document: Document, context: LintContext) -> Breaches:
+    if context.source is None:
+        return
+    for test in document.falsifiers:
+        for entry in test.evidence:
+            for text in entry.texts if entry.key == "evidence_discharged_by" else ():
+                path = text.split()[0] if text.split() else ""
+                if "/" in path and "." in path.rpartition("/")[2] and not context.source.has_file(path):
+                    yield entry.line, f"{test.id}: there is no file {path:.80}"
+                for problem in dict.fromkeys(missing_tests(text, context.source)):
+                    yield entry.line, f"{test.id}: {problem}"
+
+
+def _misspelt_status(document: Document, context: LintContext) -> Breaches:
+    for test in document.falsifiers:
+        for claim in test.claims:
+            if claim.maturity is Maturity.UNRANKED and (near := nearest_status(claim.status)):
+                yield claim.line, f"{test.id}: {claim.key} {claim.status!r:.40}: did you mean {near}?"
+
+
+def _unread_tests(document: Document, context: LintContext) -> Breaches:
+    for section in ("falsification_conditions", "tests"):
+        entries = document.extras.get(section)
+        if isinstance(entries, list | dict) and entries:
+            what = f"{section} holds {len(entries)} that no falsifier is made of"
+            yield document.line_of(section), f"{what}: move them to falsification_tests"
+
+
+def _near_section(document: Document, context: LintContext) -> Breaches:
+    for key in document.keys:
+        near = () if key in SECTIONS or len(key) > 40 else get_close_matches(key.lower(), SECTIONS, 1, 0.88)
+        if near:
+            yield document.line_of(key), f"no section is called {key!r}: did you mean {near[0]}?"
 
 
 def _assessments(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment]]:
@@ -288,11 +333,15 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-003", _W, "ids of falsifiers have no gaps", _gap_in_ids),
     LintRule("LINT-004", _W, "a status of FUNCTIONAL or more has evidence of a live run", _claims_too_much),
     LintRule("LINT-005", _E, "a check exists", _unknown_check),
-    LintRule("LINT-017", _W, "some result can fail a check", _vacuous_check),
     LintRule("LINT-006", _E, "commands of ours in a test, and their options, exist", _missing_option),
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
     LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
     LintRule("LINT-015", _W, "tests of cargo and pytest that a falsifier runs are in the source tree", _missing_test),
+    LintRule("LINT-017", _W, "some result can fail a check", _vacuous_check),
+    LintRule("LINT-018", _W, "a status is a word of the ladder, or unlike any", _misspelt_status),
+    LintRule("LINT-019", _W, "files and tests that discharge evidence are in the source tree", _wrong_discharge),
+    LintRule("LINT-020", _W, "falsifiers stand in the section that is read", _unread_tests),
+    LintRule("LINT-021", _W, "no section is nearly called as one that is read", _near_section),
     LintRule("LINT-009", _E, "sources that evidence vouches for exist", _missing_source),
     LintRule("LINT-010", _E, "a status claims no more than some evidence gave", _overclaimed),
     LintRule("LINT-011", _W, "evidence that a status rests on still holds", _stale),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from aprtui.contracts.evidence.project import BUILD_FOLDERS
@@ -70,6 +71,12 @@ class SourceTree:
         Comments and texts in quotes are no code.
         """
         return name.encode() in self._read()
+
+    def nearest_name(self, name: str) -> str:
+        """The name in the code that `name` most resembles; empty where it resembles none."""
+        alike = [word.decode() for word in self._read() if word[:3] == name.encode()[:3] and len(word) > len(name) // 2]
+        near = get_close_matches(name, alike, 1, 0.75)
+        return near[0] if near else ""
 
     def has_name_with(self, part: str) -> bool:
         """Whether some name in the code contains `part`."""

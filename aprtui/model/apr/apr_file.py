@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
 from aprtui.model.apr.dtypes import meanings, name_of
-from aprtui.model.apr.metadata import rope_layout, translated
+from aprtui.model.apr.metadata import named, rope_layout, translated
 from aprtui.model.apr.names import gguf_name
 from aprtui.model.conversion import Conversion
 from aprtui.model.gguf_file import TensorEntry
@@ -74,7 +74,8 @@ class AprFile:
 
     Tensors of types that ggml has are views of the map; others are converted when their bytes are asked for. With
     `headers_only` these are zeros that take no memory: their sizes are known, their values are not. Raises
-    `UnreadableError` for anything malformed or not supported.
+    `UnreadableError` for anything malformed or not supported; but metadata that describe no model are a `refusal`:
+    the tensors can be read all the same.
     """
 
     def __init__(self, path: Path, *, headers_only: bool = False) -> None:
@@ -93,8 +94,14 @@ class AprFile:
                 for name, each in self._stored.items()
             }
         )
-        self.metadata: Mapping[str, Any] = MappingProxyType(translated(path, document, self.tensors))
-        self.rope_layout: RopeLayout | None = rope_layout(path, document, self.metadata)
+        self.refusal = ""
+        self.metadata: Mapping[str, Any] = named(document)
+        self.rope_layout: RopeLayout | None = None
+        try:
+            self.metadata = MappingProxyType(translated(path, document, self.tensors))
+            self.rope_layout = rope_layout(path, document, self.metadata)
+        except UnreadableError as error:
+            self.refusal = str(error)
 
     def location(self, entry: TensorEntry) -> tuple[Path, int]:
         return self.path, self._data_offset + entry.offset

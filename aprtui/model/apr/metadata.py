@@ -53,6 +53,11 @@ _NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+_REQUIRED = (
+    "num_layers", "hidden_size", "num_heads", "max_position_embeddings", "rms_norm_eps", "rope_theta",
+)  # fmt: skip
+"""Without them a model would be guessed: aprender leaves out what it does not know."""
+
 _NOT_SUPPORTED = (
     "rope_scaling", "rope_parameters", "sliding_window", "partial_rotary_factor", "attn_logit_softcapping",
     "final_logit_softcapping", "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier",
@@ -74,6 +79,12 @@ _SPECIAL = re.compile(r"<\|.+\|>|<(?=.{1,19}$)/?[a-z_]+>")
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
+def named(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its model that is not understood: architecture and name."""
+    stated = {"general.architecture": document.get("architecture"), "general.name": document.get("name")}
+    return {key: value for key, value in stated.items() if isinstance(value, str) and value}
+
+
 def translated(path: Path, document: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> dict[str, Any]:
     """The metadata as GGUF has them. Raises `UnreadableError` for what is not supported and would change results."""
     stated = document.get("architecture") or document.get("model_type")
@@ -84,6 +95,7 @@ def translated(path: Path, document: Mapping[str, Any], tensors: Mapping[str, Te
             f"{path}: architecture is {reprlib.repr(stated)}, supported in .apr files are {names}: use the GGUF file"
         )
     _check_supported(path, document)
+    _check_complete(path, document)
     architecture = found_row.name
     found: dict[str, Any] = {"general.architecture": architecture}
     name = document.get("name")
@@ -133,6 +145,12 @@ def _check_supported(path: Path, document: Mapping[str, Any]) -> None:
             )
 
 
+def _check_complete(path: Path, document: Mapping[str, Any]) -> None:
+    for spellings in (*_INTEGERS.values(), *_NUMBERS.values()):
+        if spellings[0] in _REQUIRED and _first(document, spellings) is None:
+            raise UnreadableError(f"{path}: metadata key {spellings[0]} is missing; convert the model again")
+
+
 def _rounded(value: object) -> object:
     """A number as aprender keeps it, in float32; what is none, as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -158,14 +176,14 @@ def _tokenizer(path: Path, document: Mapping[str, Any], architecture: Architectu
     found["tokenizer.ggml.token_type"] = np.array(types, np.int32)
     kind = _first(document, ("tokenizer.model_type", "tokenizer.model"))
     merges = _texts(path, document, "tokenizer.merges")
-    if merges and kind in (None, *architecture.apr_names):
+    scores = document.get("tokenizer.scores")
+    if merges and not scores and kind in (None, *architecture.apr_names):
         kind = VocabularyKind.BYTE_PAIR
     found["tokenizer.ggml.model"] = str(_KINDS.get(str(kind).lower(), kind))
     if merges:
         found["tokenizer.ggml.merges"] = StringArray.of(merges)
     pre = document.get("tokenizer.pre_type") or architecture.pre_tokenizer or "not stated"
     found["tokenizer.ggml.pre"] = str(pre)
-    scores = document.get("tokenizer.scores")
     if isinstance(scores, list):
         found["tokenizer.ggml.scores"] = _numbers(path, "tokenizer.scores", scores, len(texts))
     for name in ("bos_token_id", "eos_token_id", "add_bos_token"):

@@ -28,6 +28,8 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({found.name: found 
 
 def architecture_of(file: ModelFile) -> Architecture:
     """The architecture of `file`. Raises `UnreadableError` for one that is not supported."""
+    if file.refusal:
+        raise UnreadableError(file.refusal)
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise UnreadableError(

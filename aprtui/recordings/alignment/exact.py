@@ -54,13 +54,16 @@ class _Wide:
 class ExactRun:
     """The graphs of a recording in order; states go on from graph to graph.
 
-    `unmodelled` counts nodes that no row computes: what was recorded stands in for them.
+    `unmodelled` are ops that no row computes: what was recorded stands in for them, though the engine did not compute
+    it from these values, so everything behind is in doubt until `cut` gives values again.
     """
 
     recording: Recording
     weights: NamedWeights
     unmodelled: list[str] = field(default_factory=list)
     _graph: OpGraph | None = None
+    _doubtful: set[int] = field(default_factory=set)
+    """Roots that hold values in doubt."""
     _wide: dict[int, _Wide] = field(default_factory=dict)
     _plain: dict[int, Bytes] = field(default_factory=dict)
 
@@ -68,7 +71,7 @@ class ExactRun:
         """A run that goes on from the states of this one, and leaves them as they are."""
         wide = {index: _Wide(root.values.copy(), root.unit, root.per) for index, root in self._wide.items()}
         plain = {index: data.copy() for index, data in self._plain.items()}
-        return ExactRun(self.recording, self.weights, [], self._graph, wide, plain)
+        return ExactRun(self.recording, self.weights, [], self._graph, set(self._doubtful), wide, plain)
 
     def run(self, graph: OpGraph, cut: Cut, seen: Seen) -> None:
         """Compute a graph; where `cut` gives values, a node has those in place of what it would compute."""
@@ -82,10 +85,25 @@ class ExactRun:
                 found = self._computed(node, operands) if given is None else given
                 if place == 0:
                     seen(index, found)
+                self._mark(node, output, cut=given is not None)
                 self._store(node, graph.tensors[output], operands, found)
             for root in last.get(index, ()):
                 self._wide.pop(root, None)
                 self._plain.pop(root, None)
+
+    def _mark(self, node: OpNode, output: int, *, cut: bool) -> None:
+        """Whether the root that a node has written holds values in doubt."""
+        assert self._graph is not None
+        root = self._graph.tensors[output].root
+        if not cut and (node.op in self.unmodelled or self.in_doubt(node)):
+            self._doubtful.add(root)
+        elif not node.rows:
+            self._doubtful.discard(root)
+
+    def in_doubt(self, node: OpNode) -> bool:
+        """Whether a node reads values in doubt."""
+        assert self._graph is not None
+        return any(self._graph.tensors[s].root in self._doubtful for s in node.sources if s is not None)
 
     def _carried_on(self, graph: OpGraph) -> set[int]:
         """The roots that the graph behind goes on from."""
@@ -94,7 +112,8 @@ class ExactRun:
         return {root.carried for root in behind.roots if root.carried is not None} if behind else set()
 
     def _begin(self, graph: OpGraph) -> None:
-        before, self._graph = (self._wide, self._plain), graph
+        before, doubtful, self._graph = (self._wide, self._plain), self._doubtful, graph
+        self._doubtful = {index for index, root in enumerate(graph.roots) if root.carried in doubtful}
         self._wide, self._plain = {}, {}
         kinds: dict[int, set[str]] = {}
         for tensor in graph.tensors:

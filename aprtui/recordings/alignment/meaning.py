@@ -19,6 +19,7 @@ from aprtui.progress import Progress
 from aprtui.recordings.alignment.anchors import AnchorPair, anchors_of, paired, rows_of_a, without_bias
 from aprtui.recordings.alignment.exact import ExactRun, Seen, recorded_output
 from aprtui.recordings.alignment.weights import WeightMatch, matched_weights, matrices, signature
+from aprtui.recordings.element_types import PLAIN
 from aprtui.recordings.format import OpGraph
 from aprtui.recordings.memory import NamedWeights, Values
 from aprtui.recordings.ops.operands import Operands
@@ -27,9 +28,9 @@ from aprtui.recordings.stages import NodeName, node_name
 
 Array = NDArray[np.float64]
 
-MEANING_BOUND = 1e-5
+MEANING_BOUND = 2e-6
 """The most that two exact graphs of one meaning differ by between two products: constants are kept in float32."""
-ANGLE_BOUND = 2e-7
+ANGLE_BOUND = 1e-7
 """And for each position: angles of RoPE grow with it, and their frequencies are kept in float32."""
 _VALUES_BOUND = 1e-6
 """Two nodes have the same values where these, sorted, differ by less."""
@@ -154,6 +155,8 @@ class _Taken:
     """What a run gave: exact inputs of products and products without bias by node, values that are kept, the end."""
 
     inputs: dict[int, Array] = field(default_factory=dict)
+    doubtful: set[int] = field(default_factory=set)
+    """Nodes that read what is in doubt behind an op that is not modelled."""
     products: dict[int, Array] = field(default_factory=dict)
     kept: dict[int, Array] = field(default_factory=dict)
     end: Array = field(default_factory=lambda: np.zeros(0))
@@ -175,6 +178,7 @@ def _taken(
             return None
         if pair.b.kind.is_product:
             b.inputs[index] = operands.values(pair.b.kind.input).reshape(-1)
+            b.doubtful |= {index} if runs[1].in_doubt(operands.node) else set()
         recorded = recorded_output(runs[1].recording, graphs[1].nodes[index], operands)
         b.products[index] = rows_of_a(without_bias(recorded, operands, pair.b.kind, -1), pair.match)
         return recorded
@@ -184,21 +188,25 @@ def _taken(
             return None
         if pair.a.kind.is_product:
             a.inputs[index] = operands.values(pair.a.kind.input).reshape(-1)
+            a.doubtful |= {index} if runs[0].in_doubt(operands.node) else set()
         recorded = recorded_output(runs[0].recording, graphs[0].nodes[index], operands)
         a.products[index] = without_bias(recorded, operands, pair.a.kind, -1).reshape(-1, recorded.shape[-1])
         return without_bias(b.products[pair.b.index].reshape(operands.shape), operands, pair.a.kind, 1)
 
-    runs[1].run(graphs[1], cut_b, _keeper(b, keep[1], len(graphs[1].nodes) - 1))
-    runs[0].run(graphs[0], cut_a, _keeper(a, keep[0], len(graphs[0].nodes) - 1))
+    runs[1].run(graphs[1], cut_b, _keeper(runs[1], graphs[1], b, keep[1]))
+    runs[0].run(graphs[0], cut_a, _keeper(runs[0], graphs[0], a, keep[0]))
     return a, b
 
 
-def _keeper(side: _Taken, kept: set[int], last: int) -> Seen:
+def _keeper(run: ExactRun, graph: OpGraph, side: _Taken, kept: set[int]) -> Seen:
+    last = len(graph.nodes) - 1
+
     def seen(index: int, found: Values) -> None:
-        if index in kept:
+        if index in kept and found.dtype.kind == "f":  # indices are soon alike
             side.kept[index] = np.array(found, np.float64).reshape(-1)
         if index == last:
             side.end = np.array(found, np.float64).reshape(-1)
+            side.doubtful |= {index} if run.in_doubt(graph.nodes[index]) else set()
 
     return seen
 
@@ -212,22 +220,25 @@ def _pins(number: int, graphs: Graphs, pairs: Sequence[AnchorPair], taken: tuple
             numeric = _relative(b.products[pair.b.index].reshape(-1), a.products[pair.a.index].reshape(-1))
             pins.append(
                 _pin(number, graphs, (pair.a.index, pair.b.index), (a.inputs[pair.a.index], b.inputs[pair.b.index]),
-                     bound, numeric, pair)
+                     bound, numeric, pair, pair.a.index in a.doubtful or pair.b.index in b.doubtful)
             )  # fmt: skip
     ends = len(graphs[0].nodes) - 1, len(graphs[1].nodes) - 1
-    return [*pins, _pin(number, graphs, ends, (a.end, b.end), bound, None, None)]
+    doubtful = ends[0] in a.doubtful or ends[1] in b.doubtful
+    return [*pins, _pin(number, graphs, ends, (a.end, b.end), bound, None, None, doubtful)]
 
 
 def _pin(
     number: int, graphs: Graphs, indices: tuple[int, int], values: tuple[Array, Array], bound: float,
-    numeric: float | None, pair: AnchorPair | None,
+    numeric: float | None, pair: AnchorPair | None, doubtful: bool,
 ) -> Pin:  # fmt: skip
     mine, theirs = values
-    comparable = mine.size == theirs.size
+    reason = "" if mine.size == theirs.size else f"{mine.size} values there, {theirs.size} here"
+    if doubtful:
+        reason = "an op before it is not modelled"
     return Pin(
         number, _side_node(graphs[0], indices[0]), _side_node(graphs[1], indices[1]), pair.match.a if pair else "",
-        pair is None or pair.unique, _relative(theirs, mine) if comparable else None, bound, numeric,
-        "" if comparable else f"{mine.size} values there, {theirs.size} here",
+        pair is None or pair.unique, None if reason else _relative(theirs, mine), bound, numeric,
+        reason,
     )  # fmt: skip
 
 
@@ -244,8 +255,8 @@ def _localised(runs: Runs, graphs: Graphs, pairs: Sequence[AnchorPair], pins: Se
     cuts = {pair.a.index for pair in pairs}, {pair.b.index for pair in pairs}
     ways = []
     for side in (0, 1):
-        good = [_index(pin, side) for pin in pins if pin.error is not None and not pin.beyond]
-        ways.append(_before(graphs[side], [_index(wrong, side)], cuts[side]) - _before(graphs[side], good, cuts[side]))
+        good = [pin for pin in pins if pin.error is not None and not pin.beyond]
+        ways.append(_before(graphs[side], [wrong], side, cuts[side]) - _before(graphs[side], good, side, cuts[side]))
     # What goes into a way is known on both sides, though one may have it with a bias and the other without.
     held = [
         way | {source for node in way for source in _sources(graph)[node]}
@@ -257,9 +268,11 @@ def _localised(runs: Runs, graphs: Graphs, pairs: Sequence[AnchorPair], pins: Se
     for side in (0, 1):
         others = prints[1 - side].values()
         lacking = {i for i in ways[side] & prints[side].keys() if not any(_alike(prints[side][i], p) for p in others)}
-        known = prints[side].keys() - lacking
-        found = [i for i in sorted(lacking) if not _after(graphs[side], i) & known]
-        first.append(_side_node(graphs[side], found[0]) if found else None)
+        known, sources = prints[side].keys() - lacking, _sources(graphs[side])
+        found = [i for i in sorted(lacking) if not _after(graphs[side], i, cuts[side]) & known]
+        # Masks and angles are made of nothing that the other side has: what they meet comes first.
+        meeting = [i for i in found if sources[i] & known] or found
+        first.append(_side_node(graphs[side], meeting[0]) if meeting else None)
     return Deviation(wrong, first[0], first[1])
 
 
@@ -280,10 +293,11 @@ def _sources(graph: OpGraph) -> list[set[int]]:
     return found
 
 
-def _before(graph: OpGraph, nodes: Iterable[int], cuts: set[int]) -> set[int]:
-    """The nodes that `nodes` take values from, back to cuts; a node that is a cut is followed by its input."""
-    sources, found = _sources(graph), set[int]()
-    waiting = [source for node in nodes for source in sources[node]] + [n for n in nodes if n not in cuts]
+def _before(graph: OpGraph, pins: Iterable[Pin], side: int, cuts: set[int]) -> set[int]:
+    """The nodes that the inputs of pinned products, or the end of the graph, are made by, back to cuts."""
+    sources, found, waiting = _sources(graph), set[int](), list[int]()
+    for pin in pins:
+        waiting += sources[_index(pin, side)] if pin.weight else [_index(pin, side)]
     while waiting:
         node = waiting.pop()
         if node not in found and node not in cuts:
@@ -292,13 +306,19 @@ def _before(graph: OpGraph, nodes: Iterable[int], cuts: set[int]) -> set[int]:
     return found
 
 
-def _after(graph: OpGraph, node: int) -> set[int]:
-    """The nodes that take values from `node`, by any way."""
+def _after(graph: OpGraph, node: int, cuts: set[int]) -> set[int]:
+    """The nodes that take values from `node`, by any way that leads through no cut and no indices."""
     found = {node}
     for index, sources in enumerate(_sources(graph)):
-        if sources & found:
+        if sources & found and index not in cuts and not _chooses(graph, index):
             found.add(index)
     return found - {node}
+
+
+def _chooses(graph: OpGraph, index: int) -> bool:
+    """Whether a node gives indices, which stay the same where values differ."""
+    kind = PLAIN.get(graph.tensors[graph.nodes[index].outputs[0]].type)
+    return kind is not None and kind.kind != "f"
 
 
 def _print(values: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -71,8 +72,8 @@ def diff_steps(a: Recording, b: Recording, found: MeaningComparison) -> Iterator
     """Commands that look at what this one leaves out."""
     if found.verdict is not Verdict.FAIL:
         yield "next  judge what each engine computed:"
-        yield f"aprtui replay {b.path}"
-        yield f"aprtui replay {a.path}"
+        yield shlex.join(["aprtui", "replay", str(b.path)])
+        yield shlex.join(["aprtui", "replay", str(a.path)])
 
 
 def diff_records(a: Recording, b: Recording, found: MeaningComparison) -> Iterator[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -33,11 +33,11 @@ _FAITHFUL = """
 abs add addcmul addmm all amax amin any arange argmax argmin argsort baddbmm bincount bitwise_and bitwise_not
 bitwise_or bmm cat ceil clamp clamp_min clone constant_pad_nd convolution copy cos cumsum div embedding eq erf exp
 exp2 expm1 fill floor floor_divide full full_like gather ge gelu gt histc index index_add index_copy index_put
-index_select isin le linalg_vector_norm log log1p log_softmax logical_and logical_not logical_or logsumexp lt
-masked_fill max maximum mean min minimum mm mul native_layer_norm ne neg new_full new_ones new_zeros one_hot ones
-ones_like pow reciprocal relu remainder repeat repeat_interleave rsqrt rsub scalar_tensor scatter scatter_add sigmoid
-silu sin softplus sort sqrt square stack sub sum tanh topk tril triu where zeros zeros_like _fused_rms_norm
-_log_softmax _scaled_dot_product_flash_attention_for_cpu _softmax _to_copy _unsafe_view
+index_select isin linalg_solve_triangular le linalg_vector_norm log log1p log_softmax logical_and logical_not
+logical_or logsumexp lt masked_fill max maximum mean min minimum mm mul native_layer_norm ne neg new_full new_ones
+new_zeros one_hot ones ones_like pow reciprocal relu remainder repeat repeat_interleave rsqrt rsub scalar_tensor
+scatter scatter_add sigmoid silu sin softplus sort sqrt square stack sub sum tanh topk tril triu where zeros
+zeros_like _fused_rms_norm _log_softmax _scaled_dot_product_flash_attention_for_cpu _softmax _to_copy _unsafe_view
 """
 _IN_PLACE = """
 add_ clamp_ copy_ cumsum_ div_ exp_ fill_ floor_ index_add_ index_copy_ index_put_ masked_fill_ mul_ neg_ scatter_
@@ -52,10 +52,25 @@ _MAKERS = frozenset(
 _OPEN_END = 2**63 - 1
 
 
+def _grouped_mm(x: Any, matrices: Any, ends: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """Rows of x times the matrix of their group, each of which ends before a row: `[rows, columns]`."""
+    if ends is None or bias is not None or x.ndim != 2 or matrices.ndim != 3:
+        raise ValueError("grouped products of this kind are not modelled")
+    out, start = x.new_zeros(x.shape[0], matrices.shape[2]), 0
+    for matrix, end in zip(matrices, ends.tolist(), strict=True):
+        out[start:end] = x[start:end] @ matrix
+        start = end
+    return out
+
+
+_OWN: Mapping[str, Callable[..., Any]] = MappingProxyType({"_grouped_mm": _grouped_mm})
+"""Ops of which torch has no kernel for float64."""
+
+
 def aten_way(name: str) -> bool:
     """Whether an op of that name is modelled."""
     found = _NAME.fullmatch(name)
-    return found is not None and found[1] in FAITHFUL
+    return found is not None and (found[1] in FAITHFUL or found[1] in _OWN)
 
 
 def type_name(dtype: Any) -> str:
@@ -72,6 +87,8 @@ def compute(op: Operands) -> OpWays:
     torch = importlib.import_module("torch")
     found = _NAME.fullmatch(op.node.op)
     function = getattr(getattr(torch.ops.aten, found[1], None), found[2], None) if found else None
+    if found and found[1] in _OWN:
+        function = _OWN[found[1]]
     if function is None:
         raise ValueError(f"this torch has no {op.node.op}")
     tensors = [None if source is None else _tensor(op, index, torch) for index, source in enumerate(op.sources)]

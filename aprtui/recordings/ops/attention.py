@@ -13,7 +13,8 @@ from aprtui.recordings.ops.operands import Array, Operands, OpWay, OpWays
 _TILE = 64
 """Queries from which on ggml's CPU backend works in tiles, with sums in float32."""
 _SPLIT = 512
-"""Keys from which on it splits them among threads for a single query, with sums in float32."""
+"""Keys from which on it splits them among threads for a single query."""
+_THREADS = (2, 4, 8, 16, 1, 6, 12, 32)
 _QUERY = {"q8_0": "q8_0", "q4_0": "q8_0", "q4_1": "q8_1_f16", "q5_0": "q8_0", "q5_1": "q8_1_f16", "iq4_nl": "q8_0"}
 """What queries are rounded to, by the type of the keys; float types to that type itself."""
 
@@ -67,9 +68,12 @@ def flash_attention(op: Operands) -> OpWays:
         scores = _scores(op, _rounded(queries, kind), keys)
         words = "" if kind == "none" else f"queries in {kind}"
         split = queries.shape[2] == 1 and keys.shape[2] >= _SPLIT
-        if kind == rounding and not op.exact and value_type == "f16" and sinks is None and not tiled and not split:
-            yield OpWay(_summed_in_f16(scores, values), f"{words}, sums in f16", flips=True)
-        shares = probabilities(scores, sinks)
+        if kind == rounding and not op.exact and value_type == "f16" and not tiled:
+            for chunks in _THREADS if split else (1,):
+                sums = "sums in f16" if chunks == 1 else f"sums of {chunks} chunks in f16"
+                yield OpWay(_summed_in_f16(scores, values, sinks, chunks), f"{words}, {sums}", flips=True)
+        unseen = np.isneginf(scores).all(-1, keepdims=True)
+        shares = np.where(unseen, 0.0, probabilities(scores, sinks))
         yield OpWay(_weighted(shares, values), words)
 
 
@@ -93,12 +97,35 @@ def _weighted(shares: Array, values: Array) -> Array:
     return np.asarray(np.matmul(shares, heads).swapaxes(1, 2))
 
 
-def _summed_in_f16(scores: Array, values: Array) -> Array:
+def _summed_in_f16(scores: Array, values: Array, sinks: Array | None, chunks: int) -> Array:
     """Sums of values in float16, key after key, over probabilities that are relative to the largest so far
-    (`ggml_compute_forward_flash_attn_ext_f16_one_chunk`)."""
+    (`ggml_compute_forward_flash_attn_ext_f16_one_chunk`); sums of several chunks of keys are added in float32."""
     heads = np.repeat(values, scores.shape[1] // values.shape[1], 1).astype(np.float32)
-    scores = scores.astype(np.float32)
-    sums = np.zeros((*scores.shape[:3], values.shape[-1]), np.float16)
+    scores, size = scores.astype(np.float32), -(-scores.shape[3] // chunks)
+    largest = np.full(scores.shape[:3], -np.inf, np.float32)
+    found, total = np.zeros((*scores.shape[:3], values.shape[-1]), np.float32), np.zeros(scores.shape[:3], np.float32)
+    for start in range(0, scores.shape[3], size):
+        part = _chunk_in_f16(scores[..., start : start + size], heads[:, :, start : start + size])
+        found, largest, total = _joined((found, largest, total), part)
+    if sinks is not None:
+        sink = np.broadcast_to(sinks.reshape(1, -1, 1).astype(np.float32), largest.shape)
+        found, largest, total = _joined((found, largest, total), (np.zeros_like(found), sink, np.ones_like(total)))
+    with np.errstate(invalid="ignore"):
+        return np.where(total[..., None] == 0, 0, found / total[..., None]).swapaxes(1, 2).astype(np.float64)
+
+
+def _joined(first: tuple[Array, Array, Array], second: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    """Sums, the largest score and the total of two sets of keys together."""
+    highest = np.maximum(first[1], second[1])
+    with np.errstate(invalid="ignore"):
+        shares = [np.where(np.isneginf(part[1]), np.float32(0), np.exp(part[1] - highest)) for part in (first, second)]
+    found = first[0] * shares[0][..., None] + second[0] * shares[1][..., None]
+    return found, highest, first[2] * shares[0] + second[2] * shares[1]
+
+
+def _chunk_in_f16(scores: Array, heads: Array) -> tuple[Array, Array, Array]:
+    """Of some keys: sums of values, the largest score, and the total of probabilities relative to it."""
+    sums = np.zeros((*scores.shape[:3], heads.shape[-1]), np.float16)
     largest, total = np.full(scores.shape[:3], -np.inf, np.float32), np.zeros(scores.shape[:3], np.float32)
     for key in range(scores.shape[3]):
         score = scores[..., key]
@@ -114,4 +141,4 @@ def _summed_in_f16(scores: Array, values: Array) -> Array:
         added = (risen + heads[:, :, key][:, :, None] * share[..., None]).astype(np.float16)
         sums = np.where(seen[..., None], added, sums)
         total = total * kept + share
-    return (sums.astype(np.float32) / total[..., None]).swapaxes(1, 2).astype(np.float64)
+    return sums.astype(np.float32), largest, total

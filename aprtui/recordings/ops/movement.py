@@ -1,4 +1,4 @@
-"""Ops that move values and compute none, or make them of nothing."""
+"""Ops that move values and compute none, make them of nothing, or choose among neighbours."""
 
 from __future__ import annotations
 
@@ -97,3 +97,20 @@ def get_rows(op: Operands) -> Values:
 def set_rows(op: Operands) -> Values:
     """The rows that are written, in the order of the source: their bytes alone are recorded."""
     return np.asarray(op.values(0))
+
+
+def pool(op: Operands) -> Array:
+    """The largest (kind 0) or the mean of windows over the two fastest dimensions; padding is no value, or 0.
+
+    The largest begins at the lowest float32, as ggml does it: windows of −Inf alone give that.
+    """
+    largest = op.whole("kind") == 0
+    width, height, step_x, step_y, before_x, before_y = (
+        op.whole(name) for name in ("width", "height", "step_x", "step_y", "before_x", "before_y")
+    )
+    sides = [(0, 0), (0, 0), (before_y, before_y + height), (before_x, before_x + width)]
+    values = np.pad(op.values(0), sides, constant_values=-np.inf if largest else 0)
+    windows = np.lib.stride_tricks.sliding_window_view(values, (height, width), (2, 3))[:, :, ::step_y, ::step_x]
+    lowest = float(np.finfo(np.float32).min)
+    found = windows.max((-1, -2), initial=lowest) if largest else windows.sum((-1, -2)) / (width * height)
+    return np.asarray(found[:, :, : op.shape[2], : op.shape[3]])

@@ -57,6 +57,7 @@ _FUNCTION: Params = (("function", "i"),)
 _PART: Params = tuple((name, "i") for name in ("stride_1", "stride_2", "stride_3", "offset"))
 _SHIFTS: Params = tuple((f"shift_{axis}", "i") for axis in range(4))
 _PADS: Params = tuple((f"{side}_{axis}", "i") for axis in range(4) for side in ("before", "after"))
+_POOL: Params = tuple((name, "i") for name in ("kind", "width", "height", "step_x", "step_y", "before_x", "before_y"))
 _KEPT: Params = (("kept_states", "i"),)
 _ROPE: Params = (
     ("", "i"), ("dimensions", "i"), ("mode", "i"), ("", "i"), ("original_context", "i"), ("base", "f"), ("scale", "f"),
@@ -104,6 +105,7 @@ OPS: Mapping[str, OpRow] = MappingProxyType(
         "TRI": OpRow(_one(movement.triangle), (("kind", "i"),)),
         "DIAG_MASK_INF": OpRow(_one(movement.causal_mask), (("past", "i"),)),
         "PAD": OpRow(_one(movement.pad), (*_PADS, ("circular", "i"))),
+        "POOL_2D": OpRow(_one(movement.pool), _POOL),
         "ROLL": OpRow(_one(movement.roll), _SHIFTS),
         "ACC": OpRow(_one(partial(movement.write_part, adds=True)), _PART),
         "SET": OpRow(_one(partial(movement.write_part, adds=False)), _PART),

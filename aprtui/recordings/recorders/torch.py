@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from aprtui.errors import UsageError
-from aprtui.model.model import Model
-from aprtui.oracle.transformers_model import AttentionKind, DataType, TransformersModel, libraries, load
+from aprtui.oracle.transformers_model import AttentionKind, DataType, libraries
 from aprtui.progress import Progress
 from aprtui.recordings.format import (
     OpGraph,
@@ -29,6 +28,7 @@ from aprtui.recordings.format import (
 from aprtui.recordings.memory import state_digest
 from aprtui.recordings.ops.aten import SOURCE, type_name
 from aprtui.recordings.reading import extent
+from aprtui.recordings.recorders.modules import LoadedModule, load_module
 from aprtui.recordings.writing import RecordingWriter, require_free
 
 
@@ -45,11 +45,12 @@ class TorchRequest:
 
 
 def record_torch(
-    model: Model, request: TorchRequest, directory: Path, progress: Progress, *, overwrite: bool = False
+    path: Path, request: TorchRequest, directory: Path, progress: Progress, *, overwrite: bool = False
 ) -> RecordingHeader:
-    """Run `model` by transformers and write every aten op that is executed to `directory`.
+    """Run the model at `path` by transformers and write every aten op that is executed to `directory`.
 
-    Raises `UsageError` for a request that cannot be met, `EngineError` where torch or transformers is missing.
+    Raises `UsageError` for a request that cannot be met, `UnreadableError` for a model that cannot be loaded,
+    `EngineError` where torch or transformers is missing.
     """
     count = len(request.tokens)
     if not count:
@@ -59,11 +60,12 @@ def record_torch(
         raise UsageError(f"--decode-from {prefill}: the prompt has {count} tokens: use 1 … {count}")
     require_free(directory, overwrite)
     progress("loading", 0, 1)
-    loaded = load(model, request.kind, request.attention, request.threads)
+    loaded = load_module(path, request.kind, request.attention, request.threads)
+    _require_tokens(loaded.module, request.tokens)
     settings = {"dtype": str(request.kind), "attention": str(request.attention)}
     header = RecordingHeader(
         RecordedEngine("transformers", loaded.version, "torch", settings), OpSet.ATEN, tuple(request.tokens),
-        RecordedModel(str(model.path.resolve()), model.sha256()), request.text,
+        RecordedModel(str(path.resolve()), loaded.sha256), request.text,
     )  # fmt: skip
     writer = RecordingWriter(directory, header, overwrite=overwrite)
     try:
@@ -83,11 +85,9 @@ def named_storages(module: Any) -> dict[str, Any]:
 
 
 def _evaluate(
-    loaded: TransformersModel, writer: RecordingWriter, tokens: Sequence[int], prefill: int, progress: Progress
+    loaded: LoadedModule, writer: RecordingWriter, tokens: Sequence[int], prefill: int, progress: Progress
 ) -> None:
-    torch, transformers = libraries()
-    hybrid = loaded.source.config.graph.recurrent
-    past = transformers.DynamicCache(**({"config": loaded.module.config} if hybrid else {}))
+    torch, past = libraries()[0], loaded.cache
     position, reference = 0, importlib.import_module("torch.multiprocessing.reductions").StorageWeakRef
     weights = {storage.data_ptr(): name for name, storage in named_storages(loaded.module).items()}
     taker: _AtenTaker | None = None
@@ -98,9 +98,16 @@ def _evaluate(
             ids = torch.tensor([list(tokens[position : position + count])])
             taker = _AtenTaker(torch, reference, writer, weights, taker.root_ids if taker else {}, kept)
             with taker.recording(loaded.module):
-                loaded.module(ids, past_key_values=past, use_cache=True)
+                past = loaded.module(ids, past_key_values=past, use_cache=True).past_key_values
             writer.add(taker.graph("prefill" if position == 0 else "decode", position, count))
             position += count
+
+
+def _require_tokens(module: Any, tokens: Sequence[int]) -> None:
+    size = int(module.get_input_embeddings().weight.shape[0])
+    beyond = [token for token in tokens if not 0 <= token < size]
+    if beyond:
+        raise UsageError(f"--tokens: {beyond[0]} is not in the vocabulary: ids are 0 … {size - 1}")
 
 
 @dataclass(slots=True)

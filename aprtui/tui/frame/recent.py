@@ -19,6 +19,7 @@ from aprtui.model.open_file import SUFFIXES
 from aprtui.model.split_files import first_part
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_atomically
+from aprtui.trace.archive import is_folder
 from aprtui.tui.frame.state import ScreenName, ScreenState
 
 MOST_REMEMBERED = 20
@@ -100,7 +101,7 @@ def remember_state(state: ScreenState) -> None:
     for path in reversed(paths):
         # Neither single stage files nor folders of contracts.
         listed = (*SUFFIXES, ".jsonl")
-        if path.is_file() if state.screen is ScreenName.CONTRACTS else path.is_dir() or path.suffix in listed:
+        if path.is_file() if state.screen is ScreenName.CONTRACTS else is_folder(path) or path.suffix in listed:
             remember(path)
     if state.screen is ScreenName.DIFF and len(paths) == 2:
         remember(*paths)

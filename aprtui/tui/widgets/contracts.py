@@ -55,6 +55,8 @@ ADVICE: Mapping[Lack, str] = {
     Lack.CAPTURE: "to be made by this and opened in Browse (2):",
     Lack.REFERENCE: "both to be made by this and marked with space in Browse (2):",
     Lack.OTHER_CAPTURE: "to be made by this and opened in Browse (2):",
+    Lack.SUBJECT: "which is to be made by this:",
+    Lack.BOUND: "so a PASS says nothing: give its check a bound that a result can break",
 }
 PLAIN_LACKS = frozenset({Lack.CHECK, Lack.RUN, Lack.CAPTURE, Lack.REFERENCE})
 """What is lacking says all there is to say."""

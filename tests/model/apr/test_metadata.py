@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from aprtui.errors import UnreadableError
+from aprtui.model.apr.apr_file import AprFile
 from aprtui.model.facts import TokenizerFacts, model_facts
 from aprtui.model.model import load_model
+from aprtui.model.tensor_table import summarise, tensor_table
 from tests.model.apr_files import AprModel, apr_model
 from tests.model.gguf_files import SPECIAL_TOKENS, sentence_piece_vocabulary, write_model
 
@@ -47,7 +49,8 @@ def test_numbers_are_rounded_to_float32_as_aprender_keeps_them(model: AprModel, 
         ("sharding", {"shard_count": 2, "shard_index": 0}, "one of several shards"),
         ("num_layers", 10**9, "1000000000 layers"),
         ("num_layers", "many", "block_count"),
-        ("hidden_size", None, "embedding_length is missing"),
+        ("hidden_size", None, "hidden_size is missing"),
+        ("rope_theta", None, "rope_theta is missing"),
         ("rope_theta", "x", "rope.freq_base"),
         ("rms_norm_eps", -1.0, "rms_epsilon"),
         ("rms_norm_eps", 1e300, "rms_epsilon"),
@@ -66,6 +69,15 @@ def test_metadata_that_make_no_sense_are_refused(
     with pytest.raises(UnreadableError, match=words) as refused:
         load_model(model.write(tmp_path / "m.apr"))
     assert "\n" not in str(refused.value)
+
+
+def test_tensors_of_a_model_that_cannot_be_run_can_be_read(model: AprModel, tmp_path: Path) -> None:
+    model.metadata |= {"architecture": "gemma3", "name": "a Gemma"}
+    path = model.write(tmp_path / "m.apr")
+    file = AprFile(path)
+    assert file.refusal.startswith(f"{path}: architecture is 'gemma3'")
+    assert (file.metadata["general.architecture"], file.metadata["general.name"]) == ("gemma3", "a Gemma")
+    assert all(info.stored is not None and summarise(info).stats for info in tensor_table(path))
 
 
 def tokenizer_of(model: AprModel, path: Path) -> TokenizerFacts | str:
@@ -116,6 +128,8 @@ def test_sentence_piece_vocabularies_are_read(tmp_path: Path) -> None:
     expected = load_model(path).tokenizer.encode("abab x")
     assert load_model(model.write(tmp_path / "m.apr")).tokenizer.encode("abab x") == expected
     del model.metadata["tokenizer.token_type"]
+    assert load_model(model.write(tmp_path / "m.apr")).tokenizer.encode("abab x") == expected
+    model.metadata["tokenizer.merges"] = ["a b"]  # as files of Llama 2 have beside their scores
     assert load_model(model.write(tmp_path / "m.apr")).tokenizer.encode("abab x") == expected
 
 

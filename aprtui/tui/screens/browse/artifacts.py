@@ -21,6 +21,7 @@ from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
 from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
+from aprtui.trace.archive import is_archive
 from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
 from aprtui.tui.screens.browse.facts import (
@@ -238,7 +239,8 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
 _JSON_LINES = ".jsonl"
 """The suffix of agent traces and recorded sessions."""
 
-_FILES = (*MODEL_SUFFIXES, _JSON_LINES, *SUFFIXES)
+_FILES = (*MODEL_SUFFIXES, ".zip", ".tar", _JSON_LINES, *SUFFIXES)
+"""What a folder is searched for. A `.tar.zst` would have to be decompressed to see what it is."""
 
 
 def _kind_of_file(path: Path) -> ArtifactKind | None:
@@ -249,7 +251,18 @@ def _kind_of_file(path: Path) -> ArtifactKind | None:
         status = path.stat()
     except OSError:
         return None
+    if is_archive(path):
+        return _kind_of_archive(path, status.st_mtime_ns, status.st_size)
     return _kind_of_text(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(256)
+def _kind_of_archive(path: Path, modified: int, size: int) -> ArtifactKind | None:
+    try:
+        is_capture = read_manifest(path) is not None or next(claimed_files(path), None) is not None
+    except AprtuiError:
+        return None
+    return ArtifactKind.CAPTURE if is_capture else None
 
 
 @lru_cache(4096)
@@ -284,7 +297,7 @@ def _beginning(path: Path, size: int) -> bytes:
 
 def _signature(path: Path, kind: ArtifactKind) -> _Signature:
     """Numbers that change if the artifact has changed; the first one is the time of its last change in ns."""
-    if kind is not ArtifactKind.CAPTURE:
+    if kind is not ArtifactKind.CAPTURE or path.is_file():
         files = parts_there(path) if kind is ArtifactKind.MODEL else (path,)
         statuses = [file.stat() for file in files]
         numbers = [number for status in statuses for number in (status.st_mtime_ns, status.st_size, status.st_ino)]
@@ -312,15 +325,21 @@ def _capture(path: Path, modified: float) -> Artifact:
             path, ArtifactKind.CAPTURE, modified, provenance.get("model", ""),
             layers=len({node.layer for node, _ in claimed if node.layer is not None}) or None,
             tokens=None if ids is None else len(ids), files=len(claimed),
-            bytes=sum(_size(file) for _, file in claimed), text=dict(facts).get("prompt", ""), facts=facts,
+            bytes=_bytes_of(path, [_size(file) for _, file in claimed]),
+            text=dict(facts).get("prompt", ""), facts=facts,
         )  # fmt: skip
     sizes = (info.bytes or _size(path / name) for name, info in manifest.files.items())
     engine = manifest.engine
     return Artifact(
         path, ArtifactKind.CAPTURE, modified, manifest.model.name, engine_name(engine), engine.mode,
-        manifest.graph.layers, len(manifest.tokens), len(manifest.files), sum(sizes), manifest.complete,
+        manifest.graph.layers, len(manifest.tokens), len(manifest.files), _bytes_of(path, sizes), manifest.complete,
         prompt_text(manifest), engine.faults, capture_facts(manifest),
     )  # fmt: skip
+
+
+def _bytes_of(capture: Path, sizes: Iterable[int]) -> int:
+    """Bytes on disk of a folder with files of `sizes`, or of an archive."""
+    return _size(capture) if capture.is_file() else sum(sizes)
 
 
 def _size(path: Path) -> int:

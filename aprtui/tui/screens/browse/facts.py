@@ -71,6 +71,7 @@ def capture_facts(manifest: Manifest) -> Facts:
         ("rounds", ", ".join(f"{where.replace('_', ' ')} {what}" for where, what in engine.rounding.items())),
         *(("faults" if not number else "", text.replace(",", ", ")) for number, text in enumerate(engine.faults)),
         ("stages", stages_words({info.node for info in manifest.files.values()}, graph_for(graph))),
+        *(("", f"{stage}: {why}") for stage, why in manifest.unavailable.items()),
     ]
     if manifest.wall_seconds is not None:
         facts.append(("took", duration(manifest.wall_seconds)))

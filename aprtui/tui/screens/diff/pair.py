@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.progress import Cancelled
+from aprtui.trace.archive import is_single_file
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stage_reader import StageReader
@@ -57,7 +58,7 @@ class Sides:
 
 def open_sides(a: Path, b: Path) -> Sides:
     """Both captures, or both stage files. The comparison itself reports a side that cannot be opened."""
-    if a.is_file() and b.is_file():
+    if is_single_file(a) and is_single_file(b):
         return Sides(None, None, (a, b))
     return Sides(_opened(a), _opened(b))
 

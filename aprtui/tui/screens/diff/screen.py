@@ -28,6 +28,7 @@ from aprtui.compare.report.headline import headline
 from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
+from aprtui.trace.archive import is_single_file
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
@@ -512,11 +513,11 @@ class DiffScreen(ToolScreen):
         differing = entry.place if isinstance(entry, StageComparison) and not entry.reordered else {}
         place = self.query_one(DiffPanes).place or (place_of(differing) if differing else None)
         fields: dict[str, object] = {}
-        if place is not None and (side.is_file() or "element" in differing):
+        if place is not None and (is_single_file(side) or "element" in differing):
             fields = {"element": place[2]}
         elif place is not None:
             fields = {"head": place[0], "at": f"{place[1]},{place[2]}"}
-        if side.is_file():
+        if is_single_file(side):
             self.program.open_state(screen_state(ScreenName.TENSOR, path=side, **fields))
         else:
             self.program.open_state(

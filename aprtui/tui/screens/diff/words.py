@@ -10,6 +10,7 @@ from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance, Verdict
 from aprtui.compare.wording import counted, figures_text, number_text
+from aprtui.trace.archive import is_single_file
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.numbers import column_number
 from aprtui.tui.screens.diff.source import DiffRequest
@@ -71,7 +72,7 @@ def next_steps(
     comparison: Comparison, request: DiffRequest, bound: Tolerance | None, key: Callable[[str], str]
 ) -> tuple[str, ...]:
     """What to do next, with the keys that do it, the most useful first; `key` gives the key of a command by its id."""
-    replay = "" if request.replay or request.a.is_file() else key("diff.replay")
+    replay = "" if request.replay or is_single_file(request.a) else key("diff.replay")
     values, again = f"{key('diff.open')} the values", f"{key('copy.command')} copy the command"
     if comparison.alignment.problem:
         return f"{key('go.browse')} choose captures of the same tokens", again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from aprtui.resources import embedded_model
 from aprtui.trace.manifest import Manifest, read_manifest
 from aprtui.tui.screens.browse import artifacts
 from aprtui.tui.screens.browse.artifacts import DEPTH, ArtifactKind, Finder
+from aprtui.tui.screens.browse.contents import CaptureContents, read_contents
 from aprtui.tui.screens.browse.facts import Facts, model_facts
 from tests.compare.synthetic import write_capture
 from tests.model.gguf_files import model_file
@@ -39,6 +41,21 @@ def test_a_capture_given_twice_is_found_once_and_foreign_manifests_are_none(tmp_
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "weights.bin").write_bytes(bytes(10))
     assert [entry.path for entry in Finder().search([tmp_path, capture, tmp_path / "gone"]).artifacts] == [capture]
+
+
+def test_captures_in_one_file_are_found_and_read(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "one")
+    zipped = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", capture))
+    (tmp_path / "other.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    packed, plain = sorted(Finder().search([tmp_path]).artifacts, key=lambda entry: entry.path != zipped)
+    assert (packed.path, packed.kind, packed.files) == (zipped, ArtifactKind.CAPTURE, plain.files)
+    assert packed.bytes == zipped.stat().st_size
+    assert Finder().search([zipped]).artifacts == (packed,)
+    *_, contents = read_contents(packed, lambda: False)
+    *_, expected = read_contents(plain, lambda: False)
+    assert isinstance(contents, CaptureContents) and isinstance(expected, CaptureContents)
+    assert contents.entries == expected.entries
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

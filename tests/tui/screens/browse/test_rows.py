@@ -56,6 +56,12 @@ def test_a_capture_is_told_by_its_prompt_its_faults_and_its_marks(tmp_path: Path
     assert "stages   all 54" in lines and "marked   B, held against A" in lines and lines[-1] == "enter opens"
 
 
+def test_stages_that_an_engine_has_no_tensor_of_are_listed_with_the_reason(tmp_path: Path) -> None:
+    capture(tmp_path / "other", unavailable={"ffn_silu": "fused into ffn_swigl"})
+    lines = preview(listed(tmp_path)["other"])
+    assert lines[lines.index("stages   all 54") + 1] == "         ffn_silu: fused into ffn_swigl"
+
+
 def test_without_a_text_pieces_stand_in_and_without_pieces_ids(tmp_path: Path) -> None:
     capture(tmp_path / "pieces", pieces=("def", " f", "(", "n", ")"))
     capture(tmp_path / "ids")

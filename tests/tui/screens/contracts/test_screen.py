@@ -124,7 +124,7 @@ async def test_captures_come_from_the_screen_before(folder: Path) -> None:
 async def test_a_contract_that_is_edited_is_read_again(folder: Path) -> None:
     async with showing(on(folder, capture="bad", reference="good")) as pilot:
         await judged(pilot)
-        (folder / "alpha-v1.yaml").write_text(CONTRACT.replace("0.999999", "-1"))
+        (folder / "alpha-v1.yaml").write_text(CONTRACT.replace("0.999999", "0.01"))
         await until(pilot, lambda: results(pilot).get("ALPHA-2") == "PASS")
         (folder / "alpha-v1.yaml").unlink()
         await until(pilot, lambda: "alpha-v1" not in screen_text(pilot))

@@ -1,0 +1,1 @@
+"""Captures as files of other programs, and as one file."""

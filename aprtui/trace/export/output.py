@@ -1,0 +1,44 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from aprtui.errors import UsageError
+from aprtui.trace.aprt import output_error
+
+
+def require_new(path: Path, overwrite: bool) -> None:
+    """Raise `UsageError` where `path` is there and may not be replaced, or is a folder."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder: choose the name of a file")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: is there: choose another name, or --overwrite replaces it")
+
+
+@contextmanager
+def new_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A file that is written beside `path` and takes its place at the end.
+
+    Raises `UsageError` as `require_new`, `EngineError` where it cannot be written.
+    """
+    require_new(path, overwrite)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise output_error(path, error) from error

@@ -1,0 +1,73 @@
+"""What names of tensors say, and what they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui.importing.elements import ELEMENTS, SourceTensor
+from aprtui.importing.guess import Confidence, GuessedMapping, guess
+from aprtui.importing.source import Source
+
+
+def guessed(*names: str, shape: tuple[int, ...] = (1, 5, 8), element: str = "F32") -> GuessedMapping:
+    kind = ELEMENTS[element]
+    raw = np.zeros(int(np.prod(shape)) * kind.size, np.uint8)
+    return guess(Source(Path("x"), {name: SourceTensor(name, shape, kind, lambda: raw) for name in names}), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "pattern"),
+    [
+        ("attn_norm-{}", "attn_norm", "attn_norm-{layer}"),
+        ("blk.{}.ffn_out", "ffn_out", "blk.{layer}.ffn_out"),
+        ("layer_0{}_attn_out", "attn_out", "layer_{layer}_attn_out"),
+        ("decoder.layers.{}.mlp.up_proj.output.0", "ffn_up", "decoder.layers.{layer}.mlp.up_proj.output.0"),
+        ("h{}_ffn_out", "ffn_out", "h{layer}_ffn_out"),
+        ("attn_norm_l{}", "attn_norm", "attn_norm_l{layer}"),
+        ("{}/attn_norm", "attn_norm", "{layer}/attn_norm"),
+        ("blocks.{}.hook_resid_mid", "post_attn_residual", "blocks.{layer}.hook_resid_mid"),
+        ("layer_{}", "post_ffn_residual", "layer_{layer}"),
+        ("l_out-{}", "post_ffn_residual", "l_out-{layer}"),
+    ],
+)  # fmt: skip
+def test_numbers_that_count_layers_are_told_from_names(name: str, stage: str, pattern: str) -> None:
+    (found,) = guessed(*(name.format(layer) for layer in range(3))).rules
+    assert (found.rule.stage, found.rule.piece.pattern, found.confidence) == (stage, pattern, Confidence.LIKELY)
+
+
+def test_names_that_say_nothing_are_listed_and_not_taken() -> None:
+    found = guessed("layers.0.up_proj.input", "layers.1.up_proj.input", "x", "layers.0.mlp.c_proj")
+    assert found.rules == () and len(found.unknown) == 3
+    assert "# of no known stage: x" in found.text()
+
+
+def test_the_norm_behind_the_attention_is_told_by_the_one_before_the_feed_forward_block() -> None:
+    """`post_attention_layernorm` is before that block in most models, and behind the attention in Gemma."""
+    behind = [f"layers.{layer}.post_attention_layernorm" for layer in range(2)]
+    before = [f"layers.{layer}.pre_feedforward_layernorm" for layer in range(2)]
+    assert [entry.rule.stage for entry in guessed(*behind).rules] == ["ffn_norm"]
+    assert {entry.rule.stage: entry.rule.piece.pattern for entry in guessed(*behind, *before).rules} == {
+        "attn_post_norm": "layers.{layer}.post_attention_layernorm",
+        "ffn_norm": "layers.{layer}.pre_feedforward_layernorm",
+    }
+
+
+def test_two_tensors_of_one_name_are_not_chosen_between() -> None:
+    names = [f"{kind}.{layer}.attn_norm" for kind in ("layers", "draft.layers") for layer in range(2)]
+    found = guessed(*names)
+    assert [entry.confidence for entry in found.rules] == [Confidence.DOUBTFUL, Confidence.DOUBTFUL]
+    assert found.text().count("# attn_norm:") == 2
+
+
+def test_heads_and_tokens_that_are_as_many_are_doubtful() -> None:
+    def queries(*shape: int) -> Confidence:
+        norm = SourceTensor("l.0.attn_norm", (5, 64), ELEMENTS["F32"], lambda: np.zeros(0, np.uint8))
+        tensor = SourceTensor("l.0.q_rope", shape, ELEMENTS["F32"], lambda: np.zeros(0, np.uint8))
+        rules = guess(Source(Path("x"), {norm.name: norm, tensor.name: tensor}), None).rules
+        return next(entry.confidence for entry in rules if entry.rule.stage == "q_post_rope")
+
+    assert queries(1, 4, 5, 16) is queries(1, 5, 4, 16) is Confidence.LIKELY
+    assert queries(1, 5, 5, 16) is queries(1, 7, 9, 16) is Confidence.DOUBTFUL
