@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aprtui.compare.comparison import Cause, Comparison
-from aprtui.compare.wording import counted, number_text, ranges
+from aprtui.compare.wording import counted, listed, number_text, ranges
 from aprtui.trace.graph import Node
 
 _NAMED = 2
@@ -14,7 +14,7 @@ _NAMED = 2
 
 def where_words(cause: Cause) -> str:
     """The stages that are computed so."""
-    names = " and ".join(dict.fromkeys(node.stage for node in cause.nodes))
+    names = listed(dict.fromkeys(node.stage for node in cause.nodes))
     layers = sorted({node.layer for node in cause.nodes if node.layer is not None})
     if cause.everywhere:
         return f"every layer {names}"

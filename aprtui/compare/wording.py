@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 NOTHING_COMPARED = "nothing was compared"
 UNCOMPARED = "could not be compared"
@@ -14,6 +14,12 @@ UNBOUNDED = "and nothing says how much is allowed"
 def counted(count: int, noun: str) -> str:
     """`count` with its noun: "1 stage", "2 stages"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def first_tokens(count: int) -> str:

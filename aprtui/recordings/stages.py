@@ -86,7 +86,9 @@ def node_name(graph: OpGraph, node: OpNode) -> NodeName:
         return NodeName(int(module[1]), MODULES.get(last, last) or None, node.name)
     found = _NAMED.fullmatch(node.name)
     name, layer = (found[1], int(found[2])) if found else (node.name.partition(" ")[0], None)
-    stage = NAMES.get(name) or MODULES.get(name.rpartition(".")[2], name or None)
+    # `norm-3` of llama.cpp is any norm of layer 3, before its weight.
+    named = NAMES if found else {**MODULES, **NAMES}
+    stage = named.get(name) or named.get(name.rpartition(".")[2], name or None)
     if stage is None or name.startswith("node_"):
         return NodeName(None, None, node.name)
     return NodeName(layer, _BY_OP.get((stage, node.op), stage), node.name)

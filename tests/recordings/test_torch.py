@@ -35,7 +35,8 @@ def record(model: Path, folder: Path, *options: str) -> Recording:
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [
-        ("llama", []), ("gemma3", []), ("qwen3", ["--attention", "sdpa"]), ("qwen2", ["--dtype", "bfloat16"]),
+        ("llama", []), ("gemma3", []), ("qwen3", ["--attention", "sdpa"]),
+        ("qwen2", ["--dtype", "bfloat16", "--attention", "sdpa"]),
         ("llama", ["--dtype", "float16"]),
     ],
 )  # fmt: skip

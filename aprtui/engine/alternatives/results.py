@@ -130,14 +130,29 @@ def _stale(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Rows that hold what belongs to the token before."""
     if call.honest().ndim == 3 or len(call.honest()) < 2:
         return
-    yield Attempt("the last token has the values of the one before", _last_stale, of_result=True)
+    own = call.honest()
+    rows = np.array([len(own) - 1])
+    if found is not None:
+        rows = np.array([at for at in range(1, len(own)) if _is_row(found[at], own[at - 1], own[at])], np.intp)
+    if 0 < len(rows) < len(own) - 1:
+        tokens = (rows + call.position).tolist()
+        last = tokens == [call.position + len(own) - 1]
+        which = "the last token" if last else f"token{'s' if len(tokens) > 1 else ''} {ranges(tokens)}"
+        has = "have" if len(tokens) > 1 else "has"
+        yield Attempt(
+            f"{which} {has} the values of the one before", lambda c: _stale_rows(c.honest(), rows), of_result=True
+        )
     yield Attempt("each token has the values of the one before", _all_stale, of_result=True)
 
 
-def _last_stale(call: StageCall) -> Array:
-    own = call.honest().copy()
-    own[-1] = own[-2]
-    return own
+def _is_row(found: Array, before: Array, own: Array) -> bool:
+    return distance(before, found) < _NEAR <= distance(own, found)
+
+
+def _stale_rows(own: Array, rows: NDArray[np.intp]) -> Array:
+    changed = own.copy()
+    changed[rows] = own[rows - 1]
+    return changed
 
 
 def _all_stale(call: StageCall) -> Array:
@@ -183,7 +198,13 @@ def _kept(kind: str, call: StageCall) -> Array:
 def _orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Channels in another order: each found one is looked for among the model's own."""
     own = call.honest()
-    if found is None or own.ndim != 2:
+    if found is None:
+        return
+    if own.ndim == 3:
+        heads = np.array([min(range(len(own)), key=lambda h: distance(own[h], seen)) for seen in found])
+        if (heads != np.arange(len(own))).any():
+            words = f"heads are in the order {heads.tolist()[:12]}"
+            yield Attempt(words, lambda c: np.ascontiguousarray(c.honest()[heads]), of_result=True)
         return
     order = _order(own.astype(np.float64), found.astype(np.float64))
     if order is None:

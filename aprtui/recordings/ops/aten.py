@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from aprtui.engine.rounding import ROUND
+from aprtui.recordings.element_types import BF16
 from aprtui.recordings.memory import Values
 from aprtui.recordings.ops.operands import Operands, OpWay, OpWays
 from aprtui.trace.json_value import json_number
@@ -67,6 +69,26 @@ _OWN: Mapping[str, Callable[..., Any]] = MappingProxyType({"_grouped_mm": _group
 """Ops of which torch has no kernel for float64."""
 
 
+_ATTENTION = "aten._scaled_dot_product_flash_attention_for_cpu.default"
+
+
+def _attention(args: Sequence[Any], kwargs: Mapping[str, Any], rounded: Callable[[Any], Any], torch: Any) -> Any:
+    """Attention whose probabilities, relative to the largest of a row, are rounded before they meet the values, as
+    torch's kernel for short floats does it."""
+    query, key, value = args[:3]
+    causal = bool(args[4]) if len(args) > 4 else bool(kwargs.get("is_causal", False))
+    scale, mask = kwargs.get("scale"), kwargs.get("attn_mask")
+    groups = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(groups, 1).mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), float("-inf"))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype is torch.bool else scores + mask
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    short = torch.from_numpy(rounded(shares.numpy().astype(np.float32)).astype(np.float64))
+    return short @ value.repeat_interleave(groups, 1) / shares.sum(-1, keepdim=True)
+
+
 def aten_way(name: str) -> bool:
     """Whether an op of that name is modelled."""
     found = _NAME.fullmatch(name)
@@ -96,9 +118,14 @@ def compute(op: Operands) -> OpWays:
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise TypeError("arguments are missing")
     _require_small(found[1] if found else "", op, args)
+    args, kwargs = _decoded(args, tensors, torch), _decoded(kwargs, tensors, torch)
+    kind = op.output.type
+    if op.node.op == _ATTENTION and op.place == 0 and kind in ("f16", BF16) and not op.exact:
+        shares = _attention(args, kwargs, ROUND[kind], torch)
+        yield OpWay(_values(shares, torch), f"probabilities in {kind}", flips=True)
     with torch.no_grad():
         try:
-            result = function(*_decoded(args, tensors, torch), **_decoded(kwargs, tensors, torch))
+            result = function(*args, **kwargs)
         except (RuntimeError, NotImplementedError) as error:
             raise ValueError(str(error).partition("\n")[0][:80]) from error
     leaves = [value for value in _flat(result) if isinstance(value, torch.Tensor)]

@@ -80,6 +80,12 @@ def the_cause(result: Comparison) -> Cause:
     return cause
 
 
+def stale(call: StageCall, row: int) -> Array:
+    found = call.honest().copy()
+    found[row] = found[row - 1]
+    return found
+
+
 PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "base": ("q_post_rope", lambda c: positions.turned(c, theta=123456.0), "theta 123456, the model says 10000"),
     "offset": ("k_post_rope", lambda c: c.honest(shift=3), "off by +3"),
@@ -100,6 +106,8 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "tail": ("ffn_out", products.tail_left_out, "the last 32 inputs of 768 are not summed"),
     "sign": ("ffn_gate", products.block_negated, "columns 0–31 in 32 rows (0–31) are multiplied by -1"),
     "zeros": ("ffn_up", products.last_channels_zero, "channels 760–767, the last are zero"),
+    "a stale row": ("ffn_norm", lambda c: stale(c, 4), "token 4 has the values of the one before"),
+    "maps": ("attn_scores", lambda c: c.honest()[[1, 0, 2, 3]], "heads are in the order [1, 0, 2, 3]"),
     "stale": ("ffn_gate", products.last_row_stale, "the last token has the values of the one before"),
 }
 """The stage, how it is computed, and what the cause is to say."""
