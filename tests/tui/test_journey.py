@@ -112,7 +112,7 @@ def test_from_a_conversation_to_the_faulty_stage_and_the_same_verdict_headless(
     terminal.press("d")
     terminal.until("FAIL|UNKNOWN", PATIENCE)
     terminal.press("R")
-    terminal.until(rf"✗ FAIL +{CULPRIT}", PATIENCE)
+    terminal.until(rf"✗ FAIL +B: {CULPRIT}", PATIENCE)
     terminal.press("y")
     terminal.until("Copied")
     copied = terminal.clipboard()
@@ -123,4 +123,4 @@ def test_from_a_conversation_to_the_faulty_stage_and_the_same_verdict_headless(
     assert words[:2] == ["aprtui", "diff"] and "--replay" in words
     again = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 1, again.stdout + again.stderr
-    assert re.search(rf"FAIL +{CULPRIT}", again.stdout)
+    assert re.search(rf"FAIL:? +B: {CULPRIT}", again.stdout)
