@@ -51,6 +51,9 @@ def command(model: Path | None, folder: Path | None, as_json: bool) -> int:
         )  # fmt: skip
     else:
         click.echo("\n".join(_lines(found, loaded.path)))
+        if folder is None:
+            path = shlex.quote(str(loaded.path))
+            click.echo(f"aprtui: next: aprtui check {path} --against the folder that it was made from", err=True)
     return VERDICT_CODES[found.verdict]
 
 
@@ -74,5 +77,3 @@ def _lines(check: FileCheck, path: Path) -> Iterator[str]:
         else f"{count} wrong, {len(check.findings) - count} open"
     )
     yield f"{check.verdict}: {what}"
-    if check.against is None and check.verdict is Verdict.PASS:
-        yield f"aprtui: next: aprtui check {shlex.quote(str(path))} --against the folder that it was converted from"

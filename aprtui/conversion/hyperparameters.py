@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted, ranges
 from aprtui.conversion.checkpoint import CONFIG, Checkpoint
@@ -217,7 +219,8 @@ def _words(value: Any) -> str:
         return "none"
     if isinstance(value, list):
         return _layer_words(value)
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    # A file holds float32: 1e-05, not 9.99999974738e-06.
+    return f"{float(str(np.float32(value))):.12g}" if isinstance(value, float) else str(value)
 
 
 def _layer_words(kinds: list[Any]) -> str:

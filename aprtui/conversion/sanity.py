@@ -13,9 +13,9 @@ from aprtui.errors import UnreadableError
 from aprtui.model.model import Model
 from aprtui.model.weights import BLOCK_VALUES, Weight
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node
 
-_SENTENCE = "a row that is zero gives zeros, and what follows is a little worse at every token that needs it"
+_ZEROS = "a row that is zero gives zeros, and what follows is a little worse at every token that needs it"
 _DEFAULTED = {"rope.freq_base": ("10000", "q_post_rope", "right for the first tokens, worse with every position")}
 """Keys that engines have a default for which few models use: the default, the stage, how it shows."""
 
@@ -37,15 +37,12 @@ def metadata_findings(model: Model) -> Iterator[FileFinding]:
 
 
 def value_findings(model: Model, progress: Progress) -> Iterator[FileFinding]:
-    """NaN and Inf in weights, matrices that are zero, and norms whose weights look as if an offset was missing."""
+    """NaN and Inf in weights, and matrices that are zero."""
     total = len(model.weights)
     nodes = {weight.name: node for node in reversed(model.graph.nodes) for weight in model.params(node)}
     for done, weight in enumerate(model.weights.values()):
         progress("reading weights,", done, total)
-        node = nodes.get(weight.name)
-        yield from _of_values(weight, node)
-        if node is not None and model.graph[node.stage].op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
-            yield from _of_norm(weight, node)
+        yield from _of_values(weight, nodes.get(weight.name))
 
 
 def _of_values(weight: Weight, node: Node | None) -> Iterator[FileFinding]:
@@ -59,14 +56,4 @@ def _of_values(weight: Weight, node: Node | None) -> Iterator[FileFinding]:
         said = f"{counted(broken, 'value')} NaN or Inf of {weight.rows * weight.columns}"
         yield FileFinding(Verdict.FAIL, weight.name, said, stage, "NaN from there on: no token, or always the same one")
     if zero_rows == weight.rows and weight.rows > 1:
-        yield FileFinding(Verdict.FAIL, weight.name, f"all of its {weight.rows} rows are zero", stage, _SENTENCE)
-
-
-def _of_norm(weight: Weight, node: Node) -> Iterator[FileFinding]:
-    """Weights of a norm as a file has them, offset included, lie around 1 or well above 0; below, it is left out."""
-    values = weight.dequantize()
-    if np.isfinite(values).all() and (values < 0).mean() > 0.25:
-        said = f"{100 * float((values < 0).mean()):.0f} % of its weights are negative: was 1 to be added to them?"
-        yield FileFinding(
-            Verdict.UNKNOWN, weight.name, said, node.stage, "every channel is scaled wrong: text makes no sense"
-        )
+        yield FileFinding(Verdict.FAIL, weight.name, f"all of its {weight.rows} rows are zero", stage, _ZEROS)

@@ -246,3 +246,11 @@ def test_a_multimodal_configuration_is_read_for_its_text(tmp_path: Path) -> None
         } | {"model.visual.patch.weight": np.zeros((2, 2), np.float32)}
 
     assert checked(tmp_path, edit_folder=nested).verdict is Verdict.PASS
+
+
+def test_weights_of_norms_may_have_any_sign(tmp_path: Path) -> None:
+    """Half of those in the first layer of SmolLM2 135M are negative."""
+    file = model_file(layers=1)
+    weights = file.tensors["blk.0.attn_norm.weight"].data.view(np.float32)
+    weights[::2] *= -1
+    assert check_model(load_model(file.write(tmp_path / "m.gguf")), None, no_progress).verdict is Verdict.PASS
