@@ -27,7 +27,7 @@ _WORDS: Sequence[tuple[str, str]] = (
     ("k_post_rope", "k_post_rope|k_rope|rope_k|k_rot|rot_k|k_rotated|key_rotated|k_roped"),
     ("q_norm", "q_norm|q_layernorm"),
     ("k_norm", "k_norm|k_layernorm"),
-    ("qkv", "qkv|qkv_proj|c_attn|wqkv|query_key_value|qkv_matmul|qkv_bias"),
+    ("qkv", "qkv|qkv_proj|c_attn|wqkv|query_key_value"),
     (_QKV[0], "q_proj|wq|query|attn_q|q"),
     (_QKV[1], "k_proj|wk|key|attn_k|k"),
     (_QKV[2], "v_proj|wv|value|attn_v|v"),

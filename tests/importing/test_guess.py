@@ -23,6 +23,7 @@ def guessed(*names: str, shape: tuple[int, ...] = (1, 5, 8), element: str = "F32
     [
         ("attn_norm-{}", "attn_norm", "attn_norm-{layer}"),
         ("blk.{}.ffn_out", "ffn_out", "blk.{layer}.ffn_out"),
+        ("layer-{}/qkv_bias", "qkv_bias", "layer-{layer}/qkv_bias"),
         ("layer_0{}_attn_out", "attn_out", "layer_{layer}_attn_out"),
         ("decoder.layers.{}.mlp.up_proj.output.0", "ffn_up", "decoder.layers.{layer}.mlp.up_proj.output.0"),
         ("h{}_ffn_out", "ffn_out", "h{layer}_ffn_out"),
