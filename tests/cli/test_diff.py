@@ -69,7 +69,8 @@ def test_exit_code_is_the_verdict(a: Path, b: Path) -> None:
 def test_process_exits_with_the_verdict_and_keeps_stderr_for_messages(a: Path, b: Path) -> None:
     assert process(a, b).returncode == 125
     failed = process(a, b, "--tolerance", "rel_l2=0.1")
-    assert (failed.returncode, failed.stderr) == (1, "")
+    # A slow machine may be told how far it is.
+    assert failed.returncode == 1 and all(line.endswith("…") for line in failed.stderr.splitlines())
     missing = process(a, b.parent / "nowhere")
     assert (missing.returncode, missing.stdout) == (3, "")
     assert missing.stderr.count("\n") == 1
