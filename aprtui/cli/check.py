@@ -28,7 +28,7 @@ def command(model: Path | None, folder: Path | None, as_json: bool) -> int:
 
     With --against, hyperparameters, tokenizer and each tensor are held against config.json, tokenizer.json and the
     safetensors files of the original; each finding names the stage that it breaks, and how the model would misbehave.
-    Alone, the file is read for what no converter means: NaN, rows of zeros, keys that engines have a default for.
+    Alone, the file is read for what no converter means: NaN, matrices of zeros, keys that engines have a default for.
 
     \b
     Examples:

@@ -127,6 +127,24 @@ def prompt_options(function: Command) -> Command:
     return function
 
 
+def torch_options(function: Command) -> Command:
+    """Add `--dtype --attention --threads` of a model that transformers runs, as `kind`, `attention` and `threads`."""
+    options = (
+        click.option(
+            "--dtype", "kind", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
+            show_default=True, help="What weights and results are kept in.",
+        ),
+        click.option(
+            "--attention", type=click.Choice(["eager", "sdpa"]), default="eager", show_default=True,
+            help="sdpa, the default of transformers, is one op and makes no attention maps.",
+        ),
+        click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch; its own choice by default."),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def requested_model(path: Path | None) -> Model:
     """The model at `path`, or the default one."""
     from aprtui.model.model import load_model

@@ -21,6 +21,7 @@ from aprtui.cli.options import (
     read_prompt,
     requested_model,
     require_one_prompt,
+    torch_options,
 )
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import UsageError
@@ -169,15 +170,7 @@ def _oracle_options(function: Command) -> Command:
 
 @command.command()
 @_oracle_options
-@click.option(
-    "--dtype", "kind", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
-    help="What weights and results are kept in.",
-)  # fmt: skip
-@click.option(
-    "--attention", type=click.Choice(["eager", "sdpa"]), default="eager", show_default=True,
-    help="sdpa, the default of transformers, makes no attention maps.",
-)  # fmt: skip
-@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch; its own choice by default.")
+@torch_options
 def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) -> None:
     """Write a capture of MODEL by transformers: a GGUF file, with the weights as our loader dequantises them, or a
     folder of Hugging Face, as transformers loads it.

@@ -18,6 +18,7 @@ from aprtui.cli.options import (
     prompt_tokens,
     read_prompt,
     requested_model,
+    torch_options,
 )
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import UsageError
@@ -84,16 +85,8 @@ def llamacpp(
 @MODEL_ARGUMENT
 @prompt_options
 @click.option("--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-aten by default.")
-@click.option(
-    "--dtype", "kind", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
-    help="What weights and results are kept in.",
-)  # fmt: skip
-@click.option(
-    "--attention", type=click.Choice(["eager", "sdpa"]), default="eager", show_default=True,
-    help="Attention as several ops, or as one.",
-)  # fmt: skip
+@torch_options
 @click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch; its own choice by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the recording in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object that says what was written.")
 def torch(

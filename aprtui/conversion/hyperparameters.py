@@ -67,7 +67,7 @@ _BREAKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 """By the name in transformers: the key (or tensor) of a GGUF file, the first stage that it breaks, how that shows."""
 
 _ALIASES = {"num_local_experts": "num_experts", "hidden_activation": "hidden_act", "n_routed_experts": "num_experts"}
-_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_pytorch_tanh", "gelu_new": "gelu_pytorch_tanh", "swish": "silu"}
+_ACTIVATIONS = {"gelu_new": "gelu_pytorch_tanh", "swish": "silu"}
 _RELATIVE = 1e-5
 """How far apart numbers may be that went through float32."""
 _FACTORS_RELATIVE = 1e-3

@@ -15,7 +15,7 @@ from aprtui.model.weights import BLOCK_VALUES, Weight
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 
-_ZEROS = "a row that is zero gives zeros, and what follows is a little worse at every token that needs it"
+_ZEROS = "the layer adds nothing there: text is a little worse, or makes no sense"
 _DEFAULTED = {"rope.freq_base": ("10000", "q_post_rope", "right for the first tokens, worse with every position")}
 """Keys that engines have a default for which few models use: the default, the stage, how it shows."""
 

@@ -25,6 +25,7 @@ from aprtui.importing.safetensors_file import SUFFIX, read_safetensors
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import Model
 from aprtui.model.weight_difference.compare import TensorDifference, compare_tensors
+from aprtui.model.weight_difference.findings import cosine
 from aprtui.model.weight_difference.judgement import WeightJudgement
 from aprtui.model.weights import StoredTensor, Weight
 from aprtui.progress import Progress
@@ -180,9 +181,9 @@ class _Comparer:
         theirs = plain.values(slice(None))
         if parameter.name in _ROTATED:
             turned = self._in_pairs(parameter, plain).values(slice(None))
-            if self.model.config.graph.rope_layout is RopeLayout.INTERLEAVED and _cosine(theirs, ours) > _ALIKE:
+            if self.model.config.graph.rope_layout is RopeLayout.INTERLEAVED and cosine(theirs, ours) > _ALIKE:
                 yield f"rows of each head lie in halves, as in the folder: {self.model.architecture} needs pairs"
-            if self.model.config.graph.rope_layout is RopeLayout.HALF_SPLIT and _cosine(turned, ours) > _ALIKE:
+            if self.model.config.graph.rope_layout is RopeLayout.HALF_SPLIT and cosine(turned, ours) > _ALIKE:
                 yield f"rows of each head were put in pairs: {self.model.architecture} needs halves, as in the folder"
         if self.model.graph[parameter.node.stage].op in _NORMS:
             offset, spread = float((ours - theirs).mean()), float((ours - theirs).std())
@@ -266,9 +267,3 @@ def _part(key: str) -> str:
     for prefix in _PREFIXES[1:]:
         key = key.removeprefix(prefix)
     return key.removeprefix("model.").rpartition(".")[0].rpartition(".")[0]
-
-
-def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    left, right = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    norms = float(np.sqrt((left @ left) * (right @ right)))
-    return float(left @ right) / norms if norms > 0 else 0.0

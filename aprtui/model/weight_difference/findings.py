@@ -146,7 +146,7 @@ def transposed(a: StoredTensor, b: StoredTensor) -> Iterator[str]:
         left, right = (tensor.values(slice(0, size))[:, :size] for tensor in (a, b))
     except NotImplementedError:
         return
-    if size > 1 and _cosine(left.T, right) > _ALIKE > _cosine(left, right):
+    if size > 1 and cosine(left.T, right) > _ALIKE > cosine(left, right):
         yield "B looks like the transpose of A"
 
 
@@ -156,7 +156,7 @@ def _look_alikes(tensor: StoredTensor, namesake: StoredTensor, others: Tensors, 
     for name, candidate in others.items():
         if name == namesake.name or candidate.shape != tensor.shape:
             continue
-        if _cosine(sample, _sample(candidate)) > _ALIKE:
+        if cosine(sample, _sample(candidate)) > _ALIKE:
             yield f"{side}'s values are those of {name} in {other}, by a sample"
             return
 
@@ -168,7 +168,7 @@ def _sample(tensor: StoredTensor) -> NDArray[np.float32]:
         return np.zeros((max(1, min(tensor.rows, _SAMPLE // tensor.columns)), tensor.columns), np.float32)
 
 
-def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Of the finite values of both; 0 where a side is zero."""
     finite = np.isfinite(a) & np.isfinite(b)
     left, right = a[finite].astype(np.float64), b[finite].astype(np.float64)

@@ -355,9 +355,7 @@ def _model(path: Path, modified: float) -> Artifact:
         file = open_model_file(path, headers_only=True)
         facts = model_facts(file)  # which opens it again: it may have gone in between
     except UnreadableError as error:
-        return Artifact(
-            path, ArtifactKind.MODEL, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
-        )
+        return _unreadable(path, ArtifactKind.MODEL, modified, error)
     architecture, name = (file.metadata.get(f"general.{key}") for key in ("architecture", "name"))
     words = " ".join(word for word in (name, architecture) if isinstance(word, str) and word)
     layers = file.metadata.get(f"{architecture}.block_count")
@@ -367,13 +365,15 @@ def _model(path: Path, modified: float) -> Artifact:
     )  # fmt: skip
 
 
+def _unreadable(path: Path, kind: ArtifactKind, modified: float, error: AprtuiError) -> Artifact:
+    return Artifact(path, kind, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: "))
+
+
 def _contract(path: Path, modified: float) -> Artifact:
     try:
         document = read_document(path)
     except AprtuiError as error:
-        return Artifact(
-            path, ArtifactKind.CONTRACT, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
-        )
+        return _unreadable(path, ArtifactKind.CONTRACT, modified, error)
     facts = contract_facts(document)
     return Artifact(
         path, ArtifactKind.CONTRACT, modified, files=len(document.falsifiers), bytes=_size(path),
@@ -385,9 +385,7 @@ def _session(path: Path, modified: float) -> Artifact:
     try:
         summary = session_summary(path)
     except UnreadableError as error:
-        return Artifact(
-            path, ArtifactKind.SESSION, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
-        )
+        return _unreadable(path, ArtifactKind.SESSION, modified, error)
     engine = summary.start.engine
     return Artifact(
         path, ArtifactKind.SESSION, modified, engine.model, f"aprtui {engine.backend}", engine.mode,
@@ -400,9 +398,7 @@ def _conversation(path: Path, modified: float) -> Artifact:
     try:
         trace = read_agent_trace(path)
     except UnreadableError as error:
-        return Artifact(
-            path, ArtifactKind.CONVERSATION, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
-        )
+        return _unreadable(path, ArtifactKind.CONVERSATION, modified, error)
     return Artifact(
         path, ArtifactKind.CONVERSATION, modified, trace.model, trace.actor,
         tokens=None if trace.ending is None else trace.ending.tokens_out, files=len(trace.entries), bytes=_size(path),
