@@ -17,7 +17,7 @@ from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Severity
 from aprtui.contracts.evidence.assessment import ledger_of
 from aprtui.contracts.lint.rules import COMMAND, LINT_RULES, STAGE, LintContext, lint, reverse_coverage
-from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
+from aprtui.contracts.source_tree import SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
 from aprtui.trace.graph import known_names
@@ -285,7 +285,7 @@ def test_sarif_and_annotations_point_at_the_line(aprtui: Callable[..., object], 
     github = aprtui("contracts", "lint", drifted, "--format", "github").out  # type: ignore[attr-defined]
     assert github.startswith(f"::error file={drifted},line={line},title=LINT-005::FALSIFY-1: ")
     records = aprtui("contracts", "lint", drifted, "--json").out.splitlines()  # type: ignore[attr-defined]
-    assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0, "notes": 0}
+    assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0, "notes": 0, "suppressed": 0}
 
 
 def test_names_and_harnesses_of_tests_are_looked_up_and_the_nearest_name_is_offered(context: LintContext) -> None:

@@ -52,11 +52,13 @@ Breaches = Iterator[tuple[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class SchemaRule:
-    """A rule: `find` yields line and message of every breach. With `of_kernels` it applies to kernels only."""
+    """A rule: it `states` what holds of a sound contract, `fix` says what to do where it does not, and `find` yields
+    line and message of every breach. With `of_kernels` it applies to kernels only."""
 
     code: str
     severity: Severity
     states: str
+    fix: str
     find: Callable[[Document], Breaches]
     of_kernels: bool = False
 
@@ -87,6 +89,9 @@ def validate(document: Document) -> tuple[Finding, ...]:
 
 REFUSED = "REFUSED"
 """The code of a document that is no contract to `pv`: nothing else is judged."""
+
+REFUSED_STATES = "pv reads it: it has metadata, ids, only words of closed lists, and no field beside its alias"
+REFUSED_FIX = "correct the word as offered, write the id, or remove the alias; a file without metadata is no contract"
 
 _LEVELS = ("basic", "standard", "strict", "proven")
 _INTAKES = ("missing", "partial", "supported", "unclear")
@@ -339,29 +344,128 @@ def _not_provable(document: Document) -> Breaches:
 _E, _W = Severity.ERROR, Severity.WARN
 
 RULES: tuple[SchemaRule, ...] = (
-    SchemaRule("SCHEMA-001", _E, "references are given", _no_references),
-    SchemaRule("SCHEMA-002", _E, "a version is given", _no_version),
-    SchemaRule("SCHEMA-003", _E, "a kernel has equations", _no_equations, of_kernels=True),
-    SchemaRule("SCHEMA-004", _E, "an equation has a formula", _empty_formula, of_kernels=True),
-    SchemaRule("SCHEMA-005", _E, "an obligation has a property", _empty_property),
-    SchemaRule("SCHEMA-006", _W, "formal statements differ", _same_formal),
-    SchemaRule("SCHEMA-007", _E, "ids of falsification tests differ", _same_test_id),
-    SchemaRule("SCHEMA-008", _E, "a falsification test has a prediction", _no_prediction),
-    SchemaRule("SCHEMA-009", _W, "a falsification test says what its failure means", _no_if_fails),
-    SchemaRule("SCHEMA-010", _E, "ids of harnesses differ", _same_harness_id),
-    SchemaRule("SCHEMA-011", _E, "a harness has an obligation", _no_harness_obligation),
-    SchemaRule("SCHEMA-012", _W, "a harness has a bound", _no_bound),
-    SchemaRule("SCHEMA-013", _W, "a kernel has a quality gate", _no_gate, of_kernels=True),
-    SchemaRule("SCHEMA-014", _E, "requires is for postconditions", _misplaced_requires),
-    SchemaRule("SCHEMA-015", _E, "applies_to_phase is for loops", _misplaced_phase),
-    SchemaRule("SCHEMA-016", _E, "parent_contract is for subcontracts", _misplaced_parent),
-    SchemaRule("SCHEMA-017", _E, "a parent contract is depended on", _unknown_parent),
-    SchemaRule("SCHEMA-018", _E, "kind is in metadata", _top_level_kind),
-    SchemaRule("SCHEMA-019", _E, "no section is misspelt", _misspelt_section),
-    SchemaRule("SCHEMA-020", _E, "no key occurs twice", _duplicate_key),
-    SchemaRule("SCHEMA-021", _E, "an obligation that is not applicable says why", _no_reason),
-    SchemaRule("SCHEMA-022", _E, "an obligation that is not applicable says who decided", _no_owner),
-    SchemaRule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
-    SchemaRule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
+    SchemaRule(
+        "SCHEMA-001",
+        _E,
+        "references are given",
+        "name the paper, specification or source in metadata.references",
+        _no_references,
+    ),
+    SchemaRule("SCHEMA-002", _E, "a version is given", "write metadata.version, as 1.0.0", _no_version),
+    SchemaRule(
+        "SCHEMA-003",
+        _E,
+        "a kernel has equations",
+        "write the equation that the kernel computes, or a metadata.kind that is no kernel",
+        _no_equations,
+        of_kernels=True,
+    ),
+    SchemaRule(
+        "SCHEMA-004",
+        _E,
+        "an equation has a formula",
+        "write the formula of the equation",
+        _empty_formula,
+        of_kernels=True,
+    ),
+    SchemaRule(
+        "SCHEMA-005", _E, "an obligation has a property", "say in property what is to be proved", _empty_property
+    ),
+    SchemaRule(
+        "SCHEMA-006",
+        _W,
+        "formal statements differ",
+        "remove one of the two, or write what tells them apart",
+        _same_formal,
+    ),
+    SchemaRule("SCHEMA-007", _E, "ids of falsification tests differ", "give one of the two another id", _same_test_id),
+    SchemaRule(
+        "SCHEMA-008",
+        _E,
+        "a falsification test has a prediction",
+        "say in prediction what is seen if the rule holds",
+        _no_prediction,
+    ),
+    SchemaRule(
+        "SCHEMA-009",
+        _W,
+        "a falsification test says what its failure means",
+        "say in if_fails what the cause would be",
+        _no_if_fails,
+    ),
+    SchemaRule("SCHEMA-010", _E, "ids of harnesses differ", "give one of the two another id", _same_harness_id),
+    SchemaRule(
+        "SCHEMA-011",
+        _E,
+        "a harness has an obligation",
+        "name the obligation that the harness proves",
+        _no_harness_obligation,
+    ),
+    SchemaRule(
+        "SCHEMA-012", _W, "a harness has a bound", "write bound, the number of steps that are unwound", _no_bound
+    ),
+    SchemaRule(
+        "SCHEMA-013", _W, "a kernel has a quality gate", "write a qa_gate with id and name", _no_gate, of_kernels=True
+    ),
+    SchemaRule(
+        "SCHEMA-014",
+        _E,
+        "requires is for postconditions",
+        "remove requires, or write type: postcondition",
+        _misplaced_requires,
+    ),
+    SchemaRule(
+        "SCHEMA-015",
+        _E,
+        "applies_to_phase is for loops",
+        "remove applies_to_phase, or write type: loop_invariant or loop_variant",
+        _misplaced_phase,
+    ),
+    SchemaRule(
+        "SCHEMA-016",
+        _E,
+        "parent_contract is for subcontracts",
+        "remove parent_contract, or write type: subcontract",
+        _misplaced_parent,
+    ),
+    SchemaRule(
+        "SCHEMA-017",
+        _E,
+        "a parent contract is depended on",
+        "add the parent to metadata.depends_on, word for word",
+        _unknown_parent,
+    ),
+    SchemaRule("SCHEMA-018", _E, "kind is in metadata", "move kind into metadata", _top_level_kind),
+    SchemaRule("SCHEMA-019", _E, "no section is misspelt", "rename the section as offered", _misspelt_section),
+    SchemaRule("SCHEMA-020", _E, "no key occurs twice", "merge the two, or remove one", _duplicate_key),
+    SchemaRule(
+        "SCHEMA-021",
+        _E,
+        "an obligation that is not applicable says why",
+        "write na_reason: why it is no property of the code",
+        _no_reason,
+    ),
+    SchemaRule(
+        "SCHEMA-022",
+        _E,
+        "an obligation that is not applicable says who decided",
+        "write na_owner: what checks it instead",
+        _no_owner,
+    ),
+    SchemaRule(
+        "SCHEMA-023",
+        _E,
+        "a reason for not applicable is given only there",
+        "remove na_reason and na_owner, or write applies_to: not_applicable",
+        _needless_reason,
+    ),
+    SchemaRule(
+        "PROVABILITY-001",
+        _E,
+        "a kernel can be proved",
+        "add what is missing, or write a metadata.kind that is no kernel",
+        _not_provable,
+        of_kernels=True,
+    ),
 )
 """The codes are those of `pv`."""
