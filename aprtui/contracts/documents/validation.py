@@ -8,19 +8,15 @@ without a kind is one, unless it is of the registry. Rules about an entry apply 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
 from aprtui.contracts.documents.document import Document, Falsifier, Harness, Obligation
-from aprtui.contracts.documents.kinds import KINDS, broken_rules
+from aprtui.contracts.documents.kinds import broken_rules
+from aprtui.contracts.documents.shape import SECTIONS
 
-SECTIONS = (
-    "metadata", "equations", "proof_obligations", "falsification_tests", "kani_harnesses", "qa_gate", "enforcement",
-    "verification_summary", "kernel_structure", "simd_dispatch", "type_invariants", "coq_spec", "beat", "stories",
-)  # fmt: skip
 _NO_KIND = " (no metadata.kind: judged as a kernel)"
 
 
@@ -68,9 +64,9 @@ def validate(document: Document) -> tuple[Finding, ...]:
 
     A document that `pv` does not read at all has one finding, `REFUSED`.
     """
-    refused = next(refusals(document), None)
-    if refused is not None:
-        return (Finding(REFUSED, Severity.ERROR, refused[1], document.path, refused[0]),)
+    if document.refusal is not None:
+        line, problem = document.refusal
+        return (Finding(REFUSED, Severity.ERROR, problem, document.path, line),)
     findings = []
     to_note = document.metadata.kind is None
     for rule in RULES:
@@ -92,61 +88,6 @@ REFUSED = "REFUSED"
 
 REFUSED_STATES = "pv reads it: it has metadata, ids, only words of closed lists, and no field beside its alias"
 REFUSED_FIX = "correct the word as offered, write the id, or remove the alias; a file without metadata is no contract"
-
-_LEVELS = ("basic", "standard", "strict", "proven")
-_INTAKES = ("missing", "partial", "supported", "unclear")
-_STRATEGIES = ("exhaustive", "stub_float", "compositional", "bounded_int")
-_TYPES = (
-    "invariant", "equivalence", "bound", "monotonicity", "idempotency", "linearity", "symmetry", "associativity",
-    "conservation", "ordering", "completeness", "soundness", "involution", "determinism", "roundtrip", "state_machine",
-    "classification", "independence", "termination", "safety", "liveness", "precondition", "postcondition", "frame",
-    "loop_invariant", "loop_variant", "old_state", "subcontract",
-)  # fmt: skip
-_OBLIGATION_ALIASES = (("property", "statement"), ("formal", "verification"))
-_TEST_ALIASES = (("rule", "description"), ("prediction", "expected"), ("test", "command"), ("if_fails", "fails_if"))
-
-
-def refusals(document: Document) -> Breaches:
-    """Why `pv` does not read a document: it is no contract, a word is not one of a closed list, an id is missing, or a
-    field stands beside its alias."""
-    metadata = document.metadata
-    if "metadata" not in document.keys:
-        named = ", ".join(document.keys[:4])
-        yield document.line, f"this is no contract: it has no metadata (its sections are {named or 'none'})"
-        return
-    words = (
-        ("kind", metadata.kind, KINDS),
-        ("enforcement_level", metadata.extras.get("enforcement_level"), _LEVELS),
-        ("intake_status", metadata.extras.get("intake_status"), _INTAKES),
-    )
-    for field, word, known in words:
-        if word is not None and word not in known:
-            yield metadata.line_of(field), _unknown_word(f"metadata.{field}", word, known)
-    for name, obligation in _obligations(document):
-        if obligation.type not in _TYPES:
-            yield obligation.line_of("type"), _unknown_word(f"{name}: type", obligation.type, _TYPES)
-        yield from _doubled(name, obligation, _OBLIGATION_ALIASES)
-    for name, test in _tests(document):
-        if not test.id:
-            yield test.line, f"falsification {name} has no id"
-        yield from _doubled(name, test, _TEST_ALIASES)
-    for name, harness in _harnesses(document):
-        if not harness.id:
-            yield harness.line, f"{name} has no id"
-        strategy = harness.extras.get("strategy")
-        if strategy is not None and strategy not in _STRATEGIES:
-            yield harness.line_of("strategy"), _unknown_word(f"{name}: strategy", strategy, _STRATEGIES)
-
-
-def _unknown_word(what: str, word: object, known: Sequence[str]) -> str:
-    near = get_close_matches(str(word).lower(), known, 1)
-    return f"{what} {word!r:.40}: " + (f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}")
-
-
-def _doubled(name: str, entry: Obligation | Falsifier, pairs: Sequence[tuple[str, str]]) -> Breaches:
-    for field, alias in pairs:
-        if field in entry.lines and alias in entry.lines:
-            yield entry.lines[alias], f"{name}: {alias} is another name of {field}, which is there too"
 
 
 def _no_references(document: Document) -> Breaches:

@@ -21,7 +21,8 @@ from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.checks.vacuous import why_vacuous
 from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity, nearest_status
-from aprtui.contracts.documents.validation import SECTIONS, Breaches, Finding, Severity
+from aprtui.contracts.documents.shape import SECTIONS
+from aprtui.contracts.documents.validation import Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
 from aprtui.contracts.evidence.stated import ALGORITHM_EVIDENCE, EVIDENCE_FILE
 from aprtui.contracts.source_tree import NAME_PATH, SourceTree, missing_tests
