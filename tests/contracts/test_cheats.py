@@ -133,6 +133,26 @@ def test_5_two_contracts_of_one_name_do_not_share_evidence(path: Path) -> None:
     assert not found.files and "is evidence of contract 'contracts/a/sample.yaml'" in found.broken[0][1]
 
 
+def test_5b_loose_contracts_of_one_name_do_not_share_a_folder_of_evidence(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    places = [tmp_path / "a" / "sample.yaml", tmp_path / "b" / "sample.yaml"]
+    for place in places:
+        place.parent.mkdir()
+        (place.parent / "engine.py").write_text("def run():\n    return 1\n")
+        place.write_text(CONTRACT)
+    project, document = project_of(places[0], shared), read_document(places[0])
+    sources = {"engine.py": project.digest("engine.py")}
+    claim = claim_digest(document.equations, document.falsifiers[0])
+    write_evidence(project.own_evidence, evidence(contract=project.contract, claim=claim, sources=sources))
+    for place, level in zip(places, (Maturity.FUNCTIONAL, Maturity.NONE), strict=True):
+        found = read_document(place)
+        ledger = ledger_of(found, shared)
+        assert ledger.assess(found.falsifiers[0], found.falsifiers[0].check).now is level
+        assert not ledger.recorded.broken
+    away = Path("/elsewhere/sample.yaml")
+    assert project_of(away, shared).own_evidence == shared / "_" / "elsewhere" / "sample"
+
+
 def test_6_a_verdict_that_its_own_number_contradicts_carries_nothing(aprtui: Run, path: Path) -> None:
     record(path, number=3.0)
     assert "is void: it says PASS, and its wrong files 3 has to be <= 0" in refused(aprtui, path)

@@ -34,7 +34,8 @@ class Project:
     Sources are named relative to `root`: the folder that holds the nearest folder called `contracts` above the
     contract, or else the contract's own. `evidence` is the folder of evidence files, `contracts/evidence` by default.
     `packaged` marks aprtui's own contracts where aprtui is installed rather than checked out. `contract` is the path of
-    the contract's file relative to `root`, by which evidence names it; empty where none is meant.
+    the contract's file relative to `root`, by which evidence names it; empty where none is meant. A contract outside of
+    any project whose evidence is kept elsewhere is named relative to the folder that holds the evidence.
     """
 
     root: Path
@@ -84,7 +85,16 @@ def project_of(contract: Path, evidence: Path | None = None) -> Project:
     home = next((above for above in (folder, *folder.parents) if above.name == CONTRACTS), None)
     root = folder if home is None else home.parent
     named = path.relative_to(root).as_posix()
+    if home is None and evidence is not None:
+        named = _beside(path, evidence.absolute())
     return Project(root, evidence or (home or folder) / EVIDENCE, contract=named)
+
+
+def _beside(contract: Path, evidence: Path) -> str:
+    """The name of a contract without a project in a folder of evidence that others may use as well: two contracts of
+    one file name are told apart by their folders, as far as these lie beside the evidence."""
+    above = evidence.parent
+    return (contract.relative_to(above) if contract.is_relative_to(above) else contract).as_posix()
 
 
 def place_to_record(project: Project, contract: Path) -> Path:
