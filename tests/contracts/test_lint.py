@@ -54,6 +54,9 @@ MUTANTS = {
     "LINT-008": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("run_scaled", "run_never"),
     "LINT-015": edited("scale::twice_the (1/1 PASS)", "scale::thrice_the # here"),
     "LINT-017": edited("check: byte_format", "check: {name: cosine_floor, at_least: -1} # here"),
+    "LINT-022": edited("check: byte_format", "check: {name: cosine_floor, at_least: 0.9} # here").replace(
+        "prediction: no NaN", "prediction: a cosine of at least 0.99"
+    ),
     "LINT-018": edited("    status: FUNCTIONAL\n", "    status: FUNCTONAL # here\n"),
     "LINT-019": edited(
         "functional_evidence: [a run]",

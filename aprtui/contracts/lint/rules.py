@@ -17,6 +17,7 @@ from os.path import commonpath
 from pathlib import Path
 
 from aprtui.contracts.checks.arguments import known_stages, named_stages
+from aprtui.contracts.checks.claimed import claim_texts, looser_than_claimed
 from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.checks.vacuous import why_vacuous
@@ -121,6 +122,13 @@ def _vacuous_check(document: Document, context: LintContext) -> Breaches:
         check = check_of(test, own_mapping())
         if check is not None and (vacuous := why_vacuous(check)):
             yield test.line_of("check", "id"), f"{test.id}: its check {check.name} is vacuous: {vacuous}"
+
+
+def _looser_check(document: Document, context: LintContext) -> Breaches:
+    for test in document.falsifiers:
+        check = check_of(test, own_mapping())
+        if check is not None and (looser := looser_than_claimed(check, claim_texts(document.equations, test))):
+            yield test.line_of("check", "id"), f"{test.id}: {looser}"
 
 
 def _missing_option(document: Document, context: LintContext) -> Breaches:
@@ -386,6 +394,13 @@ LINT_RULES: tuple[LintRule, ...] = (
     ),
     LintRule(
         "LINT-017", _W, "some result can fail a check", "give the check a bound that some result breaks", _vacuous_check
+    ),
+    LintRule(
+        "LINT-022",
+        _E,
+        "a check asks for what the claim says",
+        "give the check the bound of the claim, or the claim that of the check",
+        _looser_check,
     ),
     LintRule(
         "LINT-018", _W, "a status is a word of the ladder, or unlike any", "write the word as offered", _misspelt_status
