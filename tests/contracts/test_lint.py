@@ -194,6 +194,13 @@ def test_our_own_contracts_are_about_every_stage(aprtui: Callable[..., object]) 
     assert "LINT-102" not in out and "no falsifier runs aprtui trace" not in out
 
 
+def test_harnesses_of_a_contract_without_ids_of_obligations_are_named_once(context: LintContext) -> None:
+    text = CLEAN.replace("  - id: OB-1\n    type", "  - type").replace("  - id: OB-2\n    type", "  - type")
+    (finding,) = lint(document(text), context)
+    said = "KANI-1 and 1 more harnesses name obligations, 'OB-1' and so on, but no obligation has an id"
+    assert (finding.code, finding.message) == ("LINT-002", said)
+
+
 def test_a_harness_may_name_a_property(context: LintContext) -> None:
     assert lint(document(edited("obligation: OB-1", "obligation: y is finite")), context) == ()
 

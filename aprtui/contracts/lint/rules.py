@@ -78,11 +78,15 @@ def _orphan_binding(document: Document, context: LintContext) -> Breaches:
 
 
 def _orphan_harness(document: Document, context: LintContext) -> Breaches:
-    known = {obligation.id for obligation in document.obligations}
-    known |= {obligation.property for obligation in document.obligations}
-    for harness in document.harnesses:
-        if harness.obligation and harness.obligation not in known:
-            yield harness.line_of("obligation"), f"{harness.id}: no obligation is {harness.obligation!r:.60}"
+    ids = {obligation.id for obligation in document.obligations} - {""}
+    known = ids | {obligation.property for obligation in document.obligations}
+    orphans = [harness for harness in document.harnesses if harness.obligation and harness.obligation not in known]
+    if len(orphans) > 1 and not ids:
+        named = f"{orphans[0].id} and {len(orphans) - 1} more harnesses name obligations, {orphans[0].obligation!r:.40}"
+        yield orphans[0].line_of("obligation"), f"{named} and so on, but no obligation has an id"
+        return
+    for harness in orphans:
+        yield harness.line_of("obligation"), f"{harness.id}: no obligation is {harness.obligation!r:.60}"
 
 
 def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
