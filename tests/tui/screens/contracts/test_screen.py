@@ -215,4 +215,3 @@ async def test_the_form_of_a_contract_is_counted_in_the_list_and_listed_with_all
         assert row.cells[3] == "4 warnings"
         await pilot.press("enter", "end")
         await until(pilot, lambda: "(LINT-004)" in screen_text(pilot))
-        assert "ALPHA-1: status FUNCTIONAL without evidence" in " ".join(screen_text(pilot).split())
