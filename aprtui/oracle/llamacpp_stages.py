@@ -155,10 +155,11 @@ class StagePlaces:
             numbers[name or layer] = max(
                 numbers.get(name, 0), int(layer) if name and layer.isdecimal() and len(layer) < 6 else 0
             )
-        geglu = not numbers.keys().isdisjoint(_NAMES["ffn_geglu"] + _NAMES["ffn_moe_geglu"])
         named = (number for name, number in numbers.items() if name in _ALL_NAMES and number < len(tensors))
-        activation = Activation.GELU_TANH if geglu else Activation.SILU
-        graph = graph_from_tensors(weights, activation, at_least=1 + max(named, default=-1))
+        graph = graph_from_tensors(
+            weights, _activation(numbers), gated_attention="attn_gated" in numbers,
+            at_least=1 + max(named, default=-1),
+        )  # fmt: skip
         known, bound = set(weights), dict[Node, tuple[str, ...]]()
         of_biases = {name for node in graph.nodes if graph[node.stage].op in BIASES
                      for name in parameter_names(graph, node)}  # fmt: skip
@@ -182,6 +183,20 @@ class StagePlaces:
             if found := self._by_weight.get((op, source)) or self._by_source.get((op, behind)):
                 return found
         return []
+
+
+def _activation(called: Collection[str]) -> Activation:
+    """What the gates of a graph go through whose tensors are `called` so."""
+    for activation, stages in _OF_ACTIVATIONS.items():
+        if any(name in called for stage in stages for name in _NAMES[stage]):
+            return activation
+    return Activation.SILU
+
+
+_OF_ACTIVATIONS: Mapping[Activation, tuple[str, ...]] = MappingProxyType(
+    {Activation.GELU_TANH: ("ffn_geglu", "ffn_moe_geglu"), Activation.SWIGLU_OAI: ("ffn_moe_swiglu_oai",)}
+)
+"""Stages that only models with that activation have."""
 
 
 def _stored(names: tuple[str, ...], weights: Collection[str], without_stage: Collection[str]) -> tuple[str, ...]:

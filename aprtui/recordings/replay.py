@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
 from aprtui.progress import Progress
-from aprtui.recordings.element_types import element_type
 from aprtui.recordings.format import OpNode, TensorView
 from aprtui.recordings.judging import BOUND, Errors, as_stored, at_any_place, beyond, measured
-from aprtui.recordings.memory import Memory, NamedWeights, Values, values_of, view_of
+from aprtui.recordings.memory import Memory, NamedWeights, Values, output_values
 from aprtui.recordings.ops.operands import Operands, OpWay, operands_of
 from aprtui.recordings.ops.table import OpRow, row_of
 from aprtui.recordings.reading import Recording
@@ -228,16 +227,10 @@ class _Replayed:
         return found
 
     def _found(self) -> Values:
-        """The recorded output."""
-        blob = self.node.blobs[self.place]
-        assert blob is not None
-        data, output = self.memory.recording.blob(blob), self.operands.output
-        if self.node.rows:
-            shape = self.operands.source(0).shape
-            packed = _packed(TensorView(0, 0, shape, (), output.type))
-            return values_of(view_of(data, packed), packed)
-        placed = TensorView(0, 0, output.shape, output.strides, output.type)
-        return values_of(view_of(data, placed), placed)
+        """The recorded output, in the shape that the op gives."""
+        found = output_values(self.memory.recording, self.names.graph, self.node, self.place)
+        assert found is not None, "an op without an output is not judged"
+        return found.reshape(self.operands.source(0).shape if self.node.rows else self.operands.output.shape)
 
     def _chosen(self, expected: Values, found: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The values at the places to choose and at those chosen: NaN for a place that is none, or chosen twice."""
@@ -268,16 +261,6 @@ class _Replayed:
         if shape[2] == self.names.graph.count:
             return f"head {place[1]}, token {place[2]}, channel {place[3]}"
         return f"place {place}"
-
-
-def _packed(tensor: TensorView) -> TensorView:
-    """The tensor with its values side by side."""
-    kind = element_type(tensor.type)
-    assert kind is not None
-    sizes, strides = [*tensor.shape[:-1], tensor.shape[-1] // kind.block_values], [kind.block_bytes]
-    for size in reversed(sizes[1:]):
-        strides.insert(0, strides[0] * size)
-    return TensorView(tensor.root, tensor.offset, tensor.shape, tuple(strides), tensor.type)
 
 
 def by_op(results: Sequence[OpResult]) -> Iterator[tuple[str, list[OpResult]]]:

@@ -6,14 +6,16 @@ PyTorch's, the module does that it runs in. Names that the recording itself stat
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from aprtui.errors import UsageError
 from aprtui.oracle.llamacpp_stages import ON_THE_WAY, StagePlace, StagePlaces
 from aprtui.recordings.format import OpGraph, OpNode, RootKind
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph import ENTRY, Node, StageGraph, canonical_name, graph_from_names, known_names
 
 _WEIGHT = re.compile(r"(?:[a-z]+\.)?blk\.(\d{1,6})\..*")
 _NAMED = re.compile(r"(.*?)-(\d{1,6})(?: .*)?")
@@ -58,16 +60,26 @@ class NodeNames:
             [tensor.name for tensor in graph.tensors],
         )
 
-    @property
-    def stages(self) -> StageGraph:
+        known = self._places.graph
+        missing = graph_from_names({stage for _, stage in self._stated if stage not in known}, known.layers)
+        self.stages = StageGraph([*known.stages, *missing.stages], known.layers, known.config)
         """The stages that the nodes may be."""
-        return self._places.graph
 
     def places(self, node: OpNode) -> list[StagePlace]:
         """The stages that a node of ggml's ops makes or takes in, or parts of them."""
         if stated := self._stated_node(node):
-            return [StagePlace(stated)] if stated.stage in self.stages else []
+            return [StagePlace(stated)]
         return self._places.find_named(node.op, node.name, self._made_from(node))
+
+    def views(self) -> dict[int, list[tuple[int, StagePlace]]]:
+        """For each root, the tensors that are a stage by their name and that no node makes: views of what it holds."""
+        made = {output for node in self.graph.nodes for output in node.outputs}
+        found: dict[int, list[tuple[int, StagePlace]]] = {}
+        for index, tensor in enumerate(self.graph.tensors):
+            if index not in made:
+                for place in self._places.find_named("VIEW", tensor.name, ()):
+                    found.setdefault(tensor.root, []).append((index, place))
+        return found
 
     def name(self, node: OpNode) -> NodeName:
         """Where a node stands in its model."""
@@ -87,7 +99,8 @@ class NodeNames:
     def _stated_node(self, node: OpNode) -> Node | None:
         for pattern, stage in self._stated:
             if match := pattern.fullmatch(node.name):
-                return Node(int(match["layer"]) if "layer" in pattern.groupindex else None, stage)
+                layer = int(match["layer"]) if "layer" in pattern.groupindex else None
+                return Node(0 if stage == ENTRY else layer, stage)
         return None
 
     def _made_from(self, node: OpNode) -> Iterator[tuple[str, str]]:
@@ -97,6 +110,28 @@ class NodeNames:
                 root = self.graph.roots[tensor.root].name
                 is_weight = self.graph.roots[tensor.root].kind is RootKind.WEIGHT
                 yield root if is_weight else tensor.name, root
+
+
+def parsed_names(texts: Iterable[str]) -> dict[str, str]:
+    """Stages by patterns of names of nodes, of texts `NODE=STAGE`. Raises `UsageError`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        pattern, equals, stage = text.rpartition("=")
+        name = canonical_name(stage)
+        if not equals or not pattern:
+            raise UsageError(f"{text!r:.80}: expected NODE=STAGE, as in 'h{{layer}}.mix=attention'")
+        require_stage(name)
+        if pattern.count("{layer}") > 1:
+            raise UsageError(f"{text!r:.80}: {{layer}} stands there twice: once is enough")
+        found[pattern] = name
+    return found
+
+
+def require_stage(name: str) -> None:
+    """Raise `UsageError` for what is no stage, with those that are called alike."""
+    if name not in known_names():
+        near = difflib.get_close_matches(name, known_names(), 3) or known_names()[:6]
+        raise UsageError(f"{name!r:.60} is no stage: there are {', '.join(near)}, …: docs/app.md lists them")
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -635,12 +635,12 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
 
 
 def graph_from_tensors(
-    tensors: Collection[str], activation: Activation = Activation.SILU, at_least: int = 0
+    tensors: Collection[str], activation: Activation, *, gated_attention: bool, at_least: int
 ) -> StageGraph:
     """A graph for a model of an architecture that is not known: the stages that a model with `tensors` may have.
 
-    Those are names as GGUF has them. Dimensions are 0. A stage of the graph whose parameters are not among `tensors`
-    has no place in the model: `Stage.params` tells. There are `at_least` so many layers.
+    Those are names as GGUF has them. Dimensions and widths are 0. A stage of the graph whose parameters are not among
+    `tensors` has no place in the model: `Stage.params` tells. There are `at_least` so many layers.
     """
     by_layer: dict[int, set[str]] = {}
     for name in tensors:
@@ -657,12 +657,13 @@ def graph_from_tensors(
         sinks="attn_sinks.weight" in every, attn_out_bias="attn_output.bias" in every,
         ffn_norm="ffn_norm" if "ffn_norm.weight" in every else "post_attention_norm",
         experts=1, experts_used=1, biased_experts="ffn_gate_exps.bias" in every, shared_expert_ffn=1,
+        gated_attention=gated_attention,
         recurrent=tuple({"attn_qkv.weight", "ssm_a"} <= by_layer.get(layer, set()) for layer in range(layers)),
     )  # fmt: skip
     experts = _SHARED_EXPERTS if "ffn_up_shexp.weight" in every else _EXPERTS
     routed = (experts,) if "ffn_gate_inp.weight" in every else ()
     dense = (_DENSE,) if "ffn_down.weight" in every or not routed else ()
-    stages = {stage.name: stage for stage in _stages(config, *routed, *dense)}
+    stages = {stage.name: replace(stage, width=0) for stage in _stages(config, *routed, *dense)}
     return StageGraph(stages.values(), layers, config)
 
 
