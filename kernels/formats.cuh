@@ -80,6 +80,7 @@ struct KHeader {
 };
 
 struct Q4K {
+  static constexpr int NUMBER = GGML_Q4_K;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 144;
   const unsigned char* blocks;
@@ -119,6 +120,7 @@ struct Q4K {
 };
 
 struct Q5K {
+  static constexpr int NUMBER = GGML_Q5_K;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 176;
   const unsigned char* blocks;
@@ -166,6 +168,7 @@ struct Q5K {
 
 // Planes: low nibbles 128 bytes a block | high pairs of bits 64 | scales 16 signed bytes | half scale.
 struct Q6K {
+  static constexpr int NUMBER = GGML_Q6_K;
   static constexpr int OFFSET = 32;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = true;
   const unsigned char *nibbles, *pairs, *scales, *block_scales;
@@ -213,6 +216,7 @@ INLINE void set_block(Unit& unit, float scale, int index) {
 
 // Planes: nibbles 16 bytes a block | half scale.
 struct Q40 {
+  static constexpr int NUMBER = GGML_Q4_0;
   static constexpr int OFFSET = 8;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *scales;
@@ -239,6 +243,7 @@ struct Q40 {
 
 // Planes: nibbles 16 bytes a block | fifth bits 4 bytes, bit i for value i | half scale.
 struct Q50 {
+  static constexpr int NUMBER = GGML_Q5_0;
   static constexpr int OFFSET = 16;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *fifths, *scales;
@@ -270,6 +275,7 @@ struct Q50 {
 
 // Planes: levels 32 signed bytes a block | half scale.
 struct Q80 {
+  static constexpr int NUMBER = GGML_Q8_0;
   static constexpr int OFFSET = 0;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *levels, *scales;
@@ -304,6 +310,7 @@ INLINE void dequantise(const Unit& unit, float (&weights)[UNIT]) {
 constexpr int EIGHT = 8;
 
 struct F32 {
+  static constexpr int NUMBER = GGML_F32;
   static constexpr bool QUANTISED = false;
   const float* values;
   size_t columns;
@@ -320,6 +327,7 @@ struct F32 {
 // 16-bit floats, as Value turns their bits into float32.
 template <class Value>
 struct Halves {
+  static constexpr int NUMBER = Value::NUMBER;
   static constexpr bool QUANTISED = false;
   const unsigned char* values;
   size_t row_bytes;
@@ -337,9 +345,11 @@ struct Halves {
   }
 };
 struct HalfValue {
+  static constexpr int NUMBER = GGML_F16;
   static INLINE float of(unsigned bits) { return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))); }
 };
 struct BrainValue {
+  static constexpr int NUMBER = GGML_BF16;
   static INLINE float of(unsigned bits) { return __uint_as_float(bits << 16); }
 };
 using F16 = Halves<HalfValue>;
@@ -355,18 +365,17 @@ struct Referred<const T&> {
 template <class T>
 using FormatOf = typename Referred<T>::Type;
 
-// Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
-template <class Visit>
-INLINE void with_format(const Matrix& matrix, Visit visit) {
-  switch (matrix.format) {
-    case GGML_Q4_K: return visit(Q4K(matrix));
-    case GGML_Q5_K: return visit(Q5K(matrix));
-    case GGML_Q6_K: return visit(Q6K(matrix));
-    case GGML_Q4_0: return visit(Q40(matrix));
-    case GGML_Q5_0: return visit(Q50(matrix));
-    case GGML_Q8_0: return visit(Q80(matrix));
-    case GGML_F16: return visit(F16(matrix));
-    case GGML_BF16: return visit(BF16(matrix));
-    case GGML_F32: return visit(F32(matrix));
+// The formats that a kernel can meet. Code for one of them alone takes fewer registers than code that chooses.
+template <class... Formats>
+struct Among {
+  // Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
+  template <class Visit>
+  static INLINE void visit(const Matrix& matrix, Visit visit) {
+    if constexpr (sizeof...(Formats) == 1)
+      (visit(Formats(matrix)), ...);
+    else
+      static_cast<void>(((matrix.format == Formats::NUMBER && (visit(Formats(matrix)), true)) || ...));
   }
-}
+};
+using Quantised = Among<Q4K, Q5K, Q6K, Q40, Q50, Q80>;
+using Every = Among<Q4K, Q5K, Q6K, Q40, Q50, Q80, F16, BF16, F32>;
