@@ -27,6 +27,12 @@ struct Unit {
   int low_column, high_column;
 };
 
+// The place of a block among those of its matrix, of which there are fewer than 2^32. Of an unsigned number the compiler keeps
+// one for a loop; of a pointer it would keep one for each plane and row, in twice as many registers each.
+INLINE size_t block_at(int row, int blocks_of_row, int block) {
+  return static_cast<unsigned>(row) * static_cast<unsigned>(blocks_of_row) + static_cast<unsigned>(block);
+}
+
 INLINE float half_at(const unsigned char* bytes) {
   return __half2float(__ushort_as_half(*reinterpret_cast<const unsigned short*>(bytes)));
 }
@@ -90,7 +96,7 @@ struct Q4K {
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 8) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 8);
     int nibbles[4];
     load16(nibbles, block + 16 + 32 * pair + 16 * half);
 #pragma unroll
@@ -102,7 +108,7 @@ struct Q4K {
   }
   INLINE Pair load_pair(int row, int index) const {
     Pair pair;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 4) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 4);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int nibbles[4];
@@ -130,7 +136,7 @@ struct Q5K {
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 8) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 8);
     int nibbles[4], fifths[4];
     load16(fifths, block + 16 + 16 * half);  // bit i of byte j: the fifth bit of value j of sub-block i
     load16(nibbles, block + 48 + 32 * pair + 16 * half);
@@ -147,7 +153,7 @@ struct Q5K {
   }
   INLINE Pair load_pair(int row, int index) const {
     Pair pair;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 4) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 4);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int nibbles[4], fifths[4];
@@ -186,7 +192,7 @@ struct Q6K {
     // A half of a block is 128 values: 64 bytes, low nibbles values 0-63, high nibbles 64-127; each of its 32 bytes of
     // pairs serves values j, j + 32, j + 64, j + 96.
     const int part = index % 8, half = part / 4, quarter = part % 4;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index / 8;
+    const size_t block = block_at(row, blocks_of_row, index / 8);
     int low[4], top[4];
     load16(low, nibbles + 128 * block + 16 * part);
     load16(top, pairs + 64 * block + 32 * half + 16 * (quarter % 2));
@@ -228,7 +234,7 @@ struct Q40 {
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    const size_t block = block_at(row, blocks_of_row, index);
     int loaded[4];
     load16(loaded, nibbles + 16 * block);
 #pragma unroll
@@ -259,7 +265,7 @@ struct Q50 {
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    const size_t block = block_at(row, blocks_of_row, index);
     int loaded[4];
     load16(loaded, nibbles + 16 * block);
     const unsigned bits = *reinterpret_cast<const unsigned*>(fifths + 4 * block);
@@ -287,7 +293,7 @@ struct Q80 {
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    const size_t block = block_at(row, blocks_of_row, index);
     load16(unit.low, levels + 32 * block);
     load16(unit.high, levels + 32 * block + 16);
     set_block(unit, half_at(scales + 2 * block), index);

@@ -57,8 +57,8 @@ KERNEL __launch_bounds__(128, 4) qkv_exact(ARGUMENTS) { RUN(Mode::EXACT, 1); }
 KERNEL __launch_bounds__(128, 4) qkv_q8(ARGUMENTS) { RUN(Mode::Q8, 2); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q4_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q4K>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q4_k_q6_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q4K>, Among<Q6K>); }
-KERNEL __launch_bounds__(128, 4) qkv_q8_q5_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q5K>); }
-KERNEL __launch_bounds__(128, 4) qkv_q8_q5_k_q6_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q5K>, Among<Q6K>); }
+KERNEL __launch_bounds__(128, 5) qkv_q8_q5_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q5K>); }
+KERNEL __launch_bounds__(128, 5) qkv_q8_q5_k_q6_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q5K>, Among<Q6K>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q6_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q6K>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q4_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q40>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q5_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q50>); }
