@@ -7,6 +7,7 @@ from aprtui.engine.alternatives.alternative import Alternative
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_ALTERNATIVES
 from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES
+from aprtui.engine.alternatives.parts import PART_ALTERNATIVES, VECTOR_ALTERNATIVES
 from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES, RESULT_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
 
@@ -19,5 +20,7 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *EMBEDDING_ALTERNATIVES,
     *RESIDUAL_ALTERNATIVES,
     *RESULT_ALTERNATIVES,
+    *PART_ALTERNATIVES,
     *MATRIX_ALTERNATIVES,
+    *VECTOR_ALTERNATIVES,
 )
