@@ -47,6 +47,14 @@ def squares_in_f16(call: StageCall) -> Array:
     return weighted(call, wide / np.sqrt(mean + call.model.config.norm_epsilon))
 
 
+def squares_of_f16(call: StageCall) -> Array:
+    """Squares are float16 numbers, their sum is not."""
+    x = normed_rows(call)
+    squares = (x.astype(np.float16) ** 2).astype(np.float64)
+    mean = squares.mean(-1, keepdims=True)
+    return weighted(call, x / np.sqrt(mean + call.model.config.norm_epsilon))
+
+
 def norm_weight_left_out(call: StageCall) -> Array:
     return narrow(call, normalised(normed_rows(call), call.model.config.norm_epsilon))
 

@@ -309,7 +309,16 @@ class CauseFinder:
         return Recomputation(self.model, self.known.rounding, self.evaluators).changes_products
 
     def _by_known(self, failing: _Failing, proofs: Sequence[_Proof]) -> _Proof | None:
-        """The cause of another stage, where it is the cause here."""
+        """The cause of another stage, where it is the cause here: with the number that was solved there, which a stage
+        that shows it less well would have solved as another."""
+        known = {proof.best.attempt.words: proof.best for proof in proofs if proof.best.attempt.fitted}
+        for best in known.values():
+            if best.alternative in self._alternatives(failing.node):
+                values = self._values(failing, best.attempt)
+                if values is not None:
+                    outcome = self._outcome(failing, best.alternative, best.attempt, values)
+                    if outcome.is_proved:
+                        return _Proof(failing, outcome, ())
         for name in dict.fromkeys(proof.best.alternative.name for proof in proofs):
             same = [one for one in self._alternatives(failing.node) if one.name == name]
             words = {proof.best.attempt.words for proof in proofs}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aprtui.cli.comparison.next_steps import replay_steps
 from aprtui.cli.comparison.render import verdict_lines
@@ -20,7 +21,7 @@ from aprtui.compare.report.headline import headline
 from aprtui.compare.report.html import render_html
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.alternatives import attention, positions, products, rows
+from aprtui.engine.alternatives import attention, norms, positions, products, rows
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
@@ -86,6 +87,26 @@ def stale(call: StageCall, row: int) -> Array:
     return found
 
 
+def other_bits(call: StageCall) -> NDArray[np.float64]:
+    (weight,) = call.model.params(call.node)
+    bits = (weight.dequantize().reshape(-1).view(np.uint32) >> 16).astype(np.uint16)
+    return bits.view(np.float16).astype(np.float64)
+
+
+def estimated_root(call: StageCall) -> Array:
+    """Roots of eight bits."""
+    x = call.x.astype(np.float64)
+    root = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + call.model.config.norm_epsilon)
+    mantissa, exponent = np.frexp(root)
+    return rows.weighted(call, x * np.ldexp(np.round(mantissa * 256) / 256, exponent))
+
+
+def turned_at(call: StageCall, places: Mapping[int, int]) -> Array:
+    """Some tokens as at another position."""
+    at = np.array([places.get(n, n) for n in range(len(call.x))])
+    return positions.rotated(call, at[:, None] * positions.angles_at(call, 1))
+
+
 PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "base": ("q_post_rope", lambda c: positions.turned(c, theta=123456.0), "theta 123456, the model says 10000"),
     "offset": ("k_post_rope", lambda c: c.honest(shift=3), "off by +3"),
@@ -94,6 +115,28 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "epsilon": ("attn_norm", lambda c: c.with_config(norm_epsilon=2.5e-4), "epsilon 0.00025, the model says 1e-06"),
     "no weight": ("ffn_norm", rows.norm_weight_left_out, "the weight is left out"),
     "other weight": ("attn_norm", lambda c: c.honest(node=Node(3, "ffn_norm")), "weight of ffn_norm of layer 3"),
+    "squares of some": ("ffn_norm", lambda c: norms._with_sum(slice(0, 192), 256, c), "first 192 channels of 256"),
+    "last squares": (
+        "ffn_norm",
+        lambda c: norms._with_sum(slice(64, 256), 192, c),
+        "last 192 channels of 256 are squared",
+    ),
+    "one less": ("attn_norm", lambda c: norms._with_sum(slice(0, 256), 255, c), "divided by 255, the width is 256"),
+    "norm twice": ("ffn_norm", lambda c: c.honest(c.honest()), "normalised twice"),
+    "norm rounded": ("attn_norm", lambda c: norms._rounded("bf16", c), "rounded to bfloat16 before the weight"),
+    "bits": ("ffn_norm", lambda c: norms._by_weight(other_bits(c), c), "the weight's bfloat16 is read as float16"),
+    "roots": ("attn_norm", estimated_root, "the root that each token is divided by is off by up to"),
+    "a weight": (
+        "ffn_norm",
+        lambda c: c.honest() * np.linspace(1, 2, 256, dtype=np.float32),
+        "none of the model's norms: 1 … 2",
+    ),
+    "a token's position": ("q_post_rope", lambda c: turned_at(c, {4: 9}), "token 4 is turned as of position 9"),
+    "a chunk": (
+        "k_post_rope",
+        lambda c: turned_at(c, {n: n - 4 for n in range(4, len(TOKENS))}),
+        "turned as of positions 0–",
+    ),
     "bias of values": ("qkv_bias", rows.bias_of_keys_left_out, "the bias is left out for keys"),
     "scores": ("attn_scores", lambda c: c.honest() * np.float32(8 / 256**0.5), "scaled by 0.0625 (1/√hidden size)"),
     "window": ("attn_softmax", attention.windowed, "a window of 4 positions"),
