@@ -108,27 +108,27 @@ def _with_cached(call: StageCall, cached: Array) -> Array:
 
 def own_key_unseen(call: StageCall) -> Array:
     """Keys < query in place of ≤, but for the first query."""
-    return _seeing(call, lambda query, key: (key < query) | ((query == 0) & (key == 0)))
+    return seeing(call, lambda query, key: (key < query) | ((query == 0) & (key == 0)))
 
 
 def next_key_seen(call: StageCall) -> Array:
     """Keys ≤ query + 1."""
-    return _seeing(call, lambda query, key: key <= query + 1)
+    return seeing(call, lambda query, key: key <= query + 1)
 
 
 def no_mask(call: StageCall) -> Array:
     """Every query of a prompt sees every key."""
-    return _seeing(call, lambda query, key: key >= 0)
+    return seeing(call, lambda query, key: key >= 0)
 
 
 def first_key_unseen(call: StageCall) -> Array:
     """The first token is taken for padding, but for its own query."""
-    return _seeing(call, lambda query, key: ((key > 0) | (query == 0)) & (key <= query))
+    return seeing(call, lambda query, key: ((key > 0) | (query == 0)) & (key <= query))
 
 
 def only_itself(call: StageCall) -> Array:
     """The last token does not get the keys that were cached before it."""
-    return _seeing(call, lambda query, key: (key <= query) & ((query < query.max()) | (key == query)))
+    return seeing(call, lambda query, key: (key <= query) & ((query < query.max()) | (key == query)))
 
 
 def windowed(call: StageCall) -> Array:
@@ -139,45 +139,45 @@ def windowed(call: StageCall) -> Array:
 def window_one_more(call: StageCall) -> Array:
     """query − key ≤ n in place of <."""
     window = call.model.config.graph.window(call.node.layer)
-    return _seeing(call, lambda query, key: (key <= query) & (query - key <= window))
+    return seeing(call, lambda query, key: (key <= query) & (query - key <= window))
 
 
 def window_left_out(call: StageCall) -> Array:
     """Every key before is seen, as in the layers without a window."""
-    return _seeing(call, lambda query, key: key <= query)
+    return seeing(call, lambda query, key: key <= query)
 
 
 def within(call: StageCall, window: int) -> Array:
     """Each query sees `window` positions, its own included."""
-    return _seeing(call, lambda query, key: (key <= query) & (query - key < window))
+    return seeing(call, lambda query, key: (key <= query) & (query - key < window))
 
 
 def last_tile_left_out(call: StageCall) -> Array:
     """Keys behind the last full tile of eight are not summed, but where there is no full one."""
-    return _seeing(call, lambda query, key: (key <= query) & ((key < (query + 1) // TILE * TILE) | (query + 1 < TILE)))
+    return seeing(call, lambda query, key: (key <= query) & ((key < (query + 1) // TILE * TILE) | (query + 1 < TILE)))
 
 
 def finite_mask(call: StageCall) -> Array:
     """−10 is added to what is masked, in place of −∞."""
-    scores = _all_scores(call)
+    scores = all_scores(call)
     visible = _causal(*scores.shape[1:])
-    return _weighted(call, _softmax(np.where(visible, scores, scores - 10), np.ones_like(visible)))
+    return weighted(call, _softmax(np.where(visible, scores, scores - 10), np.ones_like(visible)))
 
 
 def masked_after(call: StageCall) -> Array:
     """The mask multiplies what the softmax made of all keys, so that rows do not sum to 1."""
-    scores = _all_scores(call)
+    scores = all_scores(call)
     visible = _causal(*scores.shape[1:])
-    return _weighted(call, np.where(visible, _softmax(scores, np.ones_like(visible)), np.float32(0)))
+    return weighted(call, np.where(visible, _softmax(scores, np.ones_like(visible)), np.float32(0)))
 
 
-def _seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]) -> Array:
-    scores = _all_scores(call)
+def seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]) -> Array:
+    scores = all_scores(call)
     count, total = scores.shape[1:]
-    return _weighted(call, _softmax(scores, sees(np.arange(total - count, total)[:, None], np.arange(total)[None])))
+    return weighted(call, _softmax(scores, sees(np.arange(total - count, total)[:, None], np.arange(total)[None])))
 
 
-def _all_scores(call: StageCall) -> Array:
+def all_scores(call: StageCall) -> Array:
     """The scores of every query and every key: those that were computed, and above the diagonal what they would be."""
     config = call.model.config
     visible = call.x if call.op is Op.SOFTMAX else call.before("attn_scores")
@@ -197,7 +197,7 @@ def _softmax(scores: Array, visible: Mask) -> Array:
     return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
 
 
-def _weighted(call: StageCall, maps: Array) -> Array:
+def weighted(call: StageCall, maps: Array) -> Array:
     """The maps themselves, or where values are weighted, the values by them: keys behind the query count as well."""
     if call.op is Op.SOFTMAX:
         return maps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aprtui.engine.alternatives.activations import ACTIVATION_ALTERNATIVES
 from aprtui.engine.alternatives.alternative import Alternative
+from aprtui.engine.alternatives.keys import KEY_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_ALTERNATIVES
 from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES, NORM_DETAILS
@@ -15,6 +16,7 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *NORM_ALTERNATIVES,
     *BIAS_ALTERNATIVES,
     *ATTENTION_ALTERNATIVES,
+    *KEY_ALTERNATIVES,
     *ACTIVATION_ALTERNATIVES,
     *EMBEDDING_ALTERNATIVES,
     *RESIDUAL_ALTERNATIVES,

@@ -21,7 +21,7 @@ from aprtui.compare.report.headline import headline
 from aprtui.compare.report.html import render_html
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.alternatives import attention, norms, positions, products, rows
+from aprtui.engine.alternatives import attention, keys, norms, positions, products, rows
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
@@ -101,6 +101,26 @@ def estimated_root(call: StageCall) -> Array:
     return rows.weighted(call, x * np.ldexp(np.round(mantissa * 256) / 256, exponent))
 
 
+def seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> Array:
+    at = np.arange(call.x.shape[2])
+    return keys._softmax(call.x.astype(np.float64), sees(at[:, None], at))
+
+
+def with_slopes(call: StageCall) -> Array:
+    heads, count, total = call.x.shape
+    slopes = 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
+    distances = np.arange(count)[:, None] - np.arange(total)
+    return keys._softmax(call.x - slopes[:, None, None] * distances, distances >= 0)
+
+
+def a_slot_early(call: StageCall, first: int) -> Array:
+    """From token `first` on, the slots behind the fourth hold the token behind."""
+    source = np.tile(np.arange(len(TOKENS)), (len(TOKENS), 1))
+    for row in range(first, len(TOKENS)):
+        source[row, 4:row] += 1
+    return keys._from_slots(source, call)
+
+
 def turned_at(call: StageCall, places: Mapping[int, int]) -> Array:
     """Some tokens as at another position."""
     at = np.array([places.get(n, n) for n in range(len(call.x))])
@@ -141,6 +161,30 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "scores": ("attn_scores", lambda c: c.honest() * np.float32(8 / 256**0.5), "scaled by 0.0625 (1/√hidden size)"),
     "window": ("attn_softmax", attention.windowed, "a window of 4 positions"),
     "groups": ("attention", attention.group_by_remainder, "h mod n"),
+    "a head map": (
+        "attention",
+        lambda c: keys._with_heads(np.array([0, 1, 1, 1]), c),
+        "query head 1 meets K/V head 1, of 2",
+    ),
+    "a map of scores": (
+        "attn_scores",
+        lambda c: keys._with_heads(np.array([0, 0, 0, 1]), c),
+        "head 2 meets K/V head 0",
+    ),
+    "slots": ("attn_scores", lambda c: a_slot_early(c, 7), "find in slots 4–"),
+    "chunks": ("attn_softmax", lambda c: seeing(c, lambda q, k: (k >= q // 4 * 4) & (k <= q)), "begins at token 4, 8"),
+    "hidden keys": (
+        "attn_softmax",
+        lambda c: seeing(c, lambda q, k: (k <= q) & ((k != 2) | (q < 6))),
+        "keys 2 are hidden from tokens 6–",
+    ),
+    "prefix": ("attn_softmax", lambda c: keys._with_prefix(5, c), "the first 5 tokens see one another"),
+    "finite mask": ("attn_softmax", lambda c: keys._added(-12.5, c), "-12.5 is added to the scores of hidden keys"),
+    "score 0": ("attn_softmax", lambda c: keys._replaced(0.0, c), "hidden keys have the score 0, in place"),
+    "ALiBi": ("attn_softmax", with_slopes, "ALiBi's slopes"),
+    "blocks": ("attn_softmax", lambda c: keys._in_blocks(4, c), "blocks of 4 keys are not rescaled"),
+    "values' type": ("attention", lambda c: keys._with_type("e4m3", c), "values are kept in FP8 (e4m3)"),
+    "raw scores": ("attn_scores", lambda c: keys._in_float16(True, c), "products are float16 before they are scaled"),
     "wiring": ("attention", lambda c: c.honest(c.x, c.before("k_post_rope")), "reads k_post_rope in place of values"),
     "activation": ("ffn_silu", rows.gelu_for_silu, "the activation is GELU by tanh"),
     "up": ("ffn_swigl", lambda c: c.x, "the gate is not multiplied by up"),
