@@ -65,12 +65,13 @@ def replayed(bug: Bug, model: Model, module: Any, evaluators: Evaluators) -> Com
     """What a replay says of a capture of `module` with the bug."""
     folder = Path(tempfile.mkdtemp(prefix="aprtui-bug-"))
     try:
-        with torch.no_grad(), Edit(module) as edit, capture(module, folder / "capture"):
+        ids = torch.tensor([model.tokenizer.encode(TEXT)[:TOKENS]])
+        cache = transformers.DynamicCache()
+        with torch.no_grad(), Edit(module) as edit:
             bug.plant(edit)
-            ids = torch.tensor([model.tokenizer.encode(TEXT)[:TOKENS]])
-            cache = transformers.DynamicCache()
-            for chunk in ids.split(bug.passes, 1):
-                module(chunk, past_key_values=cache, use_cache=True)
+            with capture(module, folder / "capture"):
+                for chunk in ids.split(bug.passes, 1):
+                    module(chunk, past_key_values=cache, use_cache=True)
         return replay_capture(Capture.open(folder / "capture"), model, ReplayOptions(), evaluators)
     finally:
         shutil.rmtree(folder)

@@ -13,6 +13,7 @@ from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, 
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.gelu import gelu_tanh
 from aprtui.engine.reference import ops
+from aprtui.engine.rounding import ROUND
 from aprtui.trace.graph import Op
 
 Wide = NDArray[np.float64]
@@ -58,6 +59,34 @@ def _activations(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             )
 
 
+def _leaks(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A slope below zero, of a rectifier that leaks."""
+    if found is None:
+        return
+    below = (call.x < 0) & np.isfinite(found)
+    x, values = call.x[below].astype(np.float64), found[below].astype(np.float64)
+    square = float((x * x).sum())
+    if square:
+        slope = nicest(float((x * values).sum()) / square, lambda s: float(((values - s * x) ** 2).sum()) / square)
+        if slope > 0:
+            yield Attempt(
+                f"the activation is a leaky ReLU, with {slope:.6g} below zero",
+                lambda c: np.where(c.x < 0, np.float32(slope) * c.x, c.x), 1,
+            )  # fmt: skip
+
+
+_WIDTHS = (("f16", "float16"), ("bf16", "bfloat16"))
+
+
+def _tables(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A table of all numbers of 16 bits: arguments and results are some of these."""
+    for kind, name in _WIDTHS:
+        yield Attempt(
+            f"the activation is a table of {name} numbers",
+            lambda c, kind=kind: ROUND[kind](c.honest(ROUND[kind](c.x))),  # type: ignore[misc]
+        )
+
+
 def _limits(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """SwiGLU of gpt-oss with another limit."""
     if found is None:
@@ -79,6 +108,13 @@ _OAI = (Op.SWIGLU_OAI,)
 ACTIVATION_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "activation", frozenset({Op.SILU, Op.GELU}), _activations, "use the activation that the architecture has"
+    ),
+    Alternative(
+        "leaky ReLU", frozenset({Op.SILU, Op.GELU}), _leaks, "use the activation that the architecture has"
+    ),
+    Alternative(
+        "activation by a table", frozenset({Op.SILU, Op.GELU}), _tables, "state it: --rounding activation=f16",
+        may_be_meant=True,
     ),
     plain(
         "gate and up exchanged", _OAI, lambda call: call.honest(call.inputs[1], call.inputs[0]),

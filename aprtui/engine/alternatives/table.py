@@ -10,6 +10,9 @@ from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_A
 from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES, NORM_DETAILS
 from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES, RESULT_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
+from aprtui.engine.alternatives.weights import WEIGHT_ALTERNATIVES
+from aprtui.engine.alternatives.wires import WIRE_ALTERNATIVES
+from aprtui.engine.alternatives.written import WRITTEN_ALTERNATIVES
 
 ALTERNATIVES: tuple[Alternative, ...] = (
     *ROPE_ALTERNATIVES,
@@ -21,6 +24,9 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *EMBEDDING_ALTERNATIVES,
     *RESIDUAL_ALTERNATIVES,
     *RESULT_ALTERNATIVES,
+    *WIRE_ALTERNATIVES,
     *MATRIX_ALTERNATIVES,
+    *WEIGHT_ALTERNATIVES,
+    *WRITTEN_ALTERNATIVES,
     *NORM_DETAILS,
 )

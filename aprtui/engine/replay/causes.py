@@ -263,12 +263,20 @@ class CauseFinder:
             with np.errstate(all="ignore"):
                 concerned = frozenset(other for other in nodes if alternative.concerns(self.model, other))
                 together = [concerned] if len(concerned) > 1 and node == failing.node else []
-                for attempt in alternative.attempts(call, None):
+                for attempt in alternative.attempts(call, self._implied(node, failing)):
                     for at in (frozenset({node}), *together):
                         values = self._through(at, failing, attempt)
                         if values is not None:
                             outcomes.append(replace(self._outcome(failing, alternative, attempt, values), node=node))
         return outcomes
+
+    def _implied(self, node: Node, failing: _Failing) -> Array | None:
+        """What a stage that was not captured must have been, where nothing but a bias was added to it."""
+        graph = self.model.graph
+        if graph[failing.node.stage].op is not Op.BIAS or graph.inputs(failing.node) != (node,):
+            return None
+        bias = np.concatenate([weight.dequantize().reshape(-1) for weight in self.model.params(failing.node)])
+        return np.asarray(failing.found - bias, np.float32)
 
     def _through(self, nodes: frozenset[Node], failing: _Failing, attempt: Attempt) -> Array | None:
         def other(angles: RopeAngles) -> NodeEvaluator:

@@ -21,7 +21,7 @@ from aprtui.compare.report.headline import headline
 from aprtui.compare.report.html import render_html
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.alternatives import attention, keys, norms, positions, products, rows
+from aprtui.engine.alternatives import attention, keys, norms, positions, products, rows, weights, written
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
@@ -99,6 +99,23 @@ def estimated_root(call: StageCall) -> Array:
     root = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + call.model.config.norm_epsilon)
     mantissa, exponent = np.frexp(root)
     return rows.weighted(call, x * np.ldexp(np.round(mantissa * 256) / 256, exponent))
+
+
+def with_one(call: StageCall, token: int, channel: int, factor: float) -> Array:
+    found = call.honest().copy()
+    found[token, channel] *= np.float32(factor)
+    return found
+
+
+def with_flipped_bit(call: StageCall, token: int, channel: int, bit: int) -> Array:
+    found = call.honest().copy()
+    found.view(np.uint32)[token, channel] ^= np.uint32(1 << bit)
+    return found
+
+
+def log_softmax(logits: Array) -> Array:
+    wide = logits.astype(np.float64)
+    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)), np.float32)
 
 
 def seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> Array:
@@ -185,6 +202,58 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "blocks": ("attn_softmax", lambda c: keys._in_blocks(4, c), "blocks of 4 keys are not rescaled"),
     "values' type": ("attention", lambda c: keys._with_type("e4m3", c), "values are kept in FP8 (e4m3)"),
     "raw scores": ("attn_scores", lambda c: keys._in_float16(True, c), "products are float16 before they are scaled"),
+    "a sign bit": ("ffn_gate", lambda c: with_one(c, 4, 100, -1.0), "channel 100 of token 4 has the other sign"),
+    "an exponent's bit": (
+        "ffn_up",
+        lambda c: with_flipped_bit(c, 2, 7, 26),
+        "one bit of its exponent is flipped",
+    ),
+    "stale channels": (
+        "ffn_up",
+        lambda c: written._of_token_before(np.arange(704, 768), c),
+        "channels 704–767, the last of them, have",
+    ),
+    "log-probabilities": ("lm_head", lambda c: log_softmax(c.honest()), "logarithms of probabilities, not logits"),
+    "less the largest": (
+        "lm_head",
+        lambda c: c.honest() - c.honest().max(-1, keepdims=True),
+        "the largest logit of each token",
+    ),
+    "next ids": ("embedding", lambda c: written._with_ids(1, c), "each token has the row behind its own"),
+    "rows in turn": (
+        "ffn_gate",
+        lambda c: weights._with_rows(np.arange(0, 1536, 2), c),
+        "one behind the other, are taken in steps of 2",
+    ),
+    "rows of up": (
+        "ffn_gate",
+        lambda c: weights._with_rows(np.r_[0:700, 1468:1536], c),
+        "68 rows of 768 are rows of another of ffn_gate and ffn_up",
+    ),
+    "an offset": ("ffn_up", lambda c: weights._from_column(64, c), "rows are read 64 columns late"),
+    "an offset before": ("ffn_up", lambda c: weights._from_column(-32, c), "rows are read 32 columns early"),
+    "four bits": ("ffn_out", lambda c: weights._in_type("int4_32", c), "weights in int4, a scale a block of 32"),
+    "float16": (
+        "ffn_out",
+        lambda c: weights._in_type("f16", c, inputs="f16", results="f16"),
+        "weights, inputs and results are float16",
+    ),
+    "a sum": (
+        "ffn_norm",
+        lambda c: c.honest(c.x + c.layer_input(1)),
+        "reads the sum of post_attn_residual and post_ffn_residual of layer 0",
+    ),
+    "far before": (
+        "final_norm",
+        lambda c: c.honest(c.layer_input(2)),
+        "reads post_ffn_residual of layer 1 in place of",
+    ),
+    "leaks": (
+        "ffn_silu",
+        lambda c: np.where(c.x < 0, np.float32(0.02) * c.x, c.x),
+        "a leaky ReLU, with 0.02 below zero",
+    ),
+    "a table": ("ffn_silu", lambda c: round_bf16(c.honest(round_bf16(c.x))), "a table of bfloat16 numbers"),
     "wiring": ("attention", lambda c: c.honest(c.x, c.before("k_post_rope")), "reads k_post_rope in place of values"),
     "activation": ("ffn_silu", rows.gelu_for_silu, "the activation is GELU by tanh"),
     "up": ("ffn_swigl", lambda c: c.x, "the gate is not multiplied by up"),
@@ -203,9 +272,10 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_what_was_planted_is_proved_with_its_parameter(name: str, plant: Planting) -> None:
     stage, compute, words = PLANTED[name]
-    cause = the_cause(plant(Node(1, stage), compute))
+    node = Node({"embedding": 0, "final_norm": None, "lm_head": None}.get(stage, 1), stage)
+    cause = the_cause(plant(node, compute))
     assert words in cause.words, cause
-    assert cause.nodes == (Node(1, stage),)
+    assert cause.nodes == (node,)
     assert cause.residue <= cause.bound < cause.error
 
 
@@ -385,6 +455,30 @@ def test_a_cause_is_proved_through_maps_that_were_not_captured(
     result = replay_capture(capture, model, options, evaluators, identified=found)
     assert words in the_cause(result).words
     assert words in headline(result)
+
+
+def test_a_number_is_solved_for_behind_a_bias_of_a_fused_product(plant: Planting) -> None:
+    """As transformers computes product and bias in one call: what was captured, less the bias, is the product."""
+    node, product = Node(1, "qkv_bias"), Node(1, "qkv_matmul")
+    (plant.folder / relative_path(product)).unlink()
+
+    def of_other_weights(call: StageCall) -> Array:
+        read = call.seen[Node(1, "attn_norm")]
+        product_of = call.engine.evaluate(Node(2, "qkv_matmul"), (read,), tokens=call.tokens, position=call.position)
+        return call.honest(product_of)
+
+    assert the_cause(plant(node, of_other_weights)).words == "computed with the weights of the next layer"
+
+
+def test_a_number_that_is_solved_for_at_one_stage_is_taken_at_the_others(
+    model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    """A norm of large values shows an epsilon less well: alone, it would be solved for as another one."""
+    bug = replace(PORTING_BUGS["norm: another epsilon"], compute=lambda c: c.with_config(norm_epsilon=3.21e-5))
+    tensors = buggy_tensors(bug, ARITHMETICS["float32"], model, TOKENS, evaluators)
+    capture = write_kind(CAPTURE_KINDS["complete"], tensors, model.graph, TOKENS, tmp_path / "capture")
+    (cause,) = replay_capture(capture, model, ReplayOptions(), evaluators).causes
+    assert cause.words == "computed with epsilon 3.21e-05, the model says 1e-06"
 
 
 def test_what_is_unknown_names_the_smallest_capture_that_decides_it(
