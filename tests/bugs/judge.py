@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from aprtui.capture import capture
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.causes import cause_sentence
 from aprtui.compare.comparison import Cause, Comparison
 from aprtui.compare.report.headline import headline
@@ -29,6 +30,7 @@ from tests.bugs.bug import Bug, Edit, Fault
 
 TEXT = "The capital of France is Paris, and 12 + 30 = 42; def f(x): return"
 TOKENS = 16
+_FIRST = (0, 1, 2)
 
 
 class Outcome(StrEnum):
@@ -51,18 +53,18 @@ class Judged:
     wrong: tuple[str, ...]
 
 
-def judged_bugs(folder: Path, bugs: Iterable[Bug]) -> Iterator[Judged]:
-    """Judge `bugs`, model by model; the files of the models lie in `folder`."""
+def judged_bugs(folder: Path, bugs: Iterable[Bug], *, quick: bool = False) -> Iterator[Judged]:
+    """Judge `bugs`, model by model; the files of the models lie in `folder`. `quick`: by a few layers."""
     for name, group in groupby(sorted(bugs, key=lambda bug: bug.model), lambda bug: bug.model):
         model = load_model(next(folder.glob(f"{name}*.gguf")))
         module = load(model, DataType.FLOAT32, AttentionKind.EAGER, None).module
         with Evaluators(model) as evaluators:
             for bug in group:
-                yield judge(bug, replayed(bug, model, module, evaluators))
+                yield judge(bug, replayed(bug, model, module, evaluators, quick=quick))
 
 
-def replayed(bug: Bug, model: Model, module: Any, evaluators: Evaluators) -> Comparison:
-    """What a replay says of a capture of `module` with the bug."""
+def replayed(bug: Bug, model: Model, module: Any, evaluators: Evaluators, *, quick: bool = False) -> Comparison:
+    """What a replay says of a capture of `module` with the bug; `quick`: of the first layers and its own."""
     folder = Path(tempfile.mkdtemp(prefix="aprtui-bug-"))
     try:
         ids = torch.tensor([model.tokenizer.encode(TEXT)[:TOKENS]])
@@ -72,9 +74,19 @@ def replayed(bug: Bug, model: Model, module: Any, evaluators: Evaluators) -> Com
             with capture(module, folder / "capture"):
                 for chunk in ids.split(bug.passes, 1):
                     module(chunk, past_key_values=cache, use_cache=True)
-        return replay_capture(Capture.open(folder / "capture"), model, ReplayOptions(), evaluators)
+        return replay_capture(
+            Capture.open(folder / "capture"),
+            model,
+            ReplayOptions(selection=_layers_of(bug) if quick else Selection()),
+            evaluators,
+        )
     finally:
         shutil.rmtree(folder)
+
+
+def _layers_of(bug: Bug) -> Selection:
+    named = {layer for fault in bug.faults for layer in fault.layers}
+    return Selection(layers=",".join(map(str, sorted(named | set(_FIRST)))))
 
 
 def judge(bug: Bug, comparison: Comparison) -> Judged:
