@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.alternatives import rows
-from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance, nicest, plain
+from aprtui.engine.alternatives.alternative import (
+    Alternative,
+    Attempt,
+    Parameters,
+    configured,
+    distance,
+    nicest,
+    parametrised,
+    plain,
+)
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.places import behind, layer_words
 from aprtui.engine.rounding import ROUND
@@ -34,9 +43,9 @@ def _epsilons(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         candidates = [] if solved is None else [solved]
     for epsilon in candidates:
         if abs(epsilon - own) > 1e-9 * own:
-            yield Attempt(
+            yield configured(
                 f"computed with epsilon {epsilon:.6g}, the model says {own:.6g}",
-                lambda c, epsilon=epsilon: c.with_config(norm_epsilon=epsilon), 1,  # type: ignore[misc]
+                lambda c, epsilon=epsilon: {"norm_epsilon": epsilon}, 1,  # type: ignore[misc]
             )  # fmt: skip
 
 
@@ -163,7 +172,7 @@ def _row_factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         f"the root that each token is divided by is off by up to {100 * off:.2g} %: an estimated root, or a sum of few "
         "bits",
         lambda c: (c.honest().reshape(len(factors), -1) * factors[:, None]).reshape(c.honest().shape)
-        .astype(np.float32), len(factors), of_result=True,
+        .astype(np.float32), len(factors),
     )  # fmt: skip
 
 
@@ -201,13 +210,9 @@ def _norm_weights(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         errors = {node: distance(weight.dequantize().reshape(-1), measured) for node, weight in named.items()}
         chosen = sorted(errors, key=lambda node: errors[node])[:1]
     for node in chosen:
-        yield Attempt(
+        yield parametrised(
             f"has the weight of {layer_words(call.node, node)}",
-            lambda c, weight=named[node]: rows.narrow(  # type: ignore[misc]
-                c,
-                rows.normalised(rows.normed_rows(c), c.model.config.norm_epsilon)
-                * weight.dequantize().reshape(-1).astype(np.float64),
-            ),
+            lambda c, weight=named[node]: [weight],  # type: ignore[misc]
         )
 
 
@@ -226,6 +231,19 @@ def _has_own(model: Model, node: Node) -> bool:
     return not model.config.norm_offset
 
 
+def _weighing(
+    name: str, change: Callable[[Array], Array], words: str, advice: str,
+    applies: Callable[[Model, Node], bool] = lambda model, node: True,
+) -> Alternative:  # fmt: skip
+    """A norm whose weight is changed on its way in."""
+
+    def params(call: StageCall) -> Parameters:
+        return [weight.of_values(change(weight.dequantize())) for weight in call.model.params(call.node)]
+
+    attempt = parametrised(words, params)
+    return Alternative(name, frozenset(_NORMS), lambda call, found: [attempt], advice, applies)
+
+
 NORM_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "norm epsilon", frozenset(_NORMS), _epsilons, "read attention.layer_norm_rms_epsilon of the model's metadata"
@@ -242,20 +260,19 @@ NORM_ALTERNATIVES: tuple[Alternative, ...] = (
         "norm sum for mean", _NORMS, rows.sum_for_mean, "squares are summed and not divided by their number",
         "divide the sum of squares by the number of channels",
     ),
-    plain(
-        "norm weight left out", _NORMS, rows.norm_weight_left_out, "the weight is left out",
-        "multiply by the weight behind the division",
+    _weighing(
+        "norm weight left out", np.ones_like, "the weight is left out", "multiply by the weight behind the division"
     ),
-    plain(
-        "norm 1 + weight", _NORMS, rows.norm_weight_plus_one, "multiplied by 1 + weight",
+    _weighing(
+        "norm 1 + weight", lambda weight: 1 + weight, "multiplied by 1 + weight",
         "multiply by the weight as it is: a GGUF file of Gemma holds the sum", _has_own,
     ),
-    plain(
-        "norm 1 + weight twice", _NORMS, rows.norm_weight_plus_one, "1 is added to a weight that holds it already",
+    _weighing(
+        "norm 1 + weight twice", lambda weight: 1 + weight, "1 is added to a weight that holds it already",
         "multiply by the weight as the GGUF file holds it", _has_offset,
     ),
-    plain(
-        "norm offset left out", _NORMS, rows.norm_weight_less_one, "1 is not added to the weight",
+    _weighing(
+        "norm offset left out", lambda weight: weight - 1, "1 is not added to the weight",
         "multiply by 1 + weight where weights are those of the checkpoint", _has_offset,
     ),
     Alternative("norm weight", frozenset(_NORMS), _norm_weights, "check which tensor is bound to this norm"),
@@ -271,6 +288,10 @@ NORM_ALTERNATIVES: tuple[Alternative, ...] = (
         "norm squares of float16", _NORMS, rows.squares_of_f16,
         "squares are taken in float16: beyond 65504 they are Inf", "square in float32",
     ),
+    plain(
+        "norm squares in bfloat16", _NORMS, rows.squares_in_bf16, "squares are computed in bfloat16",
+        "square and sum in float32",
+    ),
     Alternative("norm sum", frozenset(_NORMS), _sums, "square and sum all channels, and divide by their number"),
     plain(
         "norm twice", _NORMS, lambda call: call.honest(call.honest()), "normalised twice",
@@ -284,7 +305,13 @@ NORM_ALTERNATIVES: tuple[Alternative, ...] = (
 )  # fmt: skip
 
 NORM_DETAILS: tuple[Alternative, ...] = (
-    Alternative("norm root", frozenset(_NORMS), _row_factors, "compute the root and the sum below it in float32"),
+    Alternative(
+        "norm root",
+        frozenset(_NORMS),
+        _row_factors,
+        "compute the root and the sum below it in float32",
+        of_result=True,
+    ),
     Alternative("norm's own weight", frozenset(_NORMS), _own_weights, "check the tensor that is bound to this norm"),
 )
 """What is left where nothing says more: they need a number for each row, or for each channel."""

@@ -8,6 +8,7 @@ from aprtui.engine.alternatives.keys import KEY_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_ALTERNATIVES
 from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES, NORM_DETAILS
+from aprtui.engine.alternatives.parts import PART_ALTERNATIVES, VECTOR_ALTERNATIVES
 from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES, RESULT_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
 from aprtui.engine.alternatives.weights import WEIGHT_ALTERNATIVES
@@ -25,8 +26,10 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *RESIDUAL_ALTERNATIVES,
     *RESULT_ALTERNATIVES,
     *WIRE_ALTERNATIVES,
+    *PART_ALTERNATIVES,
     *MATRIX_ALTERNATIVES,
     *WEIGHT_ALTERNATIVES,
     *WRITTEN_ALTERNATIVES,
     *NORM_DETAILS,
+    *VECTOR_ALTERNATIVES,
 )

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from aprtui.compare.wording import counted, ranges
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import Array, StageCall
-from aprtui.trace.graph import ENTRY, Op
+from aprtui.engine.alternatives.results import of_result
+from aprtui.trace.graph import ENTRY
 
 Wide = NDArray[np.float64]
 Places = NDArray[np.intp]
 
-_NO_VALUES = frozenset({Op.CHOOSE_EXPERTS})
-_ANY = frozenset(op for op in Op if op not in _NO_VALUES)
 _OFF = 1e-4
 _NEAR = 1e-5
 _FEW = 4
@@ -50,7 +49,7 @@ def _single_values(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         for (row, column), kind in zip(places.tolist(), kinds, strict=True)
     ]
     values = found[off]
-    yield Attempt("; ".join(texts), partial(_with_values, off, values), of_result=True)
+    yield Attempt("; ".join(texts), partial(_with_values, off, values))
 
 
 def _kind(own: float, found: float) -> str | None:
@@ -88,7 +87,6 @@ def _stale_channels(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         last = ", the last of them," if stale[-1] == own.shape[1] - 1 else ""
         yield Attempt(
             f"channels {which}{last} have the values of the token before", partial(_of_token_before, stale),
-            of_result=True,
         )  # fmt: skip
 
 
@@ -114,7 +112,7 @@ def _offsets(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         ("the largest logit of each token is taken off", largest),
     ):
         if np.abs(offsets - expected).max() <= _ALIKE * scale:
-            yield Attempt(words, partial(_less, expected), of_result=True)
+            yield Attempt(words, partial(_less, expected))
 
 
 def _less(offsets: Wide, call: StageCall) -> Array:
@@ -135,7 +133,7 @@ def _with_ids(shift: int, call: StageCall) -> Array:
 WRITTEN_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative("row of the table", frozenset({ENTRY}), _shifted_ids, "count rows of the table from 0"),
     Alternative("logits less a number", frozenset({"lm_head", "logit_softcap"}), _offsets,
-                "hand out logits as they are, or compare what is computed of them"),
-    Alternative("stale channels", _ANY, _stale_channels, "check that the last work-group writes its outputs"),
-    Alternative("single values", _ANY, _single_values, "check the memory: single values are wrong"),
+                "hand out logits as they are, or compare what is computed of them", of_result=True),
+    of_result("stale channels", _stale_channels, "check that the last work-group writes its outputs"),
+    of_result("single values", _single_values, "check the memory: single values are wrong"),
 )  # fmt: skip

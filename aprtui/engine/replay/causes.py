@@ -7,7 +7,8 @@ solved for. What falls short of it is never called a cause.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
+from aprtui.engine.alternatives.pairs import distinct, paired, together
+from aprtui.engine.alternatives.parts import VECTOR_ALTERNATIVES
 from aprtui.engine.alternatives.table import ALTERNATIVES
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
@@ -55,6 +58,12 @@ _OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     )
 )  # fmt: skip
 """What is tried where a mistake in all layers kept the rounding of an op from being found."""
+_FIRSTS = 4
+"""Alternatives that are tried together with others where a stage is a matrix product."""
+_WITH_PRODUCTS = frozenset(one.name for one in ALTERNATIVES if one.of_result) | {"weights", "inputs left out"}
+"""What they are tried together with: what costs little."""
+_LACKING = (KeyError, IndexError, ValueError)
+"""What an alternative raises that needs stages, or tokens, that a capture lacks."""
 _SHORT = 4
 """Stages between captured ones up to which alternatives are tried at each of them."""
 _SEARCHES = 2
@@ -96,6 +105,11 @@ class _Failing:
     def node(self) -> Node:
         return self.comparison.node
 
+    @property
+    def given(self) -> StageCall:
+        """The call, of which the model's own way need not be computed again."""
+        return replace(self.call, engine=_Given(self.call, self.own))
+
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
@@ -136,12 +150,16 @@ class _Seen(Mapping[Node, Array]):
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """`NodeEvaluator` of one node whose result is known."""
+    """`NodeEvaluator` that knows what comes of a call as it is."""
 
+    call: StageCall
     own: Array
 
     def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
-        return self.own
+        call = self.call
+        if node == call.node and inputs is call.inputs and position == call.position and tokens is call.tokens:
+            return self.own
+        return call.engine.evaluate(node, inputs, tokens=tokens, position=position)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -212,6 +230,9 @@ class CauseFinder:
             if proof is None and self._fruitless.get(node.stage, 0) < _SEARCHES:
                 outcomes = self._tried(prepared, self._alternatives(node))
                 proof = _proof(prepared, outcomes)
+                if proof is None and known is self.known:
+                    outcomes = [*outcomes, *self._tried_in_pairs(prepared, outcomes)]
+                    proof = _proof(prepared, outcomes)
                 nearest = nearest if nearest and proof is None else outcomes
             if proof is not None:
                 if known is not self.known:
@@ -286,7 +307,7 @@ class CauseFinder:
         arithmetic = Recomputation(self.model, self.known.rounding, other, self.known.outputs)
         try:
             found = Recomputer(self.model, self.stages, arithmetic).recompute(failing.node, failing.found.shape[-2])
-        except (KeyError, IndexError, ValueError):
+        except _LACKING:
             return None
         return np.ascontiguousarray(found.values) if found.values.shape == failing.own.shape else None
 
@@ -319,18 +340,19 @@ class CauseFinder:
     def _by_known(self, failing: _Failing, proofs: Sequence[_Proof]) -> _Proof | None:
         """The cause of another stage, where it is the cause here: with the number that was solved there, which a stage
         that shows it less well would have solved as another."""
-        known = {proof.best.attempt.words: proof.best for proof in proofs if proof.best.attempt.fitted}
-        for best in known.values():
-            if best.alternative in self._alternatives(failing.node):
-                values = self._values(failing, best.attempt)
+        numbers = {proof.best.attempt.words: proof.best for proof in proofs if proof.best.attempt.fitted}
+        for best in numbers.values():
+            if best.alternative.concerns(self.model, failing.node):
+                values = self._values(failing, best.attempt, of_result=best.alternative.of_result)
                 if values is not None:
                     outcome = self._outcome(failing, best.alternative, best.attempt, values)
                     if outcome.is_proved:
                         return _Proof(failing, outcome, ())
-        for name in dict.fromkeys(proof.best.alternative.name for proof in proofs):
-            same = [one for one in self._alternatives(failing.node) if one.name == name]
-            words = {proof.best.attempt.words for proof in proofs}
-            outcomes = [one for one in self._tried(failing, same) if one.is_proved and one.attempt.words in words]
+        words = {proof.best.attempt.words for proof in proofs}
+        for same in {proof.best.alternative.name: proof.best.alternative for proof in proofs}.values():
+            if not same.concerns(self.model, failing.node):
+                continue
+            outcomes = [one for one in self._tried(failing, [same]) if one.is_proved and one.attempt.words in words]
             if outcomes:
                 return _Proof(failing, outcomes[0], ())
         return None
@@ -354,30 +376,66 @@ class CauseFinder:
         return _Failing(stage, call, own, found, bound, known)
 
     def _tried(self, failing: _Failing, alternatives: Sequence[Alternative]) -> list[_Outcome]:
-        outcomes = []
-        for alternative in alternatives:
-            with np.errstate(all="ignore"):
-                for attempt in alternative.attempts(replace(failing.call, engine=_Given(failing.own)), failing.found):
-                    values = self._values(failing, attempt)
-                    if values is not None:
-                        outcomes.append(self._outcome(failing, alternative, attempt, values))
-        return outcomes
+        return [
+            outcome
+            for one in alternatives
+            for outcome in self._outcomes_of(failing, one, one.attempts(failing.given, failing.found))
+        ]
 
-    def _values(self, failing: _Failing, attempt: Attempt) -> Array | None:
+    def _tried_in_pairs(self, failing: _Failing, outcomes: Sequence[_Outcome]) -> list[_Outcome]:
+        """Two alternatives at once: of a matrix product those that come nearest, else all, with those of a few numbers;
+        until two of them are proved."""
+        alternatives = [one for one in self._alternatives(failing.node) if one not in VECTOR_ALTERNATIVES]
+        if self._is_product(failing.node):
+            error, seconds = self._error(failing), [one for one in alternatives if one.name in _WITH_PRODUCTS]
+            near = [one for one in outcomes if one.residue < error and one.alternative in alternatives]
+            nearest = sorted(near, key=lambda one: one.residue)[:_FIRSTS]
+            firsts = [(one.alternative, one.attempt) for one in nearest]
+        else:
+            seconds = alternatives
+            firsts = [(one, attempt) for one in alternatives for attempt in distinct(one, failing.given, failing.found)]
+        found: list[_Outcome] = []
+        for first, attempt in firsts:
+            for second in seconds:
+                if second is not first and (second.of_result or not first.of_result):
+                    attempts = together(attempt, second, failing.given, failing.found)
+                    found += self._outcomes_of(failing, paired(first, second), attempts)
+            if any(one.is_proved for one in found):
+                break
+        return found
+
+    def _is_product(self, node: Node) -> bool:
+        return self.model.graph[node.stage].op in MATRIX_PRODUCTS
+
+    def _outcomes_of(
+        self, failing: _Failing, alternative: Alternative, attempts: Iterable[Attempt]
+    ) -> Iterator[_Outcome]:  # fmt: skip
+        with np.errstate(all="ignore"), suppress(*_LACKING):
+            for attempt in attempts:
+                values = self._values(failing, attempt, of_result=alternative.of_result)
+                if values is not None:
+                    yield self._outcome(failing, alternative, attempt, values)
+
+    def _values(self, failing: _Failing, attempt: Attempt, *, of_result: bool) -> Array | None:
         """What an attempt makes of the stage; None where it needs what the capture lacks."""
-        node, call = failing.node, failing.call
+        node, call, model = failing.node, failing.call, self.model
 
         def other(angles: RopeAngles) -> NodeEvaluator:
-            engine: NodeEvaluator = _Given(failing.own) if attempt.of_result else self.evaluators(angles)
-            return AlternativeNodes(self.model, angles, engine, attempt.compute, frozenset({node}), self._seen)
+            engine = self.evaluators(angles)
+            return AlternativeNodes(model, angles, engine, attempt.compute, frozenset({node}), self._seen)
 
-        run = Recomputation(self.model, failing.known.rounding, other, failing.known.outputs)
+        evaluators: NodeEvaluators = other
         try:
-            if attempt.of_result:
-                values = attempt.compute(replace(call, engine=_Given(failing.own)))
+            if of_result:
+                values = attempt.compute(failing.given)
             else:
+                if attempt.changed is not None:
+                    call = attempt.changed(call)
+                    model, engine = call.model, call.engine
+                    evaluators = self.evaluators if model is self.model else lambda angles: engine
+                run = Recomputation(model, failing.known.rounding, evaluators, failing.known.outputs)
                 values = run.evaluate(node, call.inputs, call.tokens, call.position)
-        except (KeyError, IndexError, ValueError):
+        except _LACKING:
             return None
         return None if values.shape != failing.own.shape else np.ascontiguousarray(values, np.float32)
 

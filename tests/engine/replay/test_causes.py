@@ -26,6 +26,7 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.evaluation.planted_causes import PLANTED_CAUSES
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.replay.arithmetic import UNROUNDED, KnownArithmetic, Recomputation
 from aprtui.engine.replay.evaluators import Evaluators
@@ -144,6 +145,10 @@ def turned_at(call: StageCall, places: Mapping[int, int]) -> Array:
     return positions.rotated(call, at[:, None] * positions.angles_at(call, 1))
 
 
+def planted(name: str) -> Callable[[StageCall], Array]:
+    return PLANTED_CAUSES[name].bug.compute
+
+
 PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "base": ("q_post_rope", lambda c: positions.turned(c, theta=123456.0), "theta 123456, the model says 10000"),
     "offset": ("k_post_rope", lambda c: c.honest(shift=3), "off by +3"),
@@ -227,7 +232,7 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     ),
     "rows of up": (
         "ffn_gate",
-        lambda c: weights._with_rows(np.r_[0:700, 1468:1536], c),
+        lambda c: weights._with_rows(np.r_[0:700, 768:836], c),
         "68 rows of 768 are rows of another of ffn_gate and ffn_up",
     ),
     "an offset": ("ffn_up", lambda c: weights._from_column(64, c), "rows are read 64 columns late"),
@@ -265,7 +270,37 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "a stale row": ("ffn_norm", lambda c: stale(c, 4), "token 4 has the values of the one before"),
     "maps": ("attn_scores", lambda c: c.honest()[[1, 0, 2, 3]], "heads are in the order [1, 0, 2, 3]"),
     "stale": ("ffn_gate", products.last_row_stale, "the last token has the values of the one before"),
-}
+    "tables": ("q_post_rope", planted("tables of RoPE in bfloat16"), "cosines and sines are kept in bfloat16"),
+    "any width": ("k_post_rope", planted("24 channels of a head turned"), "24 of 64 channels"),
+    "heads of the input": ("attn_out", planted("heads joined in reverse"), "in the order [3, 2, 1, 0]"),
+    "order of the input": ("ffn_gate", planted("input shifted by a channel"), "shifted by 1 channel up"),
+    "block of inputs": ("ffn_up", planted("a block of inputs left out"), "inputs 64–95 of 256 are not summed"),
+    "upper bits": ("ffn_gate", planted("upper bits of scales left out"), "the upper bits of the later sub-blocks"),
+    "16-bit sums": ("attn_out", planted("sums in f16, 32 terms"), "rounded to float16 after every 32 terms"),
+    "softcap": ("attn_scores", planted("scores capped at 3"), "a softcap of 3, the model says none"),
+    "sum": ("attn_softmax", planted("sum of the softmax without the own key"), "lacks its own key"),
+    "NaN of the mask": ("attention", planted("mask: own key unseen, NaN"), "which sees none, is NaN"),
+    "swish": ("ffn_silu", planted("x · sigmoid(1.5 x)"), "x · sigmoid(1.5 x)"),
+    "product": ("ffn_swigl", planted("activation of the product"), "of gate · up"),
+    "minus": ("post_ffn_residual", planted("block's output subtracted"), "ffn_out is subtracted"),
+    "overflow": ("ffn_silu", planted("NaN by overflow"), "are NaN: an overflow"),
+    "sign of a part": ("qkv_matmul", planted("sign of a part"), "channels 64–127 are of the other sign"),
+    "another's part": ("ffn_gate", planted("a part of the layer before"), "what ffn_gate of the layer before"),
+    "tokens": ("ffn_norm", planted("two tokens exchanged"), "token 1 has the values of token 4"),
+    "a vector": ("ffn_up", planted("a bias that nothing has"), "one vector is added at every token"),
+    "two of a rotation": (
+        "q_post_rope", planted("theta 500000 and positions off by 2"),
+        "theta 500000, the model says 10000; and positions are off by +2",
+    ),
+    "two of a norm": (
+        "attn_norm", planted("norm: weight left out and epsilon 3e-3"),
+        "the weight is left out; and computed with epsilon 0.003",
+    ),
+    "two of a product": (
+        "ffn_gate", planted("wiring and a tail left out"),
+        "reads attn_norm in place of ffn_norm; and the last 32 inputs of 256 are not summed",
+    ),
+}  # fmt: skip
 """The stage, how it is computed, and what the cause is to say."""
 
 
