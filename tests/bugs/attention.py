@@ -138,7 +138,7 @@ ATTENTION = (
     Bug("attention: the prompt's prefix sees itself", SMOL, Attention(mask=_prefix_seen_by_all).plant,
         (Fault(_BEHIND_SCORES, r"first (6|six)|prefix"),)),
     Bug("attention: heads of values by remainder, keys are right", QWEN,
-        Attention(values=heads_by_remainder).plant, (Fault("attention", r"remainder|modulo|% "),)),
+        Attention(values=heads_by_remainder).plant, (Fault("attention", r"remainder|modulo|\bmod n|% "),)),
     Bug("attention: ALiBi beside RoPE", SMOL, Attention(mask=_alibi).plant,
         (Fault(_BEHIND_SCORES, r"ALiBi|distance|slope"),)),
     Bug("attention: softcap of 50, which the model does not have", GEMMA,

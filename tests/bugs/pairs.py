@@ -98,7 +98,7 @@ PAIRS = (
         (Fault("qkv_bias", r"bias"), Fault("q_post_rope", r"bias"))),
     Bug("pair, one module: a window and heads of values by remainder", SMOL,
         Attention(mask=_window_of_six, values=heads_by_remainder).plant,
-        (Fault("attn_softmax", r"window.*\b6\b"), Fault("attention", r"remainder|modulo|% "))),
+        (Fault("attn_softmax", r"window.*\b6\b"), Fault("attention", r"remainder|modulo|\bmod n|% "))),
     Bug("pair, one stage: keys without bias and of the layer before", QWEN, _bias_and_layer,
         (Fault("qkv_bias", r"bias", (6,)), Fault("qkv_bias", r"layer 5|blk\.5\b|layer before", (6,)))),
     Bug("pair: rounded everywhere and one stale matrix", GEMMA,

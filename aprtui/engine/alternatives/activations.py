@@ -167,6 +167,15 @@ def of_the_product(call: StageCall) -> Array:
     return call.honest(call.seen[gate][-len(call.x) :] * call.inputs[1], node=source)
 
 
+def _of_both(call: StageCall) -> Array:
+    """The same where the activation stands before the product: it is given gate · up already."""
+    return call.honest(np.asarray(call.x * call.before("ffn_up")[-len(call.x) :], np.float32))
+
+
+def _has_up(model: Model, node: Node) -> bool:
+    return Node(node.layer, "ffn_up") in model.graph.order and node.stage in ("ffn_silu", "ffn_gelu")
+
+
 def _follows_activation(model: Model, node: Node) -> bool:
     return model.graph[model.graph.inputs(node)[0].stage].op in (Op.SILU, Op.GELU)
 
@@ -223,6 +232,10 @@ ACTIVATION_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "fast exponential", frozenset({Op.SILU}), _fast_exponentials,
         "use an exponential that is right to float32, or state that this one is meant", may_be_meant=True,
+    ),
+    plain(
+        "activation of gate and up", (Op.SILU, Op.GELU), _of_both,
+        "the activation is of gate · up, in place of the gate alone", "activation(gate) · up", _has_up,
     ),
     plain(
         "activation of the product", (Op.MULTIPLY,), of_the_product,

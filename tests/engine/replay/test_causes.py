@@ -253,6 +253,11 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         lambda c: c.honest(c.layer_input(2)),
         "reads post_ffn_residual of layer 1 in place of",
     ),
+    "of both": (
+        "ffn_silu",
+        lambda c: c.honest(c.x * c.before("ffn_up")),
+        "the activation is of gate · up, in place of the gate alone",
+    ),
     "leaks": (
         "ffn_silu",
         lambda c: np.where(c.x < 0, np.float32(0.02) * c.x, c.x),
