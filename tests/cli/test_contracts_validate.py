@@ -24,7 +24,7 @@ def sound(tmp_path: Path) -> Path:
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     path = tmp_path / "broken.yaml"
-    path.write_text(edited("formula: y = a * x", "formula:").replace("    bound: 4\n", "", 1))
+    path.write_text(edited("formula: y = a * x", "formula: ''").replace("    bound: 4\n", "", 1))
     return path
 
 
@@ -81,7 +81,8 @@ def test_an_unreadable_file_is_one_line_and_the_others_are_still_judged(aprtui: 
         ("", 3, 2),
         ("a: [\n", 3, 3),
         (SOUND, 0, 0),
-        ("metadata: {}\n", 1, 1),
+        ("metadata: {version: '1', description: d}\n", 1, 1),
+        ("metadata: {}\n", 1, 3),
         ("sections: []\n", 1, 3),
         ("metadata: {kind: kernal}\n", 1, 3),
     ],

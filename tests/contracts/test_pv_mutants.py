@@ -192,7 +192,7 @@ def test_a_document_that_is_refused_says_where_and_what_to_do() -> None:
     )
     assert said("no description") == "2: metadata has no description: write it"
     assert said("a formula that is nothing").endswith(
-        "equation scaled.formula: expected a text, found nothing: write it in quotes"
+        "equation scaled.formula: expected a text, found nothing: write it"
     )
 
 

@@ -45,8 +45,8 @@ def _texts(node: YamlNode, where: str) -> Iterator[Problem]:
 def _plain_texts(node: YamlNode, where: str) -> Iterator[Problem]:
     """A text of an equation: a number there is none."""
     if not isinstance(node, YamlScalar) or not isinstance(node.value, str):
-        found = "nothing" if _is_null(node) else _kind(node)
-        yield node.line, f"{where}: expected a text, found {found}: write it in quotes"
+        found = "nothing: write it" if _is_null(node) else f"{_kind(node)}: write it in quotes"
+        yield node.line, f"{where}: expected a text, found {found}"
 
 
 def _number(node: YamlNode, where: str) -> Iterator[Problem]:
