@@ -8,8 +8,8 @@
   16 tokens have in common is held to half the bound: their median spreads less. A flip of the first token is a
   divergence only where the lead that it overcomes is more than this bound allows: else it is noise.
 - *level*: the error is larger than what differs between the two may make it, from the first tokens on.
-- *entropy*: the model knows nothing any more: its entropy is nine tenths of what a model has that gives each token the
-  same probability, or seven tenths on average over 16 tokens, where the first tokens had less in the middle.
+- *entropy*: the model knows nothing any more: its entropy is 97 % of what a model has that gives each token the same
+  probability, or 70 % on average over 16 tokens, where the first tokens had less in the middle.
 
 `docs/paths.md` has what honest walks of real models came to.
 """
@@ -44,7 +44,7 @@ _LEAST_SPREAD = 0.3
 """Of the logarithm: honest walks have 0.3 to 0.5."""
 _AS_GOOD_AS_EQUAL = 1e-6
 """Of the scale of the logits: errors below are rounding of float32."""
-_KNOWS_NOTHING, _KNOWS_LITTLE = 0.9, 0.7
+_KNOWS_NOTHING, _KNOWS_LITTLE = 0.97, 0.7
 """Of the entropy of a model that gives each token the same probability."""
 
 
