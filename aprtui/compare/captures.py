@@ -59,7 +59,7 @@ class Criteria:
     (`injected`, of side A and B), which then decide. `statements` tell the reader what was taken. `doubts` are reasons
     for UNKNOWN; an `unjudgeable` comparison cannot FAIL either. `widths` are those that the model's stages have, which
     tell rows in captures that state no shapes. `everywhere` are errors of a side that no single stage is to blame for.
-    `causes` were proved by replays of the sides, and `alternatives` tried at the first stage that fails there.
+    `causes` were proved by replays of the sides, and `alternatives` tried there.
     `proven` are stages that follow from their inputs on both sides, as all before them do: no floor fails them.
     """
 
