@@ -82,3 +82,4 @@ def test_requests_that_make_no_sense_are_refused(aprtui: Callable[..., Outcome],
     for arguments in (("--against", "mode=fast"), ("--against", "nothing.kld"), ("-n", "-1"), ("--window", "0")):
         assert aprtui("scan", tiny_model, "--tokens", "1,2", *arguments).code == 2, arguments
     assert aprtui("scan", tiny_model).code == 2
+    assert aprtui("scan", tiny_model, "--tokens", "1,2", "--against", "mode=fast", "--bisect").code == 125

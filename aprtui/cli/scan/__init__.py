@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the captures in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a token, then the jumps, the summary last.")
+@click.option(
+    "--bisect", is_flag=True, expose_value=False,
+    help="Exit 125 on anything but pass, divergence and interrupt: git bisect run.",
+)  # fmt: skip
 @engine_options(default_mode="q8")
 def command(
     model: Path | None, prompt: str | None, tokens: str | None, chat: bool, system: str, no_special: bool,
