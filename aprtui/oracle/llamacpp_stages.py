@@ -125,14 +125,18 @@ class StagePlaces:
     """Recognises the tensors of a graph that are stages.
 
     `bound` has for each node of the `graph` the names of the weights that it uses; `has_scaled_entry`: what enters the
-    first layer is not the rows of the table, but those times a number.
+    first layer is not the rows of the table, but those times a number. `fused` are nodes whose product has more in it.
     """
 
-    def __init__(self, graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], *, has_scaled_entry: bool) -> None:
+    def __init__(
+        self, graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], *, has_scaled_entry: bool,
+        fused: Collection[Node] = (),
+    ) -> None:  # fmt: skip
         self.graph = graph
         self._by_weight: dict[tuple[str, str], list[StagePlace]] = {}
         for (op, name), place in _by_weight(graph, bound, has_scaled_entry):
-            self._by_weight.setdefault((op, name), []).append(place)
+            if place.node not in fused:
+                self._by_weight.setdefault((op, name), []).append(place)
         self._by_name = dict(_by_name(graph, bound, has_scaled_entry))
         self._by_source = {
             (op, f"{source}-{node.layer}"): [StagePlace(node)]
@@ -166,7 +170,13 @@ class StagePlaces:
         for node in graph.nodes:
             names = _stored(parameter_names(graph, node), known, known - of_biases)
             bound[node] = () if known.isdisjoint(names) else names
-        return cls(graph, bound, has_scaled_entry=not numbers.keys().isdisjoint(_NAMES[ENTRY]))
+        # Without a matrix of its own, what the gate multiplies is the other half of the same product.
+        is_gated = not numbers.keys().isdisjoint(_NAMES["ffn_swigl"] + _NAMES["ffn_geglu"])
+        fused = {
+            node for node, names in bound.items()
+            if node.stage == "ffn_up" and names and is_gated and not bound.get(Node(node.layer, "ffn_gate"))
+        }  # fmt: skip
+        return cls(graph, bound, has_scaled_entry=not numbers.keys().isdisjoint(_NAMES[ENTRY]), fused=fused)
 
     def find(self, op: str, tensor: Any) -> list[StagePlace]:
         """What `tensor` of ggml is, which `op` makes; nothing where it is no stage."""

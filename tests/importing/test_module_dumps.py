@@ -277,7 +277,7 @@ def test_a_dump_by_the_real_msprobe_is_judged(aprtui: Command, qwen2: Ours, tmp_
     script = tmp_path / "dump.py"
     script.write_text(MSPROBE)
     for name, factor in (("honest", "1"), ("wrong", "1.05")):  # each in a process of its own: msProbe patches torch
-        words = [tmp_path / name, qwen2.model.path, str(kind), factor, ",".join(map(str, TOKENS))]
+        words = [str(tmp_path / name), str(qwen2.model.path), str(kind), factor, ",".join(map(str, TOKENS))]
         done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
     model = ("--model", qwen2.model.path)

@@ -69,6 +69,11 @@ def test_the_commands_for_captures_take_recordings(tmp_path: Path) -> None:
     assert Capture.open(tmp_path / "c").provenance["engine"] == "mine 1"
 
 
+def test_of_an_architecture_that_is_not_known_the_next_step_is_one_that_works(tmp_path: Path) -> None:
+    said = run("replay", attention_recording(tmp_path / "r"), "--tolerance", "rel_l2=1").output
+    assert "aprtui record torch HF_FOLDER" in said
+
+
 @pytest.mark.parametrize("arguments", [("diff", "a", "a", "--html", "x"), ("replay", "a", "--stage", "attn_out")])
 def test_options_of_captures_say_how_a_recording_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]

@@ -82,6 +82,14 @@ def test_one_name_of_several_stages_means_that_whose_weights_are_there(weights: 
     assert (name.layer, name.stage) == (0, expected)
 
 
+def test_a_product_that_holds_gate_and_up_is_neither() -> None:
+    known = graph("blk.0.ffn_up.weight", "blk.0.ffn_down.weight", called=("ffn_swiglu-0",))
+    assert str(NodeNames(known).name(OpNode("MUL_MAT", (0,), (), (), "ffn_up-0"))) == "ffn_up-0"
+    assert NodeNames(known).name(OpNode("GLU", (), (), (), "ffn_swiglu-0")).stage == "ffn_swigl"
+    plain = graph("blk.0.ffn_up.weight", "blk.0.ffn_down.weight")
+    assert NodeNames(plain).name(OpNode("MUL_MAT", (0,), (), (), "ffn_up-0")).stage == "ffn_up"
+
+
 def test_a_stage_that_the_recording_states_comes_first() -> None:
     names = NodeNames(graph(*DENSE), {"h{layer}.mix": "attention", "logits": "lm_head"})
     assert str(names.name(OpNode("CONT", (), (), (), "h7.mix"))) == "layer 7 attention (h7.mix)"
