@@ -47,7 +47,7 @@ _ENDING = frozenset({Op.MATMUL, Op.RMS_NORM, Op.HEAD_RMS_NORM})
 
 _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        ENTRY: ("inp_scaled",),
+        ENTRY: ("inp_scaled", "inp_embd_scaled"),
         "q_post_rope": ("Qcur",),
         "k_post_rope": ("Kcur",),
         "q_temp_scaled": ("Qcur_attn_temp_scaled",),
@@ -234,10 +234,11 @@ def _end(weight: str, weights: Collection[str], free_biases: Collection[str]) ->
 
     `free_biases` are those that are no stage of their own.
     """
-    if (bias := _other(weight, "bias")) != weight and bias in free_biases:
-        return _ADDS, bias
-    scale = _other(weight, "scale")
-    return (_SCALES, scale) if scale != weight and scale in weights else None
+    bias, scale = _other(weight, "bias"), _other(weight, "scale")
+    found = [(_SCALES, scale)] if scale != weight and scale in weights else []
+    found += [(_ADDS, bias)] if bias != weight and bias in free_biases else []
+    # The builder of feed-forward blocks scales what the bias was added to, that of attention what it is added to.
+    return None if not found else found[0 if ".ffn_" in weight else -1]
 
 
 def _by_weight(

@@ -60,6 +60,8 @@ def test_a_node_has_the_name_of_its_place(name: str, op: str, weight: str, expec
         (("blk.0.post_attention_norm.weight",), "MUL", 0, "ffn_norm", 1),
         (("blk.0.post_attention_norm.weight", "blk.0.ffn_norm.weight"), "MUL", 0, "attn_post_norm", 1),
         (("blk.0.attn_output.weight", "blk.0.attn_output.bias"), "ADD", 1, "attn_out", 1),
+        (("blk.0.ffn_up.weight", "blk.0.ffn_up.scale", "blk.0.ffn_up.bias"), "MUL", 1, "ffn_up", 1),
+        (("blk.0.post_attention_norm.weight", "blk.0.post_ffw_norm.weight"), "MUL", 0, "attn_post_norm", 1),
         (("blk.0.attn_output.weight", "blk.0.attn_output.scale"), "MUL", 1, "attn_out", 1),
         (("blk.0.attn_q.weight", "blk.0.attn_q.scale", "blk.0.attn_q.bias"), "MUL", 1, "qkv_matmul", 3),
         (("blk.0.attn_q.weight", "blk.0.attn_q.scale", "blk.0.attn_q.bias"), "ADD", 2, "qkv_bias", 3),

@@ -357,8 +357,8 @@ def _capture(path: Path, modified: float) -> Artifact:
 
 def _recording(path: Path, modified: float) -> Artifact:
     if _size(path / GRAPH_NAME) > MOST_GRAPH_BYTES:
-        facts = (("ops", f"not counted: {GRAPH_NAME} of more than {MOST_GRAPH_BYTES >> 20} MB"),)
-        return Artifact(path, ArtifactKind.RECORDING, modified, bytes=_size(path / DATA_NAME), facts=facts)
+        large = (("ops", f"not counted: {GRAPH_NAME} of more than {MOST_GRAPH_BYTES >> 20} MB"),)
+        return Artifact(path, ArtifactKind.RECORDING, modified, bytes=_size(path / DATA_NAME), facts=large)
     try:
         recording = Recording.open(path)
     except UnreadableError as error:
