@@ -1,8 +1,8 @@
 """What a token should take on an H200, from launch plans and machine code.
 
-`python -m tests.kernels.estimate` prints it. An estimate, never a measurement. A kernel takes a node of the graph, and then the longest of three: its bytes at the
-speed of a copy (less where too few are under way for that), the waits of its warps one after the other, and its
-instructions. The numbers of the device are assumptions, in `Assumptions`.
+`python -m tests.kernels.estimate` prints it. An estimate, never a measurement. A kernel takes a node of the graph, and
+then the longest of three: its bytes at the speed of a copy (less where too few are under way for that), the waits of
+its warps one after the other, and its instructions. The numbers of the device are assumptions, in `Assumptions`.
 """
 
 from __future__ import annotations
