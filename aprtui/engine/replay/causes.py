@@ -61,7 +61,7 @@ _OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
 """What is tried where a mistake in all layers kept the rounding of an op from being found."""
 _FIRSTS = 4
 """Alternatives that are tried together with others where a stage is a matrix product."""
-_PAIRS = 24
+_PAIRS = 8
 """Of those that are tried together, how many are reported: the nearest."""
 _WITH_PRODUCTS = frozenset(one.name for one in ALTERNATIVES if one.of_result) | {"weights", "inputs left out"}
 """What they are tried together with: what costs little."""
@@ -439,17 +439,17 @@ class CauseFinder:
         if residue == float("inf"):
             return "has NaN or Inf where the capture has none, or lacks them"
         if residue > failing.bound:
-            return f"leaves {residue:.2g}, where honest engines leave up to {failing.bound:.2g}"
+            return f"more than honest engines leave, {failing.bound:.2g}"
         if not by_place and residue * _FAR > own:
-            return f"leaves {residue:.2g}, where the model's own way leaves {own:.2g}: not {_FAR:g} times as much"
+            return f"the model's own way leaves {own:.2g}, which is not {_FAR:g} times as much"
         if by_place and _left(values, failing.found) >= _left(failing.own, failing.found):
-            return "leaves no less than the model's own way"
-        affected = _affected(failing)
-        if affected < _VALUES_A_NUMBER * attempt.fitted:
-            of = f"{counted(attempt.fitted, 'number')} solved for"
-            return f"{counted(affected, 'value')} off, and {of}: {_VALUES_A_NUMBER} times as many prove them"
+            return "the model's own way leaves no more"
+        affected, enough = _affected(failing), _VALUES_A_NUMBER * attempt.fitted
+        if affected < enough:
+            solved = f"{counted(attempt.fitted, 'number')} that {'is' if attempt.fitted == 1 else 'are'} solved for"
+            return f"{counted(affected, 'value')} off, of {enough} at least that would prove {solved}"
         place = self._standing_out(failing, values)
-        return f"leaves a place that stands out: {place}" if place else ""
+        return f"a place stands out in it: {place}" if place else ""
 
     def _error(self, failing: _Failing) -> float:
         return self._residue(failing.node, failing.own, failing.found)
@@ -481,12 +481,17 @@ class CauseFinder:
                 max(self._error(proof.failing) for proof in of_group),
                 max(proof.best.residue for proof in of_group),
                 max(proof.failing.bound for proof in of_group), alike, self._told_apart_by(of_group) if alike else "",
+                apart=tuple(self._uncaptured(of_group)),
             )  # fmt: skip
+
+    def _uncaptured(self, proofs: Sequence[_Proof]) -> list[Node]:
+        """Of stages at which alternatives differ that come out alike, those that were not captured."""
+        nodes = dict.fromkeys(one.node for p in proofs if p.alike for one in (p.best, *p.alike))
+        return [node for node in nodes if not self.stages.rows(node)]
 
     def _told_apart_by(self, proofs: Sequence[_Proof]) -> str:
         """What would tell alternatives apart that come out alike: the stages at which they differ, or other values."""
-        nodes = dict.fromkeys(one.node for proof in proofs for one in (proof.best, *proof.alike))
-        missing = dict.fromkeys(node.stage for node in nodes if not self.stages.rows(node))
+        missing = dict.fromkeys(node.stage for node in self._uncaptured(proofs))
         if missing:
             return f"{listed(missing)} of the same run"
         return f"a longer prompt than these {counted(len(self.stages.tokens), 'token')}, if anything does"
