@@ -138,6 +138,13 @@ def of_the_product(call: StageCall) -> Array:
     return call.honest(call.seen[gate][-len(call.x) :] * call.inputs[1], node=source)
 
 
+def gate_and_up_exchanged(call: StageCall) -> Array:
+    """The activation of up times the gate."""
+    source = call.model.graph.inputs(call.node)[0]
+    (gate,) = call.model.graph.inputs(source)
+    return np.asarray(call.honest(call.inputs[1], node=source) * call.seen[gate][-len(call.x) :], np.float32)
+
+
 def _follows_activation(model: Model, node: Node) -> bool:
     return model.graph[model.graph.inputs(node)[0].stage].op in (Op.SILU, Op.GELU)
 
@@ -191,6 +198,10 @@ ACTIVATION_ALTERNATIVES: tuple[Alternative, ...] = (
     plain(
         "activation of the product", (Op.MULTIPLY,), of_the_product,
         "the activation is of gate · up, in place of the gate alone", "activation(gate) · up", _follows_activation,
+    ),
+    plain(
+        "gate and up exchanged", (Op.MULTIPLY,), gate_and_up_exchanged, "gate and up are exchanged",
+        "the activation is of the gate", _follows_activation,
     ),
     plain(
         "up ignored", (Op.MULTIPLY,), lambda call: call.x, "the gate is not multiplied by up",

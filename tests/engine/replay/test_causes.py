@@ -26,6 +26,7 @@ from aprtui.engine.evaluation.arithmetics import ARITHMETICS
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.planted_causes import PLANTED_CAUSES
+from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.replay.arithmetic import UNROUNDED, KnownArithmetic, Recomputation
 from aprtui.engine.replay.evaluators import Evaluators
@@ -376,6 +377,39 @@ def test_a_cause_is_proved_through_maps_that_were_not_captured(
     result = replay_capture(capture, model, options, evaluators, identified=found)
     assert words in the_cause(result).words
     assert words in headline(result)
+
+
+def two_faults(call: StageCall) -> Array:
+    return rows.gelu_for_silu(call) if call.node.stage == "ffn_silu" else call.honest(call.before("attn_norm"))
+
+
+OF_LAYER_OUTPUTS = {
+    "base": (
+        PORTING_BUGS["RoPE base of another model"],
+        "every layer q_post_rope and k_post_rope: computed with theta",
+    ),
+    "wiring": (
+        PORTING_BUGS["feed-forward: residual of the normed input"],
+        "every layer post_ffn_residual: reads ffn_norm in place of post_attn_residual",
+    ),
+    "two": (
+        PortingBug(two_faults, ("ffn_silu", "ffn_gate")),
+        "ffn_gate: reads attn_norm in place of ffn_norm; and ffn_silu: the activation is GELU by tanh",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_LAYER_OUTPUTS)
+def test_causes_are_proved_from_layer_outputs_alone(
+    name: str, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    """Sixteen stages in between were not captured."""
+    bug, words = OF_LAYER_OUTPUTS[name]
+    tensors = buggy_tensors(bug, ARITHMETICS["float32"], model, TOKENS, evaluators)
+    capture = write_kind(CAPTURE_KINDS["layer outputs"], tensors, model.graph, TOKENS, tmp_path / "capture")
+    result = replay_capture(capture, model, ReplayOptions(tokens=TOKENS), evaluators)
+    assert result.verdict is Verdict.FAIL
+    assert words in cause_sentence(result.causes[0])
 
 
 def test_what_is_unknown_names_the_smallest_capture_that_decides_it(
