@@ -47,6 +47,8 @@ class DiffOptions:
     limit: int = 10
     mapping: StageMapping = field(default_factory=StageMapping)
     extras: bool = False
+    shared_tokens: bool = False
+    """Whether tokens that one side alone has are meant to be left out, rather than a reason for UNKNOWN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def compare_captures(
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
     alignment = align_tokens(a, b, options.tokens)
     left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
-    alignment = replace(alignment, sources=(left, right))
+    alignment = replace(alignment, sources=(left, right), shared_only=options.shared_tokens)
     layouts = find_pair_layouts(
         a,
         b,

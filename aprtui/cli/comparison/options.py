@@ -29,6 +29,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _ANY_VOCABULARY = 1 << 32
 _PATH = click.Path(path_type=Path)
 
+AS_CAPTURE, AS_CAPTURES = "--as-capture", "--as-captures"
+"""The options of replay and diff that take recordings of ops for captures."""
+
 
 @dataclass(frozen=True, slots=True)
 class ComparisonOptions:

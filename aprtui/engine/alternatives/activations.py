@@ -14,6 +14,7 @@ from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, 
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.gelu import gelu_tanh
 from aprtui.engine.reference import ops
+from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 
@@ -58,6 +59,34 @@ def _activations(call: StageCall, found: Array | None) -> Iterator[Attempt]:
                 f"the activation is {name}, the model says {own}",
                 lambda c, function=function: function(c.x.astype(np.float64)).astype(np.float32),  # type: ignore[misc]
             )
+
+
+def _leaks(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A slope below zero, of a rectifier that leaks."""
+    if found is None:
+        return
+    below = (call.x < 0) & np.isfinite(found)
+    x, values = call.x[below].astype(np.float64), found[below].astype(np.float64)
+    square = float((x * x).sum())
+    if square:
+        slope = nicest(float((x * values).sum()) / square, lambda s: float(((values - s * x) ** 2).sum()) / square)
+        if slope > 0:
+            yield Attempt(
+                f"the activation is a leaky ReLU, with {slope:.6g} below zero",
+                lambda c: np.where(c.x < 0, np.float32(slope) * c.x, c.x), 1,
+            )  # fmt: skip
+
+
+_WIDTHS = (("f16", "float16"), ("bf16", "bfloat16"))
+
+
+def _tables(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A table of all numbers of 16 bits: arguments and results are some of these."""
+    for kind, name in _WIDTHS:
+        yield Attempt(
+            f"the activation is a table of {name} numbers",
+            lambda c, kind=kind: ROUND[kind](c.honest(ROUND[kind](c.x))),  # type: ignore[misc]
+        )
 
 
 def _betas(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -145,6 +174,15 @@ def gate_and_up_exchanged(call: StageCall) -> Array:
     return np.asarray(call.honest(call.inputs[1], node=source) * call.seen[gate][-len(call.x) :], np.float32)
 
 
+def _of_both(call: StageCall) -> Array:
+    """The same where the activation stands before the product: it is given gate · up already."""
+    return call.honest(np.asarray(call.x * call.before("ffn_up")[-len(call.x) :], np.float32))
+
+
+def _has_up(model: Model, node: Node) -> bool:
+    return Node(node.layer, "ffn_up") in model.graph.order and node.stage in ("ffn_silu", "ffn_gelu")
+
+
 def _follows_activation(model: Model, node: Node) -> bool:
     return model.graph[model.graph.inputs(node)[0].stage].op in (Op.SILU, Op.GELU)
 
@@ -171,6 +209,13 @@ ACTIVATION_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "activation", frozenset({Op.SILU, Op.GELU}), _activations, "use the activation that the architecture has"
     ),
+    Alternative(
+        "leaky ReLU", frozenset({Op.SILU, Op.GELU}), _leaks, "use the activation that the architecture has"
+    ),
+    Alternative(
+        "activation by a table", frozenset({Op.SILU, Op.GELU}), _tables, "state it: --rounding activation=f16",
+        may_be_meant=True,
+    ),
     plain(
         "gate and up exchanged", _OAI, lambda call: call.honest(call.inputs[1], call.inputs[0]),
         "gate and up are exchanged", "the activation is of the gate",
@@ -194,6 +239,10 @@ ACTIVATION_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "fast exponential", frozenset({Op.SILU}), _fast_exponentials,
         "use an exponential that is right to float32, or state that this one is meant", may_be_meant=True,
+    ),
+    plain(
+        "activation of gate and up", (Op.SILU, Op.GELU), _of_both,
+        "the activation is of gate · up, in place of the gate alone", "activation(gate) · up", _has_up,
     ),
     plain(
         "activation of the product", (Op.MULTIPLY,), of_the_product,

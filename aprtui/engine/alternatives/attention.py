@@ -124,27 +124,27 @@ def _with_cached(call: StageCall, cached: Array) -> Array:
 
 def own_key_unseen(call: StageCall) -> Array:
     """Keys < query in place of ≤, but for the first query."""
-    return _seeing(call, lambda query, key: (key < query) | ((query == 0) & (key == 0)))
+    return seeing(call, lambda query, key: (key < query) | ((query == 0) & (key == 0)))
 
 
 def next_key_seen(call: StageCall) -> Array:
     """Keys ≤ query + 1."""
-    return _seeing(call, lambda query, key: key <= query + 1)
+    return seeing(call, lambda query, key: key <= query + 1)
 
 
 def no_mask(call: StageCall) -> Array:
     """Every query of a prompt sees every key."""
-    return _seeing(call, lambda query, key: key >= 0)
+    return seeing(call, lambda query, key: key >= 0)
 
 
 def first_key_unseen(call: StageCall) -> Array:
     """The first token is taken for padding, but for its own query."""
-    return _seeing(call, lambda query, key: ((key > 0) | (query == 0)) & (key <= query))
+    return seeing(call, lambda query, key: ((key > 0) | (query == 0)) & (key <= query))
 
 
 def only_itself(call: StageCall) -> Array:
     """The last token does not get the keys that were cached before it."""
-    return _seeing(call, lambda query, key: (key <= query) & ((query < query.max()) | (key == query)))
+    return seeing(call, lambda query, key: (key <= query) & ((query < query.max()) | (key == query)))
 
 
 def windowed(call: StageCall) -> Array:
@@ -164,46 +164,46 @@ def window_left_out(call: StageCall) -> Array:
 
 def within(call: StageCall, window: int) -> Array:
     """Each query sees `window` positions, its own included; all before it where that is 0."""
-    return _seeing(call, lambda query, key: key <= query, window)
+    return seeing(call, lambda query, key: key <= query, window)
 
 
 def last_tile_left_out(call: StageCall, tile: int = TILE) -> Array:
     """Keys behind the last full tile are not summed, but where there is no full one."""
-    return _seeing(call, lambda query, key: (key <= query) & ((key < (query + 1) // tile * tile) | (query + 1 < tile)))
+    return seeing(call, lambda query, key: (key <= query) & ((key < (query + 1) // tile * tile) | (query + 1 < tile)))
 
 
 def own_key_unseen_by_all(call: StageCall, *, first: float) -> Array:
     """Keys < query, so that the first query sees none: it weighs every key by `first`."""
-    scores = _all_scores(call)
+    scores = all_scores(call)
     maps = _softmax(call, scores, _own_mask(call, *scores.shape[1:], own=False)).copy()
     if maps.shape[1] == maps.shape[2]:
         maps[:, 0] = first
-    return _weighted(call, maps)
+    return weighted(call, maps)
 
 
 def finite_mask(call: StageCall) -> Array:
     """−10 is added to what is masked, in place of −∞."""
-    scores = _all_scores(call)
+    scores = all_scores(call)
     scores = np.where(_own_mask(call, *scores.shape[1:]), scores, scores - 10)
-    return _weighted(call, _softmax(call, scores, np.ones(scores.shape[1:], bool)))
+    return weighted(call, _softmax(call, scores, np.ones(scores.shape[1:], bool)))
 
 
 def masked_after(call: StageCall) -> Array:
     """The mask multiplies what the softmax made of all keys, so that rows do not sum to 1."""
-    scores = _all_scores(call)
+    scores = all_scores(call)
     maps = _softmax(call, scores, np.ones(scores.shape[1:], bool))
-    return _weighted(call, np.where(_own_mask(call, *scores.shape[1:]), maps, np.float32(0)))
+    return weighted(call, np.where(_own_mask(call, *scores.shape[1:]), maps, np.float32(0)))
 
 
-def _seeing(
+def seeing(
     call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask], window: int | None = None
 ) -> Array:  # fmt: skip
     """What keys a query `sees` gives, of them those within a window: the layer's own, unless it is given."""
-    scores = _all_scores(call)
+    scores = all_scores(call)
     query, key = _places(*scores.shape[1:])
     window = call.model.config.graph.window(call.node.layer) if window is None else window
     visible = sees(query, key) & ((query - key < window) if window else np.True_)
-    return _weighted(call, _softmax(call, scores, visible))
+    return weighted(call, _softmax(call, scores, visible))
 
 
 def _places(count: int, total: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -221,7 +221,7 @@ def _softmax_node(call: StageCall) -> Node:
     return call.node if call.op is Op.SOFTMAX else call.model.graph.inputs(call.node)[0]
 
 
-def _all_scores(call: StageCall) -> Array:
+def all_scores(call: StageCall) -> Array:
     """The scores of every query and every key: those that were computed, and above the diagonal what they would be."""
     config, graph = call.model.config, call.model.graph
     source = graph.inputs(_softmax_node(call))[0]
@@ -260,7 +260,7 @@ def _softmax(call: StageCall, scores: Array, visible: Mask) -> Array:
         return np.asarray(powers / total, np.float32)
 
 
-def _weighted(call: StageCall, maps: Array) -> Array:
+def weighted(call: StageCall, maps: Array) -> Array:
     """The maps themselves, or where values are weighted, the values by them: keys behind the query count as well."""
     if call.op is Op.SOFTMAX:
         return maps

@@ -27,6 +27,11 @@ _TOKENS = 64
 _GRID = 300
 _POSITIONS = range(-64, 4096)
 _LEAST_SHARE = 1e-6
+_BEFORE = 64
+_SURE = 0.999
+"""Agreement with which a token was turned as at a position."""
+_BETTER = 1e-9
+_SHOWN_RUNS = 3
 _TURNED = 0.5
 """Agreement from which measured turns are turns at all; noise of other causes has about 0."""
 
@@ -125,6 +130,58 @@ def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
                 f"every token is turned as of position {place}",
                 lambda c, n=place: positions.rotated(c, np.repeat(positions.angles_at(c, n), len(c.x), 0)), 1,  # type: ignore[misc]
             )  # fmt: skip
+
+
+def _positions(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A position for each token, as its own turns show it: of decoded tokens, of chunks, behind padding."""
+    if found is None or len(call.x) < 2:
+        return
+    turns, dim = _turns(call, found), call.model.config.graph.rotated
+    end = call.position + len(turns)
+    tried = np.arange(-_BEFORE, max(end, len(turns)) + _BEFORE)
+    step = _own(call).angles(1, 1, dim)[0]
+    sizes = np.abs(turns).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        agreements = (turns @ np.exp(-1j * step[:, None] * tried)).real / sizes[:, None]
+    if not sizes.all() or not np.isfinite(agreements).all() or agreements.max(1).min() < _SURE:
+        return
+    own = np.arange(call.position, end)
+    own_agreements = agreements[np.arange(len(own)), own - tried[0]]
+    places = np.where(agreements.max(1) > own_agreements + _BETTER, tried[agreements.argmax(1)], own)
+    runs = _runs(own, places)
+    if runs:
+        texts = [_turned_as(first, last, shift) for first, last, shift in runs]
+        more = f"; {len(runs) - _SHOWN_RUNS} more such runs" if len(runs) > _SHOWN_RUNS else ""
+        angles = places[:, None] * step
+        yield Attempt("; ".join(texts[:_SHOWN_RUNS]) + more, lambda c: positions.rotated(c, angles), len(runs))
+
+
+def _runs(own: NDArray[np.intp], places: NDArray[np.intp]) -> list[tuple[int, int, int | None]]:
+    """First and last of neighbouring tokens that are as far off, and how far; None where all are at one place."""
+    runs: list[tuple[int, int, int | None]] = []
+    at = 0
+    while at < len(own):
+        end, same = at + 1, at + 1
+        while end < len(own) and places[end] - own[end] == places[at] - own[at]:
+            end += 1
+        while same < len(own) and places[same] == places[at]:
+            same += 1
+        if same > end:
+            runs.append((int(own[at]), int(own[same - 1]), None))
+        elif places[at] != own[at]:
+            runs.append((int(own[at]), int(own[end - 1]), int(places[at] - own[at])))
+        at = max(end, same)
+    return runs
+
+
+def _turned_as(first: int, last: int, shift: int | None) -> str:
+    tokens = f"tokens {first}–{last} are" if last > first else f"token {first} is"
+    if shift is None:
+        return f"{tokens} turned as of one position"
+    if first + shift == 0 and last == first:
+        return f"{tokens} not turned: as of position 0"
+    place = f"{first + shift}–{last + shift}" if last > first else f"{first + shift}"
+    return f"{tokens} turned as of position{'s' if last > first else ''} {place}"
 
 
 def _widths(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -270,6 +327,10 @@ ROPE_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "RoPE positions", frozenset(_ROPE), _shifts,
         "count positions from 0, queries and keys alike, and on from what is cached", turns_heads,
+    ),
+    Alternative(
+        "RoPE positions of tokens", frozenset(_ROPE), _positions,
+        "give each token its position in the sequence: on from what is cached, across chunks and padding", turns_heads,
     ),
     plain(
         "RoPE backwards", _ROPE, positions.backwards, "turned backwards: the sign of the sine",

@@ -47,6 +47,14 @@ def squares_in_f16(call: StageCall) -> Array:
     return weighted(call, wide / np.sqrt(mean + call.model.config.norm_epsilon))
 
 
+def squares_of_f16(call: StageCall) -> Array:
+    """Squares are float16 numbers, their sum is not."""
+    x = normed_rows(call)
+    squares = (x.astype(np.float16) ** 2).astype(np.float64)
+    mean = squares.mean(-1, keepdims=True)
+    return weighted(call, x / np.sqrt(mean + call.model.config.norm_epsilon))
+
+
 def squares_in_bf16(call: StageCall) -> Array:
     """Values and their squares are rounded to bfloat16, and summed with more digits."""
     wide = normed_rows(call)

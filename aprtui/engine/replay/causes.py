@@ -347,12 +347,20 @@ class CauseFinder:
                 is_last = len(concerned) > 1 and node == max(concerned, key=self.model.graph.order.__getitem__)
                 together = [concerned] if is_last else []
                 with np.errstate(all="ignore"), suppress(*_LACKING):
-                    for attempt in alternative.attempts(self._call_at(way, node), None):
+                    for attempt in alternative.attempts(self._call_at(way, node), self._implied(node, way.failing)):
                         for at in (frozenset({node}), *together):
                             change = _Change(at, alternative, attempt)
                             if not any(change.at & other.at for other in before):
                                 outcomes += self._changed(way, node, (*before, change))
         return outcomes
+
+    def _implied(self, node: Node, failing: _Failing) -> Array | None:
+        """What a stage that was not captured must have been, where nothing but a bias was added to it."""
+        graph = self.model.graph
+        if graph[failing.node.stage].op is not Op.BIAS or graph.inputs(failing.node) != (node,):
+            return None
+        bias = np.concatenate([weight.dequantize().reshape(-1) for weight in self.model.params(failing.node)])
+        return np.asarray(failing.found - bias, np.float32)
 
     def _call_at(self, way: _Way, node: Node) -> StageCall:
         failing = way.failing
@@ -416,7 +424,16 @@ class CauseFinder:
         return Recomputation(self.model, self.known.rounding, self.evaluators).changes_products
 
     def _by_known(self, failing: _Failing, proofs: Sequence[_Proof]) -> _Proof | None:
-        """The cause of another stage, where it is the cause here."""
+        """The cause of another stage, where it is the cause here: with the number that was solved there, which a stage
+        that shows it less well would have solved as another."""
+        numbers = {proof.best.attempt.words: proof.best for proof in proofs if proof.best.attempt.fitted}
+        for best in numbers.values():
+            if best.alternative.concerns(self.model, failing.node):
+                values = self._values(failing, best.attempt, of_result=best.alternative.of_result)
+                if values is not None:
+                    outcome = self._outcome(failing, best.alternative, best.attempt, values)
+                    if outcome.is_proved:
+                        return _Proof(failing, outcome, ())
         words = {proof.best.attempt.words for proof in proofs}
         for same in {proof.best.alternative.name: proof.best.alternative for proof in proofs}.values():
             if not same.concerns(self.model, failing.node):
