@@ -33,7 +33,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.identify import FoundEngine, IdentifiedCapture
 from aprtui.engine.replay.recompute import CapturedStages, Recomputer
 from aprtui.engine.replay.replay import ReplayOptions, criteria_by_replay, replay_capture
-from aprtui.engine.rounding import round_bf16
+from aprtui.engine.rounding import round_bf16, round_f16
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
@@ -241,7 +241,7 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "four bits": ("ffn_out", lambda c: weights._in_type("int4_32", c), "weights in int4, a scale a block of 32"),
     "float16": (
         "ffn_out",
-        lambda c: weights._in_type("f16", c, inputs="f16", results="f16"),
+        lambda c: round_f16(weights._in_type("f16", c, inputs="f16") * np.float32(1 + 1e-7)),
         "weights, inputs and results are float16",
     ),
     "a sum": (
