@@ -37,21 +37,32 @@ _STEP = 7919
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Dimensions of a Qwen2 model."""
+    """Dimensions of a Qwen2 model, or of a Qwen3 model with experts."""
 
     hidden: int
     layers: int
     heads: int
     kv_heads: int
     ffn: int
+    """Channels of a feed-forward block, or of one expert's."""
     vocabulary: int = 151936
     tied: bool = True
     """Whether the embedding table is the head's matrix too."""
+    experts: int = 0
+    """Experts of a layer; 0: a dense model."""
+    chosen: int = 0
+    """Experts that a token goes through."""
+    head_size: int | None = None
+    """Channels of one head; a share of `hidden` where none is given."""
 
     @property
-    def kv_width(self) -> int:
-        """Channels of all key (or value) heads."""
-        return self.hidden // self.heads * self.kv_heads
+    def architecture(self) -> str:
+        return "qwen3moe" if self.experts else "qwen2"
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one head."""
+        return self.head_size or self.hidden // self.heads
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(
@@ -60,11 +71,13 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
         "0.57b": Shape(1024, 24, 16, 2, 4864),
         "1.5b": Shape(1536, 28, 12, 2, 8960),
         "7b": Shape(3584, 28, 28, 4, 18944, 152064, tied=False),
+        "4b-moe": Shape(2048, 6, 32, 4, 768, tied=False, experts=128, chosen=8, head_size=128),
         "deep": Shape(512, 80, 8, 2, 1536, 2048),
     }
 )
-"""Shapes by name: a small one, one like Qwen2.5-0.5B with all rows multiples of 256, those of Qwen2.5 1.5B and 7B, and
-one with as many layers as a screen may have to show and the embedded model's vocabulary."""
+"""Shapes by name: a small one, one like Qwen2.5-0.5B with all rows multiples of 256, those of Qwen2.5 1.5B and 7B, six
+of the 48 layers of Qwen3-30B-A3B, and one with as many layers as a screen may have to show and the embedded model's
+vocabulary."""
 
 
 def write_random_model(path: Path, shape: Shape, seed: int = 7, tokenizer_of: Path | None = None) -> None:
@@ -77,7 +90,7 @@ def write_random_model(path: Path, shape: Shape, seed: int = 7, tokenizer_of: Pa
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
-        writer = gguf.GGUFWriter(partial, "qwen2")
+        writer = gguf.GGUFWriter(partial, shape.architecture)
         _add_metadata(writer, shape)
         _add_tokenizer(writer, tokenizer_of)
         for name, array, kind in _tensors(shape, np.random.Generator(np.random.SFC64(seed))):
@@ -103,6 +116,12 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:  # type: ignor
     writer.add_feed_forward_length(shape.ffn)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_width)
+    writer.add_value_length(shape.head_width)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.chosen)
+        writer.add_expert_feed_forward_length(shape.ffn)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(shape.vocabulary)
@@ -131,34 +150,59 @@ def _add_tokenizer(writer: gguf.GGUFWriter, source: Path | None) -> None:  # typ
 Tensor = tuple[str, NDArray[np.uint8] | NDArray[np.float32], WeightType]
 
 
+class _RandomTensors:
+    """Tensors in the order in which they are asked for."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self.made: list[Tensor] = []
+        self._random = random
+
+    def matrix(
+        self, name: str, rows: int, columns: int, kind: WeightType, gain: float = 1.4, experts: int | None = None
+    ) -> None:
+        blocks = _blocks(kind, (experts or 1) * rows * columns // _BLOCK, gain / columns**0.5, self._random)
+        leading = () if experts is None else (experts,)
+        self.made.append((f"{name}.weight", blocks.reshape(*leading, rows, -1), kind))
+
+    def floats(self, name: str, shape: tuple[int, ...], mean: float, deviation: float) -> None:
+        values = mean + deviation * self._random.standard_normal(shape, np.float32)
+        self.made.append((name, values.astype(np.float32), WeightType.F32))
+
+    def norm(self, name: str, size: int) -> None:
+        self.floats(f"{name}.weight", (size,), 1, 0.1)
+
+
 def _tensors(shape: Shape, random: np.random.Generator) -> list[Tensor]:
-    made: list[Tensor] = []
-
-    def matrix(name: str, rows: int, columns: int, kind: WeightType, gain: float = 1.4) -> None:
-        blocks = _blocks(kind, rows * columns // _BLOCK, gain / columns**0.5, random)
-        made.append((f"{name}.weight", blocks.reshape(rows, -1), kind))
-
-    def vector(name: str, size: int, mean: float, deviation: float) -> None:
-        values = mean + deviation * random.standard_normal(size, np.float32)
-        made.append((name, values.astype(np.float32), WeightType.F32))
-
-    residual = 2 / (2 * shape.layers) ** 0.5
-    matrix("token_embd", shape.vocabulary, shape.hidden, WeightType.Q6_K if shape.tied else WeightType.Q4_K, 2)
+    tensors = _RandomTensors(random)
+    kind = WeightType.Q6_K if shape.tied else WeightType.Q4_K
+    tensors.matrix("token_embd", shape.vocabulary, shape.hidden, kind, 2)
     if not shape.tied:
-        matrix("output", shape.vocabulary, shape.hidden, WeightType.Q6_K, 2)
-    vector("output_norm.weight", shape.hidden, 1, 0.1)
+        tensors.matrix("output", shape.vocabulary, shape.hidden, WeightType.Q6_K, 2)
+    tensors.norm("output_norm", shape.hidden)
     for layer in range(shape.layers):
-        block, finer = f"blk.{layer}", WeightType.Q6_K if _more_bits(layer, shape.layers) else WeightType.Q4_K
-        vector(f"{block}.attn_norm.weight", shape.hidden, 1, 0.1)
-        vector(f"{block}.ffn_norm.weight", shape.hidden, 1, 0.1)
-        for part, width in (("q", shape.hidden), ("k", shape.kv_width), ("v", shape.kv_width)):
-            matrix(f"{block}.attn_{part}", width, shape.hidden, finer if part == "v" else WeightType.Q4_K)
-            vector(f"{block}.attn_{part}.bias", width, 0, 0.5)
-        matrix(f"{block}.attn_output", shape.hidden, shape.hidden, WeightType.Q4_K, residual)
-        matrix(f"{block}.ffn_gate", shape.ffn, shape.hidden, WeightType.Q4_K)
-        matrix(f"{block}.ffn_up", shape.ffn, shape.hidden, WeightType.Q4_K)
-        matrix(f"{block}.ffn_down", shape.hidden, shape.ffn, finer, residual)
-    return made
+        finer = WeightType.Q6_K if _more_bits(layer, shape.layers) else WeightType.Q4_K
+        _add_layer(tensors, f"blk.{layer}", shape, finer, 2 / (2 * shape.layers) ** 0.5)
+    return tensors.made
+
+
+def _add_layer(tensors: _RandomTensors, block: str, shape: Shape, finer: WeightType, residual: float) -> None:
+    """One layer, whose values and down projections are of the type `finer`; `residual` is the gain of what it adds."""
+    tensors.norm(f"{block}.attn_norm", shape.hidden)
+    tensors.norm(f"{block}.ffn_norm", shape.hidden)
+    q, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    for part, width in (("q", q), ("k", kv), ("v", kv)):
+        tensors.matrix(f"{block}.attn_{part}", width, shape.hidden, finer if part == "v" else WeightType.Q4_K)
+        if not shape.experts:
+            tensors.floats(f"{block}.attn_{part}.bias", (width,), 0, 0.5)
+        elif part != "v":
+            tensors.norm(f"{block}.attn_{part}_norm", shape.head_width)
+    tensors.matrix(f"{block}.attn_output", shape.hidden, q, WeightType.Q4_K, residual)
+    ending, experts = ("_exps", shape.experts) if shape.experts else ("", None)
+    if experts:
+        tensors.floats(f"{block}.ffn_gate_inp.weight", (experts, shape.hidden), 0, shape.hidden**-0.5)
+    for part in ("gate", "up"):
+        tensors.matrix(f"{block}.ffn_{part}{ending}", shape.ffn, shape.hidden, WeightType.Q4_K, experts=experts)
+    tensors.matrix(f"{block}.ffn_down{ending}", shape.hidden, shape.ffn, finer, residual, experts)
 
 
 def _more_bits(layer: int, layers: int) -> bool:

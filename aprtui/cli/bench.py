@@ -38,7 +38,7 @@ def command() -> None:
 @MODEL_ARGUMENT
 @click.option(
     "--shape", default="0.57b", show_default=True,
-    help="Without MODEL: random weights of this shape (tiny, 0.57b, 1.5b).",
+    help="Without MODEL: random weights of this shape (tiny, 0.57b, 1.5b, 4b-moe).",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each engine; all available cores by default.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; figures are medians.")

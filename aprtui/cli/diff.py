@@ -12,6 +12,7 @@ import click
 
 from aprtui.cli.comparison.judging import Judging
 from aprtui.cli.comparison.options import (
+    AS_CAPTURES,
     ComparisonOptions,
     announce,
     comparison_options,
@@ -45,6 +46,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--rounding", metavar="WHERE=WHAT,…", default="", help="What both engines round; found by trying.")
 @click.option("--mapping", type=_PATH, metavar="FILE", help="How B's stages correspond to A's, from a YAML file.")
 @click.option("--extras", is_flag=True, help="Count the float32 steps between the sides of the stage to look at.")
+@click.option(AS_CAPTURES, is_flag=True, help="Of two recordings: compare the stages that their ops are.")
 @click.option("--weights", is_flag=True, help="A and B are models: compare their weights and metadata.")
 @click.option(
     "--format", "file_format", type=click.Choice([_APR_FORMAT]), help="For two files: the record of apr diff --values."
@@ -52,11 +54,12 @@ _PATH = click.Path(path_type=Path)
 @comparison_options
 def command(
     a: Path, b: Path, floor: Path | None, model: Path | None, model_a: Path | None, model_b: Path | None, replay: bool,
-    rounding: str, mapping: Path | None, extras: bool, weights: bool, file_format: str | None,
+    rounding: str, mapping: Path | None, extras: bool, as_captures: bool, weights: bool, file_format: str | None,
     options: ComparisonOptions,
 ) -> int:  # fmt: skip
     """Compare B with the reference A: two captures, two APRT stage files, two models (--weights), or two recordings of
-    ops (`aprtui record`), whose graphs are held against one another.
+    ops (`aprtui record`), whose graphs are held against one another. Of a recording beside a capture, and of two with
+    --as-captures, the stages are compared that the ops are.
 
     Names the first divergent stage. Equal values pass; values that differ are judged by a noise floor (--model,
     --floor), by a replay of each side, or by a --tolerance or --policy of your own.
@@ -80,7 +83,7 @@ def command(
     from aprtui.cli.comparison.recordings import are_recordings
     from aprtui.cli.comparison.recordings import diff as diff_recordings
 
-    if are_recordings(a, b):
+    if are_recordings(a, b) and not as_captures:
         others = bool(floor or replay or rounding or mapping or extras or file_format)
         return diff_recordings(a, b, (model_a or model, model_b or model), others, options)
     if is_single_file(a) and is_single_file(b) and not _of_other_tools(a, b):
@@ -91,7 +94,8 @@ def command(
         return _diff_files(a, b, options, file_format is not None)
     if file_format:
         raise UsageError(f"--format {_APR_FORMAT}: needs two APRT stage files, not captures")
-    return _diff_captures(a, b, judging, mapping, extras, options)
+    both = are_recordings(a, b)
+    return _diff_captures(a, b, judging, mapping, extras, both, options)
 
 
 def _of_other_tools(*paths: Path) -> bool:
@@ -155,6 +159,8 @@ def _parts(
     from aprtui.cli.options import requested_model
     from aprtui.importing.import_format import PartChoice
     from aprtui.importing.importer import as_captures
+    from aprtui.recordings.captures.as_capture import stand_in
+    from aprtui.recordings.reading import is_recording
     from aprtui.trace.capture import Capture
 
     if judging.given and judging.words() != ["--model", str(judging.model)]:
@@ -163,6 +169,7 @@ def _parts(
     def model() -> Model | None:
         return None if judging.model is None else requested_model(judging.model)
 
+    a, b = (stand_in(path, progress, announce) if is_recording(path) else path for path in (a, b))
     with as_captures(a, b, model, PartChoice(), tokens, announce, progress) as (of_a, of_b):
         yield Capture.open(of_a), Capture.open(of_b)
 
@@ -170,27 +177,32 @@ def _parts(
 @contextmanager
 def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[tuple[Capture, Capture]]:
     """Both captures; of another tool, read with the stages of the model that is given, or of the other side."""
+    from aprtui.cli.comparison.recordings import readable
     from aprtui.cli.options import requested_model
-    from aprtui.importing.importer import as_capture, is_capture
+    from aprtui.importing.importer import is_capture
+    from aprtui.recordings.captures.as_capture import open_capture
+    from aprtui.recordings.reading import is_recording
     from aprtui.trace.capture import Capture
 
     def graph(own: Path | None, other: Path) -> StageGraph | None:
         chosen = own or judging.model
         if chosen is not None:
             return requested_model(chosen).graph
-        known = Capture.open(other) if is_folder(other) and is_capture(other) else None
+        has_graph = is_recording(other) or (is_folder(other) and is_capture(other))
+        known = open_capture(other, progress=progress) if has_graph else None
         return None if known is None or known.manifest is None else known.graph
 
     with (
-        as_capture(a, lambda: graph(judging.model_a, b), announce, progress) as of_a,
-        as_capture(b, lambda: graph(judging.model_b, a), announce, progress) as of_b,
+        readable(a, lambda: graph(judging.model_a, b), progress) as of_a,
+        readable(b, lambda: graph(judging.model_b, a), progress) as of_b,
     ):
         yield Capture.open(of_a), Capture.open(of_b)
 
 
 def _diff_captures(
-    a: Path, b: Path, judging: Judging, mapping: Path | None, extras: bool, options: ComparisonOptions
-) -> int:
+    a: Path, b: Path, judging: Judging, mapping: Path | None, extras: bool, of_recordings: bool,
+    options: ComparisonOptions,
+) -> int:  # fmt: skip
     from aprtui.cli.comparison.next_steps import diff_steps
     from aprtui.cli.progress import ProgressLine
     from aprtui.compare.align.mapping import StageMapping, read_mapping
@@ -227,5 +239,5 @@ def _diff_captures(
             given = replace(given, tokens=tokens, token_source=TABLE_SOURCE)
         comparison = compare_captures(left, right, given, progress, criteria)
         manifests = compare_manifests(left, right)
-    steps = diff_steps(comparison, a, b, options, judging.words())
+    steps = diff_steps(comparison, a, b, options, [*judging.words(), *([AS_CAPTURES] if of_recordings else [])])
     return report((str(a), str(b)), manifests, comparison, options, steps)

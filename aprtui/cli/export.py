@@ -39,7 +39,8 @@ def command(
     of diff --json or replay --json (- reads it from stdin), as a table.
 
     npy: a folder of arrays. safetensors: one file. csv, jsonl: a row for each value, or for each stage of a comparison.
-    zip, tar.zst: the capture as one file, which every command takes. Bits are kept, NaN payloads included.
+    zip, tar.zst: the capture as one file, which every command takes. Bits are kept, NaN payloads included. Of a
+    recording (`aprtui record`), the stages that its ops are.
 
     \b
     aprtui export mine --out mine.safetensors --stage ffn_* --layers 0..2
@@ -103,23 +104,26 @@ def _export_capture(
     source: Path, target: Path, form: str, chosen: tuple[str | None, str | None, str | None], overwrite: bool
 ) -> dict[str, int]:
     from aprtui.cli.comparison.options import warn_about
+    from aprtui.cli.comparison.recordings import readable
+    from aprtui.cli.progress import ProgressLine
     from aprtui.trace.capture import Capture
     from aprtui.trace.export import archives, tensors
     from aprtui.trace.export.rows import VALUE_FIELDS, value_rows
     from aprtui.trace.export.selection import select
 
-    capture = Capture.open(source)
-    warn_about(capture)
-    selection = select(capture, *chosen)
-    if form in _TABLES:
-        return {"rows": _write_table(value_rows(selection), VALUE_FIELDS, form, target, overwrite)}
     if form in ("zip", "tar.zst") and chosen[2] is not None:
         raise UsageError(f"--tokens: a capture as .{form} has all of its tokens: leave it out")
-    write: Callable[[ExportSelection, Path, bool], int] = {
-        "npy": tensors.write_npy, "safetensors": tensors.write_safetensors,
-        "zip": archives.write_zip, "tar.zst": archives.write_tar_zst,
-    }[form]  # fmt: skip
-    return {"stage_tensors": write(selection, target, overwrite)}
+    with ProgressLine() as progress, readable(source, lambda: None, progress) as folder:
+        capture = Capture.open(folder)
+        warn_about(capture)
+        selection = select(capture, *chosen)
+        if form in _TABLES:
+            return {"rows": _write_table(value_rows(selection), VALUE_FIELDS, form, target, overwrite)}
+        write: Callable[[ExportSelection, Path, bool], int] = {
+            "npy": tensors.write_npy, "safetensors": tensors.write_safetensors,
+            "zip": archives.write_zip, "tar.zst": archives.write_tar_zst,
+        }[form]  # fmt: skip
+        return {"stage_tensors": write(selection, target, overwrite)}
 
 
 def _write_table(

@@ -14,7 +14,10 @@ from aprtui.cli.progress import ProgressLine
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aprtui.importing.importer import ImportRequest
+    from aprtui.trace.graph import Node
 
 
 def _list_formats(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -65,7 +68,8 @@ def command(
     """Write what another tool has dumped as a capture, which every command takes.
 
     SOURCE is a folder or a file. Formats that tell which stages their tensors are need nothing else, and replay, diff
-    and open take them as they are. For other files of tensors, a mapping says it; --guess proposes one.
+    and open take them as they are. For other files of tensors, a mapping says it; --guess proposes one. Of a recording
+    (`aprtui record`), the stages are written that its ops are.
 
     \b
     aprtui import dump_20261129/ --out capture --model model.gguf
@@ -77,7 +81,11 @@ def command(
     from aprtui.importing.import_format import PartChoice
     from aprtui.importing.importer import ImportRequest
     from aprtui.model.model import load_model
+    from aprtui.recordings.reading import is_recording
 
+    of_others = (mapping, format_name, rank, steps, sequence)
+    if is_recording(source) and (guess or any(option is not None for option in of_others)):
+        raise UsageError(f"{source}: a recording of ops: only --out, --model, --json and --overwrite go with it")
     if guess == (directory is not None):
         raise UsageError("give either --out DIR, or --guess")
     if (guess and mapping is not None) or (write_map is not None and not guess):
@@ -108,22 +116,46 @@ def _write(
     source: Path, directory: Path, request: ImportRequest, model: Path | None, as_json: bool, overwrite: bool
 ) -> int:
     from aprtui.importing.importer import import_capture
+    from aprtui.recordings.reading import is_recording
 
+    if is_recording(source):
+        return _write_recording(source, directory, model, as_json, overwrite)
     with ProgressLine() as progress:
         imported = import_capture(source, directory, request, progress, overwrite=overwrite)
-    for note in imported.notes:
+    _said(
+        directory, imported.nodes, imported.size, imported.tokens, imported.token_count, imported.notes, as_json
+    )  # fmt: skip
+    chosen = [] if model is None else ["--model", str(model)]
+    click.echo(f"aprtui: next: {shlex.join(['aprtui', 'replay', str(directory), *chosen])}", err=True)
+    return 0
+
+
+def _said(
+    directory: Path, nodes: Sequence[Node], size: int, tokens: Sequence[int] | None, token_count: int | None,
+    notes: Sequence[str], as_json: bool,
+) -> None:  # fmt: skip
+    for note in notes:
         click.echo(f"aprtui: {note}", err=True)
     if as_json:
         write_record(
             {
-                "record": "import", "path": str(directory), "stage_tensors": len(imported.nodes),
-                "bytes": imported.size, "tokens": imported.tokens, "token_count": imported.token_count,
-                "notes": imported.notes,
+                "record": "import", "path": str(directory), "stage_tensors": len(nodes), "bytes": size,
+                "tokens": tokens, "token_count": token_count, "notes": notes,
             }
         )  # fmt: skip
     else:
-        count = "an unknown number of" if imported.token_count is None else imported.token_count
-        click.echo(f"{directory}: {len(imported.nodes)} stage tensors of {count} tokens, {imported.size / 1e6:.1f} MB")
-    chosen = [] if model is None else ["--model", str(model)]
-    click.echo(f"aprtui: next: {shlex.join(['aprtui', 'replay', str(directory), *chosen])}", err=True)
+        count = "an unknown number of" if token_count is None else token_count
+        click.echo(f"{directory}: {len(nodes)} stage tensors of {count} tokens, {size / 1e6:.1f} MB")
+
+
+def _write_recording(source: Path, directory: Path, model: Path | None, as_json: bool, overwrite: bool) -> int:
+    """Write the stages that the ops of a recording are."""
+    from aprtui.recordings.captures.as_capture import write_as_capture
+    from aprtui.recordings.reading import Recording
+
+    recording = Recording.open(source)
+    tokens = recording.header.tokens
+    with ProgressLine() as progress:
+        written = write_as_capture(recording, model, directory, progress, overwrite=overwrite)
+    _said(directory, written.nodes, written.size, tokens, len(tokens), written.notes, as_json)
     return 0

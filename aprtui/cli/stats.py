@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="CAPTURE|FILE|MODEL", type=MODEL)
+@click.argument("path", metavar="CAPTURE|FILE|MODEL|RECORDING", type=MODEL)
 @click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
 @click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
 @click.option(
@@ -42,18 +42,25 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
     did not write is named there too. Where a layer has experts, a line says how they were chosen: the load of the one
     chosen most (its share of all choices), the entropy of the router, and how many were never chosen.
 
+    Of a recording (`aprtui record`), print a line for each op: its layer, its stage where it is one, else what its
+    engine calls it. --stage then takes globs of stages, names and ops.
+
     Of a model, print a line for each tensor: its type, its shape, its largest block scales (d and dmin, as ggml
     calls them), and statistics of its dequantised values.
     """
+    from aprtui.cli.comparison.recordings import print_nodes
     from aprtui.cli.comparison.render import grouped_lines
     from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, UnwrittenStage
     from aprtui.model.open_file import is_model_file
+    from aprtui.recordings.reading import is_recording
     from aprtui.trace.experts import expert_words
 
     if path.is_file() and is_model_file(path):
         _only_captures(stages, layers)
         _only_captures(place, None, "--values")
         return _print_tensors(path, as_json)
+    if is_recording(path):
+        return print_nodes(path, stages, layers, None if place is None else _parsed_place(place), as_json)
     if place is not None:
         return _print_values(path, stages, layers, place, as_json)
     broken = False

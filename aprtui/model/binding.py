@@ -34,13 +34,16 @@ class Parameter:
 
 def parameters(graph: StageGraph, node: Node) -> tuple[Parameter, ...]:
     """The parameters of `node` in the order of its stage's `params`, before any tying."""
+    shapes = _shapes(graph, graph[node.stage])
+    return tuple(Parameter(name, *shape) for name, shape in zip(parameter_names(graph, node), shapes, strict=True))
+
+
+def parameter_names(graph: StageGraph, node: Node) -> tuple[str, ...]:
+    """The names of the tensors that `node` uses, in the order of its stage's `params`, before any tying."""
     stage = graph[node.stage]
     prefix = f"blk.{node.layer}." if stage.scope is Scope.LAYER else ""
     suffix = ".bias" if stage.op in BIASES else _SUFFIXES.get(stage.op, ".weight")
-    return tuple(
-        Parameter(f"{prefix}{name}{suffix}", *shape)
-        for name, shape in zip(stage.params, _shapes(graph, stage), strict=True)
-    )
+    return tuple(f"{prefix}{name}{suffix}" for name in stage.params)
 
 
 _SUFFIXES: Mapping[Op, str] = MappingProxyType({Op.SOFTPLUS: ".bias", Op.DECAY: ""})

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from aprtui.model.model import Model
 from aprtui.oracle.ggml import Ggml, GgmlTensorPointer, float_parameter, load_ggml
 from aprtui.oracle.llamacpp_stages import FUSED, StagePlace, StagePlaces
 from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_evaluable
+from aprtui.oracle.stage_parts import StageParts
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node
 from aprtui.trace.manifest import EngineInfo, Manifest
 from aprtui.trace.writer import CaptureWriter
 
@@ -212,16 +214,11 @@ class _Tap:
     raised: BaseException | None = None
     callback: Any = None
     _places: StagePlaces = field(init=False)
-    _passed: dict[Node, list[Node]] = field(default_factory=dict)
-    """Nodes that are another one as it is."""
-    _parts: dict[Node, dict[int, NDArray[np.float32]]] = field(default_factory=dict)
-    _scores: NDArray[np.float32] | None = None
+    _parts: StageParts = field(init=False)
 
     def __post_init__(self) -> None:
-        graph = self.model.graph
-        self._places = StagePlaces(self.model)
-        for node in filter(graph.passes_through, graph.nodes):
-            self._passed.setdefault(graph.inputs(node)[0], []).append(node)
+        self._places = StagePlaces.of_model(self.model)
+        self._parts = StageParts(self.model.graph, self._put)
         self.callback = self.ggml.llama.ggml_backend_sched_eval_callback(self._called)
 
     def _called(self, address: int, ask: bool, _: Any) -> bool:
@@ -245,38 +242,13 @@ class _Tap:
         assert self.seen is not None
         parts = {place.node: place.parts for place in self.seen}
         found = {node for node, count in parts.items() if sum(place.node == node for place in self.seen) == count}
-        return frozenset(found.union(*(self._passed[node] for node in found & self._passed.keys())))
+        return frozenset(found.union(*map(self._parts.passed, found)))
 
     def _take(self, place: StagePlace, pointer: Any) -> None:
-        """Write the values of `place`; scores wait for the softmax, whose op begins with their scale."""
-        node, stage = place.node, self.model.graph[place.node.stage]
         values = self.ggml.values(pointer.contents.src[1] if place.takes_input else pointer)
-        if not stage.is_attention_map:
-            rows = values.reshape(1 if stage.holds_state else self.count, -1)
-            self._put_part(place, np.asarray(rows[:, : stage.width], np.float32))
-            return
-        maps = np.ascontiguousarray(values[0, :, :, : self.position + self.count], np.float32)
-        if node.stage == "attn_scores":
-            self._scores = maps
-            return
-        if stage.op is Op.SOFTMAX and self._scores is not None:
-            self._put(Node(node.layer, "attn_scores"), self._scores * float_parameter(pointer.contents, 0))
-            self._scores = None
-        self._put(node, maps)
-
-    def _put_part(self, place: StagePlace, rows: NDArray[np.float32]) -> None:
-        if place.parts == 1:
-            self._put(place.node, rows)
-            return
-        parts = self._parts.setdefault(place.node, {})
-        parts[place.part] = rows
-        if len(parts) == place.parts:
-            del self._parts[place.node]
-            self._put(place.node, np.concatenate([parts[index] for index in range(place.parts)], 1))
+        scale = partial(float_parameter, pointer.contents, 0)
+        self._parts.take(place, values, self.count, self.position + self.count, scale)
 
     def _put(self, node: Node, values: NDArray[np.float32]) -> None:
         assert self.writer is not None
-        self.writer.put(node, self.position, np.ascontiguousarray(values), None)
-        for passed in self._passed.get(node, ()):
-            part = self.model.graph.entries(passed)[0].part
-            self._put(passed, values[:, self.model.config.graph.part(part)])
+        self.writer.put(node, self.position, values, None)

@@ -1,20 +1,34 @@
-"""Which tensor of llama.cpp's graph is which stage.
+"""Which tensor of llama.cpp's graph is which stage: the one place where the names that it gives are listed.
 
 An op with a weight of the model is told by that weight: the product with `blk.3.ffn_up.weight` is `ffn_up` of layer 3,
 whatever the architecture. Others are told by the names that llama.cpp's builders give them (`cb(cur, "ffn_inp", il)`
 becomes `ffn_inp-3`), which differ little between architectures. What has neither has the name of what it reads.
+
+Of an architecture that is not known here, the names of its tensors tell which stages it may have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from aprtui.model.binding import parameter_names
 from aprtui.model.model import Model
 from aprtui.oracle.ggml import sources, viewed
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, ROUTER, ROUTER_CHOICE, Node, Op
+from aprtui.trace.graph import (
+    BIASES,
+    ENTRY,
+    LAYER_OUTPUT,
+    ROUTER,
+    ROUTER_CHOICE,
+    Activation,
+    Node,
+    Op,
+    StageGraph,
+    graph_from_tensors,
+)
 
 _WITH_WEIGHTS: Mapping[Op, str] = MappingProxyType(
     {
@@ -24,6 +38,9 @@ _WITH_WEIGHTS: Mapping[Op, str] = MappingProxyType(
     }
 )  # fmt: skip
 """The op of ggml whose result is the stage, and one of whose sources is the weight."""
+
+_ADDS = "ADD"
+"""The op that ends a product or a norm whose bias is no stage of its own."""
 
 _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -67,6 +84,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The names of stages in llama.cpp's builders; a stage that a layer lacks has no part in it."""
 
+_ALL_NAMES = frozenset(name for names in _NAMES.values() for name in names)
+
 _OPS: Mapping[str, str] = MappingProxyType({"q_post_rope": "ROPE", "k_post_rope": "ROPE", LAYER_OUTPUT: "ADD"})
 """What must make a tensor of that name, where one name has several."""
 
@@ -75,6 +94,12 @@ _READ_BY: Mapping[str, str] = MappingProxyType({"attention": "attn_output"})
 
 _MADE_FROM: Mapping[str, tuple[str, str]] = MappingProxyType({"linear_attn_z_silu": ("UNARY", "z")})
 """Stages without a name: the op, and the name of what it is made from."""
+
+ON_THE_WAY: Mapping[str, str] = MappingProxyType({"kqv": "attention", "kqv_out": "attention", "__fattn__": "attention"})
+"""Names of tensors that a stage is made of, and that are not yet the stage itself."""
+
+_FUSED_WEIGHTS: Mapping[str, str] = MappingProxyType({"attn_q": "attn_qkv"})
+"""Weights of several parts in one, by that of the first part."""
 
 FUSED: Mapping[str, str] = MappingProxyType(
     {
@@ -97,48 +122,132 @@ class StagePlace:
 
 
 class StagePlaces:
-    """Recognises the tensors of a graph that are stages of `model`."""
+    """Recognises the tensors of a graph that are stages.
 
-    def __init__(self, model: Model) -> None:
+    `bound` has for each node of the `graph` the names of the weights that it uses; `has_scaled_entry`: what enters the
+    first layer is not the rows of the table, but those times a number.
+    """
+
+    def __init__(self, graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], *, has_scaled_entry: bool) -> None:
+        self.graph = graph
         self._by_weight: dict[tuple[str, str], list[StagePlace]] = {}
-        for (op, name), place in _by_weight(model):
+        for (op, name), place in _by_weight(graph, bound, has_scaled_entry):
             self._by_weight.setdefault((op, name), []).append(place)
-        self._by_name = dict(_by_name(model))
+        self._by_name = dict(_by_name(graph, bound, has_scaled_entry))
         self._by_source = {
             (op, f"{source}-{node.layer}"): [StagePlace(node)]
-            for node in model.graph.nodes if node.stage in _MADE_FROM
+            for node in graph.nodes if node.stage in _MADE_FROM
             for op, source in (_MADE_FROM[node.stage],)
         }  # fmt: skip
 
+    @classmethod
+    def of_model(cls, model: Model) -> StagePlaces:
+        """Of a model that is known."""
+        graph = model.graph
+        bound = {node: tuple(weight.name for weight in model.params(node)) for node in graph.nodes}
+        return cls(graph, bound, has_scaled_entry=model.config.embedding_scale != 1)
+
+    @classmethod
+    def of_names(cls, weights: Collection[str], tensors: Collection[str]) -> StagePlaces:
+        """Of a graph of which nothing is known but what its `weights` and its other `tensors` are called."""
+        numbers: dict[str, int] = {}
+        for name, _, layer in (tensor.rpartition("-") for tensor in tensors):
+            numbers[name or layer] = max(
+                numbers.get(name, 0), int(layer) if name and layer.isdecimal() and len(layer) < 6 else 0
+            )
+        named = (number for name, number in numbers.items() if name in _ALL_NAMES and number < len(tensors))
+        graph = graph_from_tensors(
+            weights, _activation(numbers), gated_attention="attn_gated" in numbers,
+            at_least=1 + max(named, default=-1),
+        )  # fmt: skip
+        known, bound = set(weights), dict[Node, tuple[str, ...]]()
+        of_biases = {name for node in graph.nodes if graph[node.stage].op in BIASES
+                     for name in parameter_names(graph, node)}  # fmt: skip
+        for node in graph.nodes:
+            names = _stored(parameter_names(graph, node), known, known - of_biases)
+            bound[node] = () if known.isdisjoint(names) else names
+        return cls(graph, bound, has_scaled_entry=not numbers.keys().isdisjoint(_NAMES[ENTRY]))
+
     def find(self, op: str, tensor: Any) -> list[StagePlace]:
-        """What `tensor` is, which `op` makes; nothing where it is no stage."""
-        named = self._by_name.get(tensor.name.decode())
+        """What `tensor` of ggml is, which `op` makes; nothing where it is no stage."""
+        made_from = ((source.name.decode(), viewed(source).name.decode()) for source in sources(tensor))
+        return self.find_named(op, tensor.name.decode(), made_from)
+
+    def find_named(self, op: str, name: str, made_from: Iterable[tuple[str, str]]) -> list[StagePlace]:
+        """What a tensor of that name is; `made_from` are the names of its sources, and of those that they are views
+        of."""
+        named = self._by_name.get(name)
         if named is not None and _OPS.get(named.node.stage, op) == op:
             return [named]
-        for source in sources(tensor):
-            key, behind = (op, source.name.decode()), (op, viewed(source).name.decode())
-            if found := self._by_weight.get(key) or self._by_source.get(behind):
+        for source, behind in made_from:
+            if found := self._by_weight.get((op, source)) or self._by_source.get((op, behind)):
                 return found
         return []
 
 
-def _by_weight(model: Model) -> Iterator[tuple[tuple[str, str], StagePlace]]:
+def _activation(called: Collection[str]) -> Activation:
+    """What the gates of a graph go through whose tensors are `called` so."""
+    for activation, stages in _OF_ACTIVATIONS.items():
+        if any(name in called for stage in stages for name in _NAMES[stage]):
+            return activation
+    return Activation.SILU
+
+
+_OF_ACTIVATIONS: Mapping[Activation, tuple[str, ...]] = MappingProxyType(
+    {Activation.GELU_TANH: ("ffn_geglu", "ffn_moe_geglu"), Activation.SWIGLU_OAI: ("ffn_moe_swiglu_oai",)}
+)
+"""Stages that only models with that activation have."""
+
+
+def _stored(names: tuple[str, ...], weights: Collection[str], without_stage: Collection[str]) -> tuple[str, ...]:
+    """The weights that `names` of parameters stand for, where some are one, or one stands in for another.
+
+    `without_stage` are weights that no stage of biases has.
+    """
+    for first, whole in _FUSED_WEIGHTS.items():
+        fused = names[0].replace(f".{first}.", f".{whole}.") if len(names) > 1 else ""
+        if fused in weights:
+            return (fused,)
+    if names == ("output.weight",) and names[0] not in weights:
+        return ("token_embd.weight",)
+    # A product or a norm is not done before its bias is added.
+    biases = tuple(name.removesuffix("weight") + "bias" for name in names)
+    return biases if len(names) == 1 and biases[0] != names[0] and biases[0] in without_stage else names
+
+
+def _by_weight(
+    graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], has_scaled_entry: bool
+) -> Iterator[tuple[tuple[str, str], StagePlace]]:
     """For the op with a weight, what it is; a product may be one part of a stage, and what it takes in another one."""
-    graph = model.graph
     for node in graph.nodes:
-        stage, weights = graph[node.stage], model.params(node)
-        if stage.op not in _WITH_WEIGHTS or (node.stage == ENTRY and model.config.embedding_scale != 1):
+        stage, weights = graph[node.stage], bound[node]
+        if not weights or stage.op not in _WITH_WEIGHTS or (node.stage == ENTRY and has_scaled_entry):
             continue
-        op = _WITH_WEIGHTS[stage.op]
         for part, weight in enumerate(weights):
-            yield (op, weight.name), StagePlace(node, part, len(weights))
+            op = _ADDS if weight.endswith(".bias") and stage.op not in BIASES else _WITH_WEIGHTS[stage.op]
+            yield (op, weight), StagePlace(node, part, len(weights))
         source = Node(node.layer, stage.inputs[0].stage) if stage.inputs else None
         if source is not None and stage.params[0] == _READ_BY.get(source.stage):
-            yield (op, weights[0].name), StagePlace(source, takes_input=True)
+            yield (
+                (_WITH_WEIGHTS[stage.op], weights[0].replace(".bias", ".weight")),
+                StagePlace(source, takes_input=True),
+            )
 
 
-def _by_name(model: Model) -> Iterator[tuple[str, StagePlace]]:
-    for node in model.graph.nodes:
-        if node.stage != ENTRY or model.config.embedding_scale != 1:
+def _by_name(
+    graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], has_scaled_entry: bool
+) -> Iterator[tuple[str, StagePlace]]:
+    told = {node.layer for node, weights in bound.items() if weights}
+    for node in graph.nodes:
+        has_weights = node.layer not in told or _has_weights(graph, bound, node)
+        if (node.stage != ENTRY or has_scaled_entry) and has_weights:
             for name in _NAMES.get(node.stage, ()):
                 yield name if node.layer is None or node.stage == ENTRY else f"{name}-{node.layer}", StagePlace(node)
+
+
+def _has_weights(graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], node: Node) -> bool:
+    """Whether the weights are there of what makes a node, or of one of those that it is made from."""
+    if graph[node.stage].params:
+        return bool(bound[node])
+    made_from = [source for source in graph.inputs(node) if source.layer == node.layer]
+    return any(_has_weights(graph, bound, source) for source in made_from) if made_from else True

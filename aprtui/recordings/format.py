@@ -114,7 +114,11 @@ class RecordedEngine:
 
 @dataclass(frozen=True, slots=True)
 class RecordingHeader:
-    """Everything but the graphs. A recording that is not `complete` is of a run that did not finish."""
+    """Everything but the graphs. A recording that is not `complete` is of a run that did not finish.
+
+    `stages` are stages by patterns of names of nodes, in which `{layer}` stands for the number of the layer: what the
+    writer knows beyond the tables of names.
+    """
 
     engine: RecordedEngine
     ops: OpSet
@@ -122,3 +126,4 @@ class RecordingHeader:
     model: RecordedModel | None = None
     text: str | None = None
     complete: bool = False
+    stages: Mapping[str, str] = field(default_factory=dict)

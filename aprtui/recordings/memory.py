@@ -146,6 +146,28 @@ def view_of(root: Bytes, tensor: TensorView) -> Values:
     return np.ndarray(shape, plain, root.data, tensor.offset, strides)
 
 
+def output_values(recording: Recording, graph: OpGraph, node: OpNode, place: int = 0) -> Values | None:
+    """What was recorded as an output of a node, in its shape: the rows of a node that sets rows. None for nothing."""
+    blob = node.blobs[place]
+    if blob is None:
+        return None
+    tensor = graph.tensors[node.outputs[place]]
+    if node.rows:
+        tensor = packed(replace(tensor, shape=graph.tensors[node.sources[0] or 0].shape))
+    placed = replace(tensor, root=0, offset=0)
+    return values_of(view_of(recording.blob(blob), placed), placed)
+
+
+def packed(tensor: TensorView) -> TensorView:
+    """The tensor with its values side by side."""
+    kind = element_type(tensor.type)
+    assert kind is not None, "reading has checked it"
+    sizes, strides = [*tensor.shape[:-1], tensor.shape[-1] // kind.block_values], [kind.block_bytes]
+    for size in reversed(sizes[1:]):
+        strides.insert(0, strides[0] * size)
+    return replace(tensor, strides=tuple(strides))
+
+
 def values_of(raw: Values, tensor: TensorView) -> Values:
     """The values that `raw` (see `view_of`) stands for: float64, or integers as they are."""
     if tensor.type in PLAIN:

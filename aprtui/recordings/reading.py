@@ -27,6 +27,7 @@ from aprtui.recordings.format import (
     TensorView,
 )
 from aprtui.trace.decode import DecodeError, decode
+from aprtui.trace.graph import known_names
 
 Record = TypeVar("Record")
 
@@ -51,6 +52,9 @@ class Recording:
         file = path / FILE_NAME
         document = _document(file)
         header = _decoded(RecordingHeader, document, file, "")
+        for pattern, stage in header.stages.items():
+            if stage not in known_names():
+                raise UnreadableError(f"{file}: field stages.{pattern!r:.60}: {stage!r:.60} is no stage: name it again")
         data = _mapped(path / DATA_NAME)
         given = document.get("graphs")
         if not isinstance(given, list) or not given:

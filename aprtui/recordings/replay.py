@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
 from aprtui.progress import Progress
-from aprtui.recordings.element_types import element_type
-from aprtui.recordings.format import OpGraph, OpNode, TensorView
+from aprtui.recordings.format import OpNode, TensorView
 from aprtui.recordings.judging import BOUND, Errors, as_stored, at_any_place, beyond, measured
-from aprtui.recordings.memory import Memory, NamedWeights, Values, values_of, view_of
+from aprtui.recordings.memory import Memory, NamedWeights, Values, output_values
 from aprtui.recordings.ops.operands import Operands, OpWay, operands_of
 from aprtui.recordings.ops.table import OpRow, row_of
 from aprtui.recordings.reading import Recording
-from aprtui.recordings.stages import NodeName, node_name
+from aprtui.recordings.stages import NodeName, NodeNames
 
 DISTURBANCE = 2.0**-23
 """Relative size of a change of all sources that no float32 engine can answer for."""
@@ -89,12 +88,13 @@ def replay_recording(
     for number, graph in enumerate(recording.graphs):
         for name in memory.begin(graph):
             statements.append(f"graph {number}: state {name} was changed between the graphs, by no recorded op")
+        names = NodeNames(graph, recording.header.stages)
         for index, node in enumerate(graph.nodes):
             if done % 32 == 0:
                 progress("replaying ops", done, total)
             done += 1
             for place in range(len(node.outputs)):
-                results.append(_Replayed(memory, graph, number, index, node, place, options).result())
+                results.append(_Replayed(memory, names, number, index, node, place, options).result())
             memory.store(node)
     return _concluded(recording, results, statements, options)
 
@@ -146,7 +146,7 @@ class _Replayed:
     """One output of a node, judged before it is stored."""
 
     memory: Memory
-    graph: OpGraph
+    names: NodeNames
     number: int
     index: int
     node: OpNode
@@ -161,7 +161,7 @@ class _Replayed:
             return self._unknown(f"op {self.node.op} is not modelled")
         if self.node.blobs[self.place] is None:
             return self._unknown("its output was not recorded")
-        self.operands = operands_of(ops, self.graph, self.node, self.memory, self.place)
+        self.operands = operands_of(ops, self.names.graph, self.node, self.memory, self.place)
         try:
             return self._judged(row)
         except (LookupError, TypeError, ValueError, NotImplementedError, ArithmeticError) as error:
@@ -170,7 +170,7 @@ class _Replayed:
     def _result(self, verdict: Verdict, reason: str, **more: object) -> OpResult:
         fields = {"metric": None, "error": None, "bound": None} | more
         return OpResult(
-            self.number, self.index, self.node.op, node_name(self.graph, self.node), verdict, reason=reason,
+            self.number, self.index, self.node.op, self.names.name(self.node), verdict, reason=reason,
             device=self.node.device, **fields,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -227,16 +227,10 @@ class _Replayed:
         return found
 
     def _found(self) -> Values:
-        """The recorded output."""
-        blob = self.node.blobs[self.place]
-        assert blob is not None
-        data, output = self.memory.recording.blob(blob), self.operands.output
-        if self.node.rows:
-            shape = self.operands.source(0).shape
-            packed = _packed(TensorView(0, 0, shape, (), output.type))
-            return values_of(view_of(data, packed), packed)
-        placed = TensorView(0, 0, output.shape, output.strides, output.type)
-        return values_of(view_of(data, placed), placed)
+        """The recorded output, in the shape that the op gives."""
+        found = output_values(self.memory.recording, self.names.graph, self.node, self.place)
+        assert found is not None, "an op without an output is not judged"
+        return found.reshape(self.operands.source(0).shape if self.node.rows else self.operands.output.shape)
 
     def _chosen(self, expected: Values, found: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The values at the places to choose and at those chosen: NaN for a place that is none, or chosen twice."""
@@ -260,23 +254,13 @@ class _Replayed:
         place = [int(i) for i in np.unravel_index(index, shape)]
         shape, place = (1,) * (4 - len(shape)) + shape, [0] * (4 - len(shape)) + place
         if shape[:2] == (1, 1):
-            row = "token" if shape[2] == self.graph.count else "row"
+            row = "token" if shape[2] == self.names.graph.count else "row"
             return f"{row} {place[2]}, channel {place[3]}"
-        if shape[1] == self.graph.count:
+        if shape[1] == self.names.graph.count:
             return f"token {place[1]}, head {place[2]}, channel {place[3]}"
-        if shape[2] == self.graph.count:
+        if shape[2] == self.names.graph.count:
             return f"head {place[1]}, token {place[2]}, channel {place[3]}"
         return f"place {place}"
-
-
-def _packed(tensor: TensorView) -> TensorView:
-    """The tensor with its values side by side."""
-    kind = element_type(tensor.type)
-    assert kind is not None
-    sizes, strides = [*tensor.shape[:-1], tensor.shape[-1] // kind.block_values], [kind.block_bytes]
-    for size in reversed(sizes[1:]):
-        strides.insert(0, strides[0] * size)
-    return TensorView(tensor.root, tensor.offset, tensor.shape, tuple(strides), tensor.type)
 
 
 def by_op(results: Sequence[OpResult]) -> Iterator[tuple[str, list[OpResult]]]:

@@ -1,61 +1,34 @@
 """What a node is in a model: its layer and stage, as far as the names that the engine gives can tell.
 
-The weight that a node consumes says most: GGUF has one name for it in all architectures. Else the node's own name does,
-as llama.cpp's graphs give them.
+Of ggml's ops, the weight that a node consumes says most, then its own name: `aprtui.oracle.llamacpp_stages`. Of
+PyTorch's, the module does that it runs in. Names that the recording itself states come before either.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from aprtui.errors import UsageError
+from aprtui.oracle.llamacpp_stages import ON_THE_WAY, StagePlace, StagePlaces
 from aprtui.recordings.format import OpGraph, OpNode, RootKind
+from aprtui.trace.graph import ENTRY, Node, StageGraph, canonical_name, graph_from_names, known_names
 
-_WEIGHT = re.compile(r"(?:[a-z]+\.)?blk\.(\d{1,6})\.([a-z0-9_]+)\.(weight|bias)")
+_WEIGHT = re.compile(r"(?:[a-z]+\.)?blk\.(\d{1,6})\..*")
 _NAMED = re.compile(r"(.*?)-(\d{1,6})(?: .*)?")
 _MODULE = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d{1,6})(?:\.(.*))?")
-_GLOBAL = re.compile(r"([a-z0-9_]+)\.(weight|bias)")
-
-WEIGHTS: Mapping[str, str] = MappingProxyType(
-    {
-        "token_embd": "embedding", "output": "lm_head", "output_norm": "final_norm", "attn_q": "q_proj",
-        "attn_k": "k_proj", "attn_v": "v_proj", "attn_qkv": "qkv_matmul", "attn_output": "attn_out",
-        "attn_q_norm": "q_norm", "attn_k_norm": "k_norm", "ffn_down": "ffn_out", "ffn_gate_inp": "ffn_moe_logits",
-        "ffn_gate_exps": "ffn_moe_gate", "ffn_up_exps": "ffn_moe_up", "ffn_down_exps": "ffn_moe_down",
-        "post_attention_norm": "attn_post_norm", "post_ffw_norm": "ffn_post_norm",
-    }
-)  # fmt: skip
-"""Stages by names of weights, where the two differ."""
-
-NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "Qcur": "q_proj", "Kcur": "k_proj", "Vcur": "v_proj", "Qcur_normed": "q_norm", "Kcur_normed": "k_norm",
-        "kq": "attn_scores", "kq_soft_max": "attn_softmax", "kqv": "attention", "kqv_out": "attention",
-        "ffn_inp": "post_attn_residual", "l_out": "post_ffn_residual", "ffn_swiglu": "ffn_swigl",
-        "ffn_geglu": "ffn_geglu", "ffn_moe_topk": "moe_router_indices", "result_norm": "final_norm",
-        "result_output": "lm_head", "embd": "embedding", "inp_embd": "embedding",
-    }
-)  # fmt: skip
-"""Stages by llama.cpp's names of nodes, where the two differ."""
 
 MODULES: Mapping[str, str] = MappingProxyType(
     {
         "embed_tokens": "embedding", "norm": "final_norm", "lm_head": "lm_head", "input_layernorm": "attn_norm",
         "post_attention_layernorm": "ffn_norm", "o_proj": "attn_out", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
-        "down_proj": "ffn_out", "act_fn": "ffn_silu", "self_attn": "attention",
+        "down_proj": "ffn_out", "act_fn": "ffn_silu", "self_attn": "attention", "q_norm": "q_norm", "k_norm": "k_norm",
     }
 )  # fmt: skip
-"""Stages by the last name of a module's path in transformers, where the two differ."""
-
-_BY_OP: Mapping[tuple[str, str], str] = MappingProxyType(
-    {
-        ("q_proj", "ROPE"): "q_post_rope", ("k_proj", "ROPE"): "k_post_rope", ("q_norm", "ROPE"): "q_post_rope",
-        ("k_norm", "ROPE"): "k_post_rope",
-    }
-)  # fmt: skip
-"""Nodes of one name that are told apart by their op."""
+"""Stages by the last name of a module's path in transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +46,97 @@ class NodeName:
         return f"{place} ({self.text})" if self.text else place
 
 
-def node_name(graph: OpGraph, node: OpNode) -> NodeName:
-    """Where a node stands in its model."""
-    for weight in weights_of(graph, node):
-        if found := _WEIGHT.fullmatch(weight):
-            return NodeName(int(found[1]), _of_weight(found[2], found[3]), node.name)
-        if found := _GLOBAL.fullmatch(weight):
-            tied = found[1] == "token_embd" and "MUL_MAT" in node.op
-            return NodeName(None, "lm_head" if tied else _of_weight(found[1], found[2]), node.name)
-    if module := _MODULE.fullmatch(node.name):
-        last = (module[2] or "").rpartition(".")[2]
-        return NodeName(int(module[1]), MODULES.get(last, last) or None, node.name)
-    found = _NAMED.fullmatch(node.name)
-    name, layer = (found[1], int(found[2])) if found else (node.name.partition(" ")[0], None)
-    # `norm-3` of llama.cpp is any norm of layer 3, before its weight.
-    named = NAMES if found else {**MODULES, **NAMES}
-    stage = named.get(name) or named.get(name.rpartition(".")[2], name or None)
-    if stage is None or name.startswith("node_"):
-        return NodeName(None, None, node.name)
-    return NodeName(layer, _BY_OP.get((stage, node.op), stage), node.name)
+class NodeNames:
+    """The names of the nodes of `graph`. `stated` are stages by patterns of names of nodes, in which `{layer}` stands
+    for a number; `places` those of a model that is known."""
+
+    def __init__(
+        self, graph: OpGraph, stated: Mapping[str, str] | None = None, places: StagePlaces | None = None
+    ) -> None:
+        self.graph = graph
+        self._stated = [(_pattern(pattern), stage) for pattern, stage in (stated or {}).items()]
+        self._places = places or StagePlaces.of_names(
+            [root.name for root in graph.roots if root.kind is RootKind.WEIGHT],
+            [tensor.name for tensor in graph.tensors],
+        )
+
+        known = self._places.graph
+        missing = graph_from_names({stage for _, stage in self._stated if stage not in known}, known.layers)
+        self.stages = StageGraph([*known.stages, *missing.stages], known.layers, known.config)
+        """The stages that the nodes may be."""
+
+    def places(self, node: OpNode) -> list[StagePlace]:
+        """The stages that a node of ggml's ops makes or takes in, or parts of them."""
+        if stated := self._stated_node(node):
+            return [StagePlace(stated)]
+        return self._places.find_named(node.op, node.name, self._made_from(node))
+
+    def views(self) -> dict[int, list[tuple[int, StagePlace]]]:
+        """For each root, the tensors that are a stage by their name and that no node makes: views of what it holds."""
+        made = {output for node in self.graph.nodes for output in node.outputs}
+        found: dict[int, list[tuple[int, StagePlace]]] = {}
+        for index, tensor in enumerate(self.graph.tensors):
+            if index not in made:
+                for place in self._places.find_named("VIEW", tensor.name, ()):
+                    found.setdefault(tensor.root, []).append((index, place))
+        return found
+
+    def name(self, node: OpNode) -> NodeName:
+        """Where a node stands in its model."""
+        places = [place for place in self.places(node) if not place.takes_input]
+        found = self._stated_node(node) or (places[0].node if places else None)
+        if found is not None:
+            return NodeName(found.layer, found.stage, node.name)
+        if module := _MODULE.fullmatch(node.name):
+            return NodeName(int(module[1]), MODULES.get((module[2] or "").rpartition(".")[2]), node.name)
+        if named := _NAMED.fullmatch(node.name):
+            return NodeName(int(named[2]), ON_THE_WAY.get(named[1]), node.name)
+        if node.op.startswith("aten"):
+            return NodeName(None, MODULES.get(node.name.rpartition(".")[2]), node.name)
+        layers = (int(match[1]) for weight in weights_of(self.graph, node) if (match := _WEIGHT.fullmatch(weight)))
+        return NodeName(next(layers, None), None, node.name)
+
+    def _stated_node(self, node: OpNode) -> Node | None:
+        for pattern, stage in self._stated:
+            if match := pattern.fullmatch(node.name):
+                layer = int(match["layer"]) if "layer" in pattern.groupindex else None
+                return Node(0 if stage == ENTRY else layer, stage)
+        return None
+
+    def _made_from(self, node: OpNode) -> Iterator[tuple[str, str]]:
+        for source in node.sources:
+            if source is not None:
+                tensor = self.graph.tensors[source]
+                root = self.graph.roots[tensor.root].name
+                is_weight = self.graph.roots[tensor.root].kind is RootKind.WEIGHT
+                yield root if is_weight else tensor.name, root
 
 
-def _of_weight(name: str, part: str) -> str:
-    stage = WEIGHTS.get(name, name)
-    return f"{stage}_bias" if part == "bias" else stage
+def parsed_names(texts: Iterable[str]) -> dict[str, str]:
+    """Stages by patterns of names of nodes, of texts `NODE=STAGE`. Raises `UsageError`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        pattern, equals, stage = text.rpartition("=")
+        name = canonical_name(stage)
+        if not equals or not pattern:
+            raise UsageError(f"{text!r:.80}: expected NODE=STAGE, as in 'h{{layer}}.mix=attention'")
+        require_stage(name)
+        if pattern.count("{layer}") > 1:
+            raise UsageError(f"{text!r:.80}: {{layer}} stands there twice: once is enough")
+        found[pattern] = name
+    return found
+
+
+def require_stage(name: str) -> None:
+    """Raise `UsageError` for what is no stage, with those that are called alike."""
+    if name not in known_names():
+        near = difflib.get_close_matches(name, known_names(), 3) or known_names()[:6]
+        raise UsageError(f"{name!r:.60} is no stage: there are {', '.join(near)}, …: docs/app.md lists them")
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    head, layer, tail = text.partition("{layer}")
+    return re.compile(re.escape(head) + (r"(?P<layer>\d{1,6})" + re.escape(tail) if layer else ""))
 
 
 def weights_of(graph: OpGraph, node: OpNode) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from aprtui.errors import UsageError
 from aprtui.recordings.format import DATA_NAME, FILE_NAME, FORMAT, VERSION, OpGraph, RecordingHeader
+from aprtui.recordings.reading import Recording
 from aprtui.trace.aprt import output_error, write_atomically
 from aprtui.trace.json_value import json_value
 
@@ -92,3 +93,11 @@ def _graph(graph: OpGraph) -> Mapping[str, Any]:
             for entry in document[part]
         ]
     return document
+
+
+def state_stages(recording: Recording, stages: Mapping[str, str]) -> None:
+    """Write into the recording which stages its nodes are, by patterns of their names. Raises `EngineError`."""
+    file = recording.path / FILE_NAME
+    document = {**json.loads(file.read_text(encoding="utf-8")), "stages": dict(stages)}
+    text = json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    write_atomically(file, text.encode())

@@ -11,6 +11,7 @@ Shapes use T = tokens, H = hidden size, and the axis names of `Axis`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -631,6 +632,42 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
         return replace(stage, inputs=inputs, width=0, params=())
 
     return StageGraph([thinned(stage) for stage in full.values() if stage.name in present], layers, None)
+
+
+def graph_from_tensors(
+    tensors: Collection[str], activation: Activation, *, gated_attention: bool, at_least: int
+) -> StageGraph:
+    """A graph for a model of an architecture that is not known: the stages that a model with `tensors` may have.
+
+    Those are names as GGUF has them. Dimensions and widths are 0. A stage of the graph whose parameters are not among
+    `tensors` has no place in the model: `Stage.params` tells. There are `at_least` so many layers.
+    """
+    by_layer: dict[int, set[str]] = {}
+    for name in tensors:
+        match = _LAYER_TENSOR.fullmatch(name)
+        if match is not None and int(match[1]) < MAX_LAYERS:
+            by_layer.setdefault(int(match[1]), set()).add(match[2])
+    layers = max(at_least, 1 + max(by_layer, default=-1))
+    every = set().union(*by_layer.values())
+    post_norms = {"post_attention_norm.weight", "ffn_norm.weight"} <= every
+    separate = "attn_q.bias" in every or "attn_qkv.bias" in every
+    config = GraphConfig(
+        "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=separate, qk_norm="attn_q_norm.weight" in every,
+        post_norms=post_norms, activation=activation, query_temperature=True, attn_softcap=True,
+        sinks="attn_sinks.weight" in every, attn_out_bias="attn_output.bias" in every,
+        ffn_norm="ffn_norm" if "ffn_norm.weight" in every else "post_attention_norm",
+        experts=1, experts_used=1, biased_experts="ffn_gate_exps.bias" in every, shared_expert_ffn=1,
+        gated_attention=gated_attention,
+        recurrent=tuple({"attn_qkv.weight", "ssm_a"} <= by_layer.get(layer, set()) for layer in range(layers)),
+    )  # fmt: skip
+    experts = _SHARED_EXPERTS if "ffn_up_shexp.weight" in every else _EXPERTS
+    routed = (experts,) if "ffn_gate_inp.weight" in every else ()
+    dense = (_DENSE,) if "ffn_down.weight" in every or not routed else ()
+    stages = {stage.name: replace(stage, width=0) for stage in _stages(config, *routed, *dense)}
+    return StageGraph(stages.values(), layers, config)
+
+
+_LAYER_TENSOR = re.compile(r"blk\.([0-9]{1,9})\.(.+)")
 
 
 def canonical_name(name: str) -> str:

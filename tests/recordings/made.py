@@ -46,6 +46,36 @@ def recorded(folder: Path, op: str, output: NDArray[Any], *sources: NDArray[Any]
     return folder
 
 
+ATTENTION_TOKENS = (5, 3, 8, 1)
+
+
+def attention_recording(folder: Path, name: Callable[[str], str] = lambda text: text) -> Path:
+    """A recording of the attention of one layer, of an architecture that no file tells; nodes are called `name(…)`."""
+    rng, recorder = np.random.default_rng(1), documented_recorder()(folder, ATTENTION_TOKENS)
+
+    def weight(called: str, *shape: int) -> Any:
+        return recorder.array(rng.normal(size=shape).astype(np.float32), "weight", called)
+
+    def op(kind: str, called: str, output: Any, *sources: Any, **params: Any) -> Any:
+        return recorder.op(kind, np.ascontiguousarray(output, np.float32), *sources, name=name(called), **params)
+
+    ids = recorder.array(np.array(ATTENTION_TOKENS, np.int32), "input")
+    table = weight("token_embd.weight", 10, 8)
+    x = op("GET_ROWS", "embd", table[ids], table, ids)
+    q, k, v = (
+        op("MUL_MAT", f"{letter.upper()}cur-0", x @ matrix.T, matrix, x)
+        for letter in "qkv" for matrix in (weight(f"blk.0.attn_{letter}.weight", 8, 8),)
+    )  # fmt: skip
+    scores = op("MUL_MAT", "kq-0", (q @ k.T)[None], k, q)
+    maps = np.exp(0.5 * scores) * np.tri(4)
+    maps = op("SOFT_MAX", "kq_soft_max-0", maps / maps.sum(-1, keepdims=True), scores, scale=0.5)
+    mixed = op("MUL_MAT", "kqv-0", maps[0] @ v, v, maps)
+    out = weight("blk.0.attn_output.weight", 8, 8)
+    op("MUL_MAT", "attn_out-0", mixed @ out.T, out, mixed)
+    recorder.finish("mine")
+    return folder
+
+
 def replayed(folder: Path, **options: Any) -> OpReplay:
     recording = Recording.open(folder)
     weights = weights_of_recording(recording, None)

@@ -33,7 +33,7 @@ def test_the_documented_writer_is_short_and_its_recording_passes(documented: Pat
     replay = replayed(documented)
     assert replay.verdict is Verdict.PASS
     assert [result.op for result in replay.results] == ["GET_ROWS", "RMS_NORM", "MUL", "MUL_MAT"]
-    assert str(replay.results[-1].name) == "layer 0 q_proj (Qcur-0)"
+    assert str(replay.results[-1].name) == "layer 0 qkv_matmul (Qcur-0)"
 
 
 def test_an_op_that_got_its_parameter_wrong_is_named(documented: Path) -> None:

@@ -54,9 +54,9 @@ class Judging:
             return Criteria(bounds=policy.tolerances), options.tokens
         if self.floor is not None:
             from aprtui.compare.floor import reference_criteria
-            from aprtui.trace.capture import Capture
+            from aprtui.recordings.captures.as_capture import open_capture
 
-            return reference_criteria(a, Capture.open(self.floor), options.tokens, progress), options.tokens
+            return reference_criteria(a, open_capture(self.floor), options.tokens, progress), options.tokens
         if self.replay or self.model_a or self.model_b:
             return self._by_replay(a, b, options, progress)
         if self.model is not None:

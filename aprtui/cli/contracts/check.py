@@ -153,9 +153,9 @@ def _opened(path: Path | None) -> Capture | None:
     if path is None:
         return None
     from aprtui.cli.comparison.options import warn_about
-    from aprtui.trace.capture import Capture
+    from aprtui.recordings.captures.as_capture import open_capture
 
-    capture = Capture.open(path)
+    capture = open_capture(path)
     warn_about(capture)
     return capture
 

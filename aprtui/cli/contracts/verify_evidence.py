@@ -49,11 +49,11 @@ def command(
     """
     from aprtui.cli.progress import ProgressLine
     from aprtui.contracts.rerun import RerunOutcome, rerun_evidence
-    from aprtui.trace.capture import Capture
+    from aprtui.recordings.captures.as_capture import open_capture
 
     files = tuple(_files(paths or (contracts() / "evidence",)))
     sides = {"capture": capture_path, "reference": reference_path}
-    given = {role: Capture.open(path) for role, path in sides.items() if path is not None}
+    given = {role: open_capture(path) for role, path in sides.items() if path is not None}
     counts: Counter[str] = Counter()
     broken = False
     with ProgressLine() as progress:

@@ -8,6 +8,7 @@ weight format; the x86 multiply-adds are named only where the tier has them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from llvmlite import ir
@@ -63,9 +64,13 @@ class Emitter:
         return ir.Constant(vector(element, len(values)), list(values))
 
     def table(self, values: NDArray[Any]) -> Value:
-        """The address of a copy of `values` in the compiled code."""
-        content = ir.Constant(ir.ArrayType(I8, values.nbytes), bytearray(values.tobytes()))
-        return self.builder.ptrtoint(cgutils.global_constant(self.builder, "table", content), I64)
+        """The address of a copy of `values` in the compiled code, one however often it is asked for."""
+        content, known = values.tobytes(), self.builder.module.globals
+        name = f"table_{sha256(content).hexdigest()}"
+        if name not in known:
+            bytes_ = ir.Constant(ir.ArrayType(I8, values.nbytes), bytearray(content))
+            cgutils.global_constant(self.builder, name, bytes_)
+        return self.builder.ptrtoint(known[name], I64)
 
     def prefetch(self, address: Value, size: int) -> None:
         """Ask for the cache lines of `size` bytes at an address, which need not exist."""
@@ -123,10 +128,11 @@ class Emitter:
         return extend(value, vector(element, value.type.count))
 
     def looked_up(self, indices: Value, table: Sequence[int]) -> Value:
-        """The signed bytes of `table` (16) at `indices` (i8 × 32, from 0 to 15)."""
+        """The signed bytes of `table` (16) at `indices` (i8 × 32, in the highest tier also × 64, from 0 to 15)."""
         kind = indices.type
         if TIER is not Tier.PLAIN:
-            return self.call("llvm.x86.avx2.pshuf.b", kind, ir.Constant(kind, [*table] * 2), indices)
+            name = {32: "avx2.pshuf.b", 64: "avx512.pshuf.b.512"}[kind.count]
+            return self.call(f"llvm.x86.{name}", kind, self.constants(I8, [*table] * (kind.count // 16)), indices)
         result = constant(kind, table[0])
         for index, value in enumerate(table[1:], 1):
             chosen = self.builder.icmp_signed("==", indices, constant(kind, index))
@@ -178,6 +184,16 @@ class Emitter:
             couples = zip(rows[::2], rows[1::2], strict=True)
             rows = [self.builder.add(self.shuffle(p, first, q), self.shuffle(p, second, q)) for p, q in couples]
         return self.shuffle(rows[0], [0, 4, 1, 5, 2, 6, 3, 7])
+
+    def sum_halves(self, rows: list[Value]) -> Value:
+        """The sums of the halves of four i32 × 16 vectors, as one vector: first half, second half, next vector."""
+        quarters = range(0, 16, 4)
+        even, odd = ([i + lane for lane in quarters for i in (k, k + 2, k + 16, k + 18)] for k in range(2))
+        while len(rows) > 1:
+            couples = zip(rows[::2], rows[1::2], strict=True)
+            rows = [self.builder.add(self.shuffle(p, even, q), self.shuffle(p, odd, q)) for p, q in couples]
+        first, second = ([i for k in range(4) for i in (k + lane, k + lane + 8)] for lane in (0, 4))
+        return self.builder.add(self.shuffle(rows[0], first), self.shuffle(rows[0], second))
 
     # Multiply-adds of small integers.
     def pair_dot(self, a: Value, b: Value) -> Value:

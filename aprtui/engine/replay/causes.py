@@ -18,6 +18,7 @@ from aprtui.compare.align.pairing import StagePair
 from aprtui.compare.comparison import Cause, StageComparison, TriedAlternative
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict
+from aprtui.compare.wording import counted, listed
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
 from aprtui.engine.alternatives.pairs import distinct, paired, together
@@ -59,6 +60,8 @@ _OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
 """What is tried where a mistake in all layers kept the rounding of an op from being found."""
 _FIRSTS = 4
 """Alternatives that are tried together with others where a stage is a matrix product."""
+_PAIRS = 24
+"""Of those that are tried together, how many are reported: the nearest."""
 _WITH_PRODUCTS = frozenset(one.name for one in ALTERNATIVES if one.of_result) | {"weights", "inputs left out"}
 """What they are tried together with: what costs little."""
 _LACKING = (KeyError, IndexError, ValueError)
@@ -68,13 +71,12 @@ _SHORT = 4
 _SEARCHES = 2
 """Layers in which a stage is looked into without a finding, before only causes of others are tried there."""
 _PROVED = "computed in another way than the model's, which reproduces it"
-_LONGER = "a capture of another, longer prompt, if anything does"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundCauses:
-    """The causes that were proved, in execution order, and all that was tried at the first stage. `faults` are nodes
-    that are computed in a way that no engine means."""
+    """The causes that were proved, in execution order, and all that was tried, stage by stage. `faults` are nodes that
+    are computed in a way that no engine means."""
 
     causes: tuple[Cause, ...] = ()
     alternatives: tuple[TriedAlternative, ...] = ()
@@ -116,14 +118,18 @@ class _Outcome:
     alternative: Alternative
     attempt: Attempt
     residue: float
-    is_proved: bool
+    refuted: str
+
+    @property
+    def is_proved(self) -> bool:
+        return not self.refuted
 
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
     failing: _Failing
     best: _Outcome
-    alike: tuple[str, ...]
+    alike: tuple[_Outcome, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +197,8 @@ class CauseFinder:
         for done, stage in enumerate(failing):
             self.progress(f"looking for the cause at {stage.node},", done, len(failing))
             proof, outcomes = self._looked_into(stage, proofs)
-            if stage.verdict.verdict is Verdict.FAIL:
-                tried = tried or tuple(_records(outcomes))
+            if stage.verdict.verdict is Verdict.FAIL or proof is not None:
+                tried += tuple(_records(stage.node, outcomes))
             if proof is not None:
                 proofs.append(proof)
         faults = frozenset(
@@ -353,7 +359,7 @@ class CauseFinder:
                 continue
             outcomes = [one for one in self._tried(failing, [same]) if one.is_proved and one.attempt.words in words]
             if outcomes:
-                return _Proof(failing, outcomes[0], ())
+                return _Proof(failing, outcomes[0])
         return None
 
     def _prepared(self, stage: StageComparison, known: KnownArithmetic) -> _Failing:
@@ -401,7 +407,7 @@ class CauseFinder:
                     found += self._outcomes_of(failing, paired(first, second), attempts)
             if any(one.is_proved for one in found):
                 break
-        return found
+        return sorted(found, key=lambda one: one.residue)[:_PAIRS]
 
     def _is_product(self, node: Node) -> bool:
         return self.model.graph[node.stage].op in MATRIX_PRODUCTS
@@ -439,14 +445,27 @@ class CauseFinder:
         return None if values.shape != failing.own.shape else np.ascontiguousarray(values, np.float32)
 
     def _outcome(self, failing: _Failing, alternative: Alternative, attempt: Attempt, values: Array) -> _Outcome:
-        residue, own = self._residue(failing.node, values, failing.found), self._error(failing)
-        by_place = failing.comparison.verdict.metric is Metric.PLACE
-        is_near = residue <= failing.bound and (by_place or residue * _FAR <= own)
-        if by_place:
-            is_near = is_near and _left(values, failing.found) < _left(failing.own, failing.found)
-        enough = _affected(failing) >= _VALUES_A_NUMBER * attempt.fitted
-        is_proved = is_near and enough and self._is_even(failing, values)
-        return _Outcome(failing.node, alternative, attempt, residue, is_proved)
+        residue = self._residue(failing.node, values, failing.found)
+        refuted = self._refuted(failing, attempt, values, residue)
+        return _Outcome(failing.node, alternative, attempt, residue, refuted)
+
+    def _refuted(self, failing: _Failing, attempt: Attempt, values: Array, residue: float) -> str:
+        """Why what an attempt leaves is no proof; empty where it is one."""
+        own, by_place = self._error(failing), failing.comparison.verdict.metric is Metric.PLACE
+        if residue == float("inf"):
+            return "has NaN or Inf where the capture has none, or lacks them"
+        if residue > failing.bound:
+            return f"leaves {residue:.2g}, where honest engines leave up to {failing.bound:.2g}"
+        if not by_place and residue * _FAR > own:
+            return f"leaves {residue:.2g}, where the model's own way leaves {own:.2g}: not {_FAR:g} times as much"
+        if by_place and _left(values, failing.found) >= _left(failing.own, failing.found):
+            return "leaves no less than the model's own way"
+        affected = _affected(failing)
+        if affected < _VALUES_A_NUMBER * attempt.fitted:
+            of = f"{counted(attempt.fitted, 'number')} solved for"
+            return f"{counted(affected, 'value')} off, and {of}: {_VALUES_A_NUMBER} times as many prove them"
+        place = self._standing_out(failing, values)
+        return f"leaves a place that stands out: {place}" if place else ""
 
     def _error(self, failing: _Failing) -> float:
         return self._residue(failing.node, failing.own, failing.found)
@@ -457,13 +476,14 @@ class CauseFinder:
         error = metrics.token_rel_l2
         return float("inf") if metrics.mismatches else 0.0 if error is None else error
 
-    def _is_even(self, failing: _Failing, values: Array) -> bool:
-        """Whether no place stands out in what an alternative leaves."""
+    def _standing_out(self, failing: _Failing, values: Array) -> str:
+        """The place that stands out in what an alternative leaves; empty where none does."""
         node = failing.node
         first = len(self.stages.tokens) - failing.found.shape[-2]
         pair = StagePair(node, values, failing.found, self.model.graph[node.stage].axes, first, "")
         passed = StageVerdict(node, Verdict.PASS, Metric.TOKEN_REL_L2, 0.0, 0.0, failing.bound, "", Signal.INJECTED)
-        return self.places.judged(pair, passed).verdict is Verdict.PASS
+        judged = self.places.judged(pair, passed)
+        return "" if judged.verdict is Verdict.PASS else judged.reason
 
     def _causes(self, proofs: Sequence[_Proof], compared: Sequence[StageComparison]) -> Iterator[Cause]:
         groups: dict[tuple[str, str], list[_Proof]] = {}
@@ -471,13 +491,21 @@ class CauseFinder:
             groups.setdefault((proof.best.alternative.name, proof.best.attempt.words), []).append(proof)
         for (name, words), of_group in groups.items():
             nodes = tuple(proof.best.node for proof in of_group)
-            alike = tuple(dict.fromkeys(text for proof in of_group for text in proof.alike))
+            alike = tuple(dict.fromkeys(one.attempt.words for proof in of_group for one in proof.alike))
             yield Cause(
                 name, words, of_group[0].best.alternative.advice, nodes, _is_everywhere(nodes, compared),
                 max(self._error(proof.failing) for proof in of_group),
                 max(proof.best.residue for proof in of_group),
-                max(proof.failing.bound for proof in of_group), alike, _LONGER if alike else "",
+                max(proof.failing.bound for proof in of_group), alike, self._told_apart_by(of_group) if alike else "",
             )  # fmt: skip
+
+    def _told_apart_by(self, proofs: Sequence[_Proof]) -> str:
+        """What would tell alternatives apart that come out alike: the stages at which they differ, or other values."""
+        nodes = dict.fromkeys(one.node for proof in proofs for one in (proof.best, *proof.alike))
+        missing = dict.fromkeys(node.stage for node in nodes if not self.stages.rows(node))
+        if missing:
+            return f"{listed(missing)} of the same run"
+        return f"a longer prompt than these {counted(len(self.stages.tokens), 'token')}, if anything does"
 
 
 def _affected(failing: _Failing) -> int:
@@ -502,12 +530,12 @@ def _proof(failing: _Failing, outcomes: Sequence[_Outcome]) -> _Proof | None:
     nearest = min(outcome.residue for outcome in proved)
     best, *others = [one for one in proved if one.residue <= max(_AS_NEAR * nearest, _FLOAT32)]
     others = [one for one in others if one.attempt.fitted <= best.attempt.fitted + _MORE_NUMBERS]
-    return _Proof(failing, best, tuple(dict.fromkeys(one.attempt.words for one in others)))
+    return _Proof(failing, best, tuple({one.attempt.words: one for one in others}.values()))
 
 
-def _records(outcomes: Sequence[_Outcome]) -> Iterator[TriedAlternative]:
+def _records(node: Node, outcomes: Sequence[_Outcome]) -> Iterator[TriedAlternative]:
     for one in sorted(outcomes, key=lambda outcome: outcome.residue):
-        yield TriedAlternative(one.node, one.alternative.name, one.attempt.words, one.residue, one.is_proved)
+        yield TriedAlternative(one.node, node, one.alternative.name, one.attempt.words, one.residue, one.refuted)
 
 
 def _is_everywhere(nodes: Sequence[Node], compared: Sequence[StageComparison]) -> bool:

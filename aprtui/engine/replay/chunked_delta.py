@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import NodeEvaluator
+from aprtui.engine.reference.recurrence import by_value_head
 from aprtui.model.model import Model
 from aprtui.trace.graph import GraphConfig, Node, Op
 
@@ -60,17 +61,11 @@ def _states_and_outputs(inputs: Sequence[Array], queries: Array, config: GraphCo
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         for begin in range(0, len(keys), _CHUNK):
             rows = slice(begin, begin + _CHUNK)
-            k, q = (_by_value_head(x[rows], config) for x in (keys, queries))
+            k, q = (by_value_head(x[rows], config).astype(np.float32).swapaxes(0, 1) for x in (keys, queries))
             v = values[rows].reshape(-1, heads, dim).swapaxes(0, 1)
             state, found = _chunk(state, (q * np.float32(dim**-0.5), k, v), decays[rows].T, rates[rows].T[..., None])
             outputs[rows] = found.swapaxes(0, 1)
     return state.swapaxes(1, 2).reshape(1, -1), outputs.reshape(len(keys), -1)
-
-
-def _by_value_head(x: Array, config: GraphConfig) -> Array:
-    """Queries or keys `[H, C, D]`, those of a key head for each of its value heads."""
-    heads = x.reshape(len(x), config.linear_key_heads, config.linear_head_dim).swapaxes(0, 1)
-    return np.tile(heads, (config.linear_value_heads // config.linear_key_heads, 1, 1))
 
 
 def _chunk(

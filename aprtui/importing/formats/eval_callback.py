@@ -92,7 +92,7 @@ def _read(path: Path, choice: PartChoice, model: Model | None) -> Samples:
     tokens = _tokens(text)
     if tokens is None:
         raise UnreadableError(f"{path}: no token ids below 'number of input tokens': print all that the tool says")
-    places, parts = StagePlaces(model), dict[Node, dict[int, SampledStage]]()
+    places, parts = StagePlaces.of_model(model), dict[Node, dict[int, SampledStage]]()
     for printed in _tensors(text):
         shim = _Named(printed.name.encode(), tuple(_Pointer(_Named(name.encode())) for name in printed.sources))
         for place in places.find(printed.op, shim):

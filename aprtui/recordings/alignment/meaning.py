@@ -24,7 +24,7 @@ from aprtui.recordings.format import OpGraph
 from aprtui.recordings.memory import NamedWeights, Values
 from aprtui.recordings.ops.operands import Operands
 from aprtui.recordings.reading import Recording
-from aprtui.recordings.stages import NodeName, node_name
+from aprtui.recordings.stages import NodeName, NodeNames
 
 Array = NDArray[np.float64]
 
@@ -110,14 +110,15 @@ def compare_meaning(
     for number, graphs in enumerate(zip(a.graphs, b.graphs, strict=True)):
         progress("comparing graphs", number, len(a.graphs))
         pairs = _pairs(graphs, matches)
+        names = NodeNames(graphs[0], a.header.stages), NodeNames(graphs[1], b.header.stages)
         before = tuple(run.again() for run in runs)
-        found = _pins(number, graphs, pairs, _taken(runs, graphs, pairs))
+        found = _pins(number, names, pairs, _taken(runs, graphs, pairs))
         pins += found
         products += len(_products(graphs[1]))
         unique += sum(pair.unique for pair in pairs if pair.a.kind.is_product)
         wrong = next((pin for pin in found if pin.beyond), None)
         if wrong is not None:
-            deviation = _localised(before, graphs, pairs, found, wrong)
+            deviation = _localised(before, names, pairs, found, wrong)
             break
     return _concluded(runs, pins, deviation, (products, unique), counts, matches)
 
@@ -164,6 +165,7 @@ class _Taken:
 
 Runs = tuple[ExactRun, ...]
 Graphs = tuple[OpGraph, OpGraph]
+Names = tuple[NodeNames, NodeNames]
 
 
 def _taken(
@@ -211,24 +213,25 @@ def _keeper(run: ExactRun, graph: OpGraph, side: _Taken, kept: set[int]) -> Seen
     return seen
 
 
-def _pins(number: int, graphs: Graphs, pairs: Sequence[AnchorPair], taken: tuple[_Taken, _Taken]) -> list[Pin]:
+def _pins(number: int, names: Names, pairs: Sequence[AnchorPair], taken: tuple[_Taken, _Taken]) -> list[Pin]:
     a, b = taken
+    graphs = names[0].graph, names[1].graph
     bound = MEANING_BOUND + ANGLE_BOUND * (graphs[0].position + graphs[0].count)
     pins = []
     for pair in pairs:
         if pair.a.kind.is_product:
             numeric = _relative(b.products[pair.b.index].reshape(-1), a.products[pair.a.index].reshape(-1))
             pins.append(
-                _pin(number, graphs, (pair.a.index, pair.b.index), (a.inputs[pair.a.index], b.inputs[pair.b.index]),
+                _pin(number, names, (pair.a.index, pair.b.index), (a.inputs[pair.a.index], b.inputs[pair.b.index]),
                      bound, numeric, pair, pair.a.index in a.doubtful or pair.b.index in b.doubtful)
             )  # fmt: skip
     ends = len(graphs[0].nodes) - 1, len(graphs[1].nodes) - 1
     doubtful = ends[0] in a.doubtful or ends[1] in b.doubtful
-    return [*pins, _pin(number, graphs, ends, (a.end, b.end), bound, None, None, doubtful)]
+    return [*pins, _pin(number, names, ends, (a.end, b.end), bound, None, None, doubtful)]
 
 
 def _pin(
-    number: int, graphs: Graphs, indices: tuple[int, int], values: tuple[Array, Array], bound: float,
+    number: int, names: Names, indices: tuple[int, int], values: tuple[Array, Array], bound: float,
     numeric: float | None, pair: AnchorPair | None, doubtful: bool,
 ) -> Pin:  # fmt: skip
     mine, theirs = values
@@ -236,22 +239,23 @@ def _pin(
     if doubtful:
         reason = "an op before it is not modelled"
     return Pin(
-        number, _side_node(graphs[0], indices[0]), _side_node(graphs[1], indices[1]), pair.match.a if pair else "",
+        number, _side_node(names[0], indices[0]), _side_node(names[1], indices[1]), pair.match.a if pair else "",
         pair is None or pair.unique, None if reason else _relative(theirs, mine), bound, numeric,
         reason,
     )  # fmt: skip
 
 
-def _side_node(graph: OpGraph, index: int) -> SideNode:
-    found = graph.nodes[index]
-    return SideNode(index, found.op, node_name(graph, found))
+def _side_node(names: NodeNames, index: int) -> SideNode:
+    found = names.graph.nodes[index]
+    return SideNode(index, found.op, names.name(found))
 
 
-def _localised(runs: Runs, graphs: Graphs, pairs: Sequence[AnchorPair], pins: Sequence[Pin], wrong: Pin) -> Deviation:
+def _localised(runs: Runs, names: Names, pairs: Sequence[AnchorPair], pins: Sequence[Pin], wrong: Pin) -> Deviation:
     """The first node of each side, on the way to the input that differs, whose values the other side lacks.
 
     A node behind which there are values that the other side has is only another factoring of the same.
     """
+    graphs = names[0].graph, names[1].graph
     cuts = {pair.a.index for pair in pairs}, {pair.b.index for pair in pairs}
     ways = []
     for side in (0, 1):
@@ -272,7 +276,7 @@ def _localised(runs: Runs, graphs: Graphs, pairs: Sequence[AnchorPair], pins: Se
         found = [i for i in sorted(lacking) if not _after(graphs[side], i, cuts[side]) & known]
         # Masks and angles are made of nothing that the other side has: what they meet comes first.
         meeting = [i for i in found if sources[i] & known] or found
-        first.append(_side_node(graphs[side], meeting[0]) if meeting else None)
+        first.append(_side_node(names[side], meeting[0]) if meeting else None)
     return Deviation(wrong, first[0], first[1])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +30,7 @@ _PADDING = 256
 @dataclass(frozen=True, slots=True)
 class LlamaRequest:
     """Tokens that are evaluated, or a text of which llama.cpp makes them: the first `prefill` at once (all where it is
-    None), the rest one by one."""
+    None), the rest one by one. `stages` are those that the recording is to state."""
 
     tokens: Sequence[int] | None
     text: str | None
@@ -40,6 +40,7 @@ class LlamaRequest:
     threads: int = 2
     repack: bool = True
     gpu_layers: int = 0
+    stages: Mapping[str, str] = field(default_factory=dict)
 
 
 def record_llamacpp(
@@ -60,6 +61,7 @@ def record_llamacpp(
         header = RecordingHeader(
             RecordedEngine("llama.cpp", ggml.version, "ggml", run.settings()),
             OpSet.GGML, tuple(tokens), RecordedModel(str(path.resolve()), file_digest(*file.paths)), request.text,
+            stages=request.stages,
         )  # fmt: skip
         writer = RecordingWriter(directory, header, overwrite=overwrite)
         stack.callback(writer.close)

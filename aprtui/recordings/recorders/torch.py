@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,8 @@ from aprtui.recordings.writing import RecordingWriter, require_free
 
 @dataclass(frozen=True, slots=True)
 class TorchRequest:
-    """Tokens that are evaluated: the first `prefill` at once (all where it is None), the rest one by one."""
+    """Tokens that are evaluated: the first `prefill` at once (all where it is None), the rest one by one. `stages` are
+    those that the recording is to state."""
 
     tokens: Sequence[int]
     text: str | None
@@ -42,6 +43,7 @@ class TorchRequest:
     kind: DataType = DataType.FLOAT32
     attention: AttentionKind = AttentionKind.EAGER
     threads: int | None = None
+    stages: Mapping[str, str] = field(default_factory=dict)
 
 
 def record_torch(
@@ -65,7 +67,7 @@ def record_torch(
     settings = {"dtype": str(request.kind), "attention": str(request.attention)}
     header = RecordingHeader(
         RecordedEngine("transformers", loaded.version, "torch", settings), OpSet.ATEN, tuple(request.tokens),
-        RecordedModel(str(path.resolve()), loaded.sha256), request.text,
+        RecordedModel(str(path.resolve()), loaded.sha256), request.text, stages=request.stages,
     )  # fmt: skip
     writer = RecordingWriter(directory, header, overwrite=overwrite)
     try:

@@ -33,7 +33,8 @@ FIELDS: Mapping[ScreenName, tuple[str, ...]] = MappingProxyType(
         ),
         ScreenName.BROWSE: ("path", "at", "layer", "stage", "a", "b", "filter", "stages", "tensors"),
         ScreenName.TENSOR: (
-            "model", "tensor", "capture", "layer", "stage", "path", "width", "at", "zoom", "head", "scale", "clip",
+            "model", "tensor", "capture", "layer", "stage", "node", "path", "width", "at", "zoom", "head",
+            "scale", "clip",
         ),
         ScreenName.DIFF: (
             "a", "b", "judge", "model", "floor", "layer", "stage", "at", "metric", "bound", "view",

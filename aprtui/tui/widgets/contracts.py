@@ -21,8 +21,8 @@ from aprtui.contracts.evidence.assessment import NO_LEDGER, Assessment
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.contracts.settling import Lack
 from aprtui.errors import AprtuiError
+from aprtui.recordings.captures.as_capture import open_capture
 from aprtui.resources import contracts as own_contracts
-from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.numbers import UNKNOWN, number
 from aprtui.tui.draw.text import SEPARATOR, clipped
@@ -290,7 +290,7 @@ class ContractsDock(Table):
         before = self._documents
         documents = load_documents(contract_paths(self._paths)) if before is None else before.refreshed()
         try:
-            a, b = (None if path is None else Capture.open(path, copied=True) for path in (reference, capture))
+            a, b = (None if path is None else open_capture(path, copied=True) for path in (reference, capture))
         except AprtuiError:
             a = b = None  # the screen that shows the captures says what is wrong with them
         rows = []

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.cli.comparison.next_steps import replay_steps
-from aprtui.cli.comparison.render import verdict_lines
+from aprtui.cli.comparison.render import alternative_lines, verdict_lines
 from aprtui.compare.align.coverage import Selection
-from aprtui.compare.causes import cause_sentence, where_words
+from aprtui.compare.causes import cause_sentence, unexplained, where_words
 from aprtui.compare.comparison import Cause, Comparison
 from aprtui.compare.explain.focus import at_first_position
 from aprtui.compare.report.headline import headline
@@ -387,7 +387,7 @@ def test_causes_survive_their_records_and_stand_in_the_page(exchanged: Compariso
     read = read_comparison(records)
     assert read.causes == exchanged.causes and read.alternatives == exchanged.alternatives
     page = render_html(records)
-    assert "theta 500000" in page and "alternatives tried at layer 0 q_post_rope" in page
+    assert "theta 500000" in page and "alternatives tried" in page
 
 
 OPEN = KnownArithmetic(open_ops=frozenset({Op.SCORES, Op.ATTEND}))
@@ -413,7 +413,7 @@ def test_a_comparison_of_two_says_whose_cause_it_is(exchanged: Comparison) -> No
     criteria = criteria_by_replay(None, exchanged)
     assert [cause.side for cause in criteria.causes] == ["B", "B"]
     assert cause_sentence(criteria.causes[0]).startswith("B: every layer")
-    assert criteria.alternatives == exchanged.alternatives
+    assert criteria.alternatives == tuple(replace(one, side="B") for one in exchanged.alternatives)
 
 
 def test_the_text_has_the_cause_and_what_to_do(exchanged: Comparison) -> None:
@@ -422,14 +422,56 @@ def test_the_text_has_the_cause_and_what_to_do(exchanged: Comparison) -> None:
     assert f"do {exchanged.causes[0].advice}" in lines
 
 
+def noise(call: StageCall) -> Array:
+    return call.honest() + np.random.default_rng(0).normal(0, 0.1, call.x.shape).astype(np.float32)
+
+
 def test_the_text_names_the_nearest_where_nothing_is_proved(plant: Planting) -> None:
-    noise = np.random.default_rng(0)
-    result = plant(Node(1, "ffn_norm"), lambda c: c.honest() + noise.normal(0, 0.1, c.x.shape).astype(np.float32))
+    result = plant(Node(1, "ffn_norm"), noise)
     lines = " ".join(" ".join(verdict_lines(result, ())).split())
-    assert f"none of {len(result.alternatives)} alternatives reproduces layer 1 ffn_norm; nearest, to" in lines
+    assert f"none of {len(result.alternatives)} alternatives reproduces layer 1 ffn_norm; the nearest, " in lines
+    assert ": it leaves" in lines and "where honest engines leave up to" in lines
 
 
-# Blame and what to capture next, where stages are missing.
+def test_each_alternative_that_was_tried_is_refuted_with_a_reason_or_proved(plant: Planting) -> None:
+    result = plant(Node(1, "ffn_norm"), rows.norm_weight_left_out)
+    proved = [one for one in result.alternatives if one.is_proved]
+    assert [one.name for one in proved][:1] == ["norm weight left out"]
+    assert all(one.refuted.startswith(("leaves", "has NaN", "1")) for one in result.alternatives if one not in proved)
+    lines = " ".join(" ".join(alternative_lines(result)).split())
+    assert "tried layer 1 ffn_norm: the weight is left out; proved, leaves" in lines
+    assert "refuted: leaves" in lines
+
+
+def test_every_stage_that_fails_without_a_cause_is_said(
+    exact: Path, tmp_path: Path, replay: Callable[..., Comparison]
+) -> None:
+    """Two bugs, one of which nothing reproduces: neither hides the other."""
+    folder = tmp_path / "two"
+    shutil.copytree(exact, folder)
+    (folder / "manifest.json").unlink()
+    edit(folder, Node(1, "ffn_up"), lambda values: values * np.float32(1.25))
+    random = np.random.default_rng(0)
+    edit(folder, Node(None, "lm_head"), lambda values: values + random.normal(0, 1, values.shape).astype(np.float32))
+    result = replay(folder, tokens=TOKENS)
+    assert result.causes[0].nodes == (Node(1, "ffn_up"),)
+    assert unexplained(result) == (Node(None, "lm_head"),)
+    assert headline(result).endswith("; besides, nothing that was tried reproduces lm_head")
+    assert {one.at for one in result.alternatives} >= {Node(1, "ffn_up"), Node(None, "lm_head")}
+
+
+def test_a_fault_that_nothing_explains_hides_no_cause_behind_it(
+    exact: Path, tmp_path: Path, replay: Callable[..., Comparison]
+) -> None:
+    folder = tmp_path / "two"
+    shutil.copytree(exact, folder)
+    (folder / "manifest.json").unlink()
+    random = np.random.default_rng(0)
+    edit(folder, Node(1, "ffn_norm"), lambda values: values + random.normal(0, 0.1, values.shape).astype(np.float32))
+    edit(folder, Node(None, "lm_head"), lambda values: values * np.float32(1.25))
+    said = headline(replay(folder, tokens=TOKENS))
+    assert said.startswith("layer 1 ffn_norm") and "besides, lm_head: multiplied by 1.25" in said
+
 
 IN_BETWEEN = ("qkv_bias", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax", "attention", "attn_out")
 

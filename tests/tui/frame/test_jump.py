@@ -53,7 +53,7 @@ async def test_a_label_leads_to_its_cell(sides: tuple[Path, Path]) -> None:
     state = screen_state(ScreenName.DIFF, a=sides[0], b=sides[1])
     async with showing(state, (80, 24)) as pilot:
         grid = pilot.app.screen.query_one(DiffGrid)
-        await until(pilot, lambda: grid.node is not None)
+        await until_shown(pilot, "layer 1 ffn_gate: UNKNOWN")
         before = screen_text(pilot)
         await pilot.press("J")
         await pilot.pause()
@@ -71,8 +71,7 @@ async def test_a_label_leads_to_its_cell(sides: tuple[Path, Path]) -> None:
         await pilot.press("J", "z", "a", "backspace", "escape", "J", "1")
         assert grid.node == Node(None, "lm_head") and grid._labels is None, "no label, no jump"
         grid.put_cursor(FAULT)
-        await pilot.pause()
-        assert screen_text(pilot) == before, "no label is left"
+        await until(pilot, lambda: screen_text(pilot) == before)  # no label is left
 
 
 async def test_a_label_leads_to_its_layer_and_stage_while_tokens_come() -> None:

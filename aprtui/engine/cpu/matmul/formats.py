@@ -259,6 +259,21 @@ FORMATS: dict[WeightType, Format] = {kind: _format(kind, unpack) for kind, unpac
 """The quantised weight types that the kernels read."""
 
 
+NIBBLES = frozenset({WeightType.Q4_0, WeightType.Q4_1, WeightType.MXFP4})
+"""Types whose blocks hold unsigned quants in 16 bytes of nibbles, and nothing else of a quant."""
+
+
+def two_of_nibbles(e: Emitter, kind: WeightType, w: Value) -> Value:
+    """The quants of two blocks of a type in `NIBBLES`, unsigned, i8 × 64."""
+    row = kind.format
+    at = [e.at(w, row.block_bytes * k + row.parts[BlockPart.QUANTS].start) for k in range(2)]
+    first, second = (e.load(address, vector(I8, 16)) for address in at)
+    packed = e.builder.bitcast(e.shuffle(first, [*range(16)] * 2 + [*range(16, 32)] * 2, second), vector(I64, 8))
+    halves = e.builder.bitcast(e.each_shifted_right(packed, [0, 0, 4, 4] * 2), vector(I8, 64))
+    quants = e.masked(halves, 15)
+    return e.looked_up(quants, [value + _lift(kind) for value in row.codebook]) if row.codebook else quants
+
+
 def format_of(weight_type: Any) -> Format | None:
     """The format of a weight type that is a literal of numba's; None for a type that the kernels do not read."""
     kind = WeightType.numbered(weight_type.literal_value)

@@ -20,6 +20,11 @@ from aprtui.model.open_file import SUFFIXES as MODEL_SUFFIXES
 from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
+from aprtui.recordings.format import DATA_NAME
+from aprtui.recordings.format import FILE_NAME as GRAPH_NAME
+from aprtui.recordings.format import FORMAT as RECORDING
+from aprtui.recordings.listing import listed_nodes
+from aprtui.recordings.reading import Recording
 from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
 from aprtui.trace.archive import is_archive
 from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
@@ -33,6 +38,7 @@ from aprtui.tui.screens.browse.facts import (
     engine_name,
     model_facts,
     prompt_text,
+    recording_facts,
     session_facts,
 )
 
@@ -63,6 +69,8 @@ class ArtifactKind(StrEnum):
     """In the order of the list."""
 
     CAPTURE = "capture"
+    RECORDING = "recording"
+    """Of an op graph: its nodes stand for the stages that they are."""
     MODEL = "model"
     PAIR = "pair"
     SESSION = "session"
@@ -108,7 +116,8 @@ class Artifact:
 
     @property
     def is_capture(self) -> bool:
-        return self.kind is ArtifactKind.CAPTURE
+        """Whether it has stages: a recording has those that its nodes are."""
+        return self.kind in (ArtifactKind.CAPTURE, ArtifactKind.RECORDING)
 
     @property
     def is_deleted(self) -> bool:
@@ -121,7 +130,7 @@ class Artifact:
     @property
     def has_contents(self) -> bool:
         """Whether there is something in it that Browse shows beside the preview."""
-        return self.kind in (ArtifactKind.CAPTURE, ArtifactKind.MODEL, ArtifactKind.CONVERSATION)
+        return self.is_capture or self.kind in (ArtifactKind.MODEL, ArtifactKind.CONVERSATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +232,11 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
     except OSError as error:
         yield root, None, f"{root}: cannot be looked into: {error.strerror or error}"
         return
+    if any(entry.name == GRAPH_NAME for entry in listed) and RECORDING.encode() in _beginning(
+        root / GRAPH_NAME, _MANIFEST_START
+    ):
+        yield root, ArtifactKind.RECORDING, ""
+        return
     if _is_capture(root, listed):
         yield root, ArtifactKind.CAPTURE, ""
         return
@@ -299,6 +313,7 @@ def _signature(path: Path, kind: ArtifactKind) -> _Signature:
     """Numbers that change if the artifact has changed; the first one is the time of its last change in ns."""
     if kind is not ArtifactKind.CAPTURE or path.is_file():
         files = parts_there(path) if kind is ArtifactKind.MODEL else (path,)
+        files = (path / GRAPH_NAME, path / DATA_NAME) if kind is ArtifactKind.RECORDING else files
         statuses = [file.stat() for file in files]
         numbers = [number for status in statuses for number in (status.st_mtime_ns, status.st_size, status.st_ino)]
         return max(status.st_mtime_ns for status in statuses), *numbers
@@ -334,6 +349,21 @@ def _capture(path: Path, modified: float) -> Artifact:
         path, ArtifactKind.CAPTURE, modified, manifest.model.name, engine_name(engine), engine.mode,
         manifest.graph.layers, len(manifest.tokens), len(manifest.files), _bytes_of(path, sizes), manifest.complete,
         prompt_text(manifest), engine.faults, capture_facts(manifest),
+    )  # fmt: skip
+
+
+def _recording(path: Path, modified: float) -> Artifact:
+    try:
+        recording = Recording.open(path)
+    except UnreadableError as error:
+        return Artifact(path, ArtifactKind.RECORDING, modified, problem=str(error).removeprefix(f"{path}{os.sep}"))
+    header, nodes = recording.header, list(listed_nodes(recording))
+    layers = {node.name.layer for node in nodes if node.name.layer is not None}
+    facts = recording_facts(recording, nodes)
+    return Artifact(
+        path, ArtifactKind.RECORDING, modified, Path(header.model.path).name if header.model else "",
+        header.engine.name, "", len(layers) or None, len(header.tokens), len(nodes), _size(path / DATA_NAME),
+        header.complete, dict(facts).get("prompt", ""), facts=facts,
     )  # fmt: skip
 
 
@@ -420,5 +450,5 @@ def pair_of(paths: Sequence[Path]) -> Artifact:
 
 _DESCRIBE = {
     ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.SESSION: _session,
-    ArtifactKind.CONVERSATION: _conversation, ArtifactKind.CONTRACT: _contract,
+    ArtifactKind.CONVERSATION: _conversation, ArtifactKind.CONTRACT: _contract, ArtifactKind.RECORDING: _recording,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
@@ -19,10 +19,14 @@ from aprtui.model.facts import model_facts
 from aprtui.model.model import load_model
 from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
 from aprtui.progress import Cancelled
+from aprtui.recordings.captures.as_capture import open_capture
+from aprtui.recordings.listing import ListedNode, listed_nodes, node_stats
+from aprtui.recordings.reading import Recording
 from aprtui.trace.agent_trace import AgentTrace, read_agent_trace
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stage_reader import StageReader, reader_stats
+from aprtui.trace.stats import StageStats
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
 
 K = TypeVar("K")
@@ -34,10 +38,12 @@ BATCH_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class CaptureContents:
-    """A capture, and what has been read of its stages so far."""
+    """A capture, and what has been read of its stages so far; of a recording, also of the `others` of its nodes, which
+    are no stage."""
 
     capture: Capture
     entries: Mapping[Node, Entry]
+    others: Mapping[ListedNode, StageStats | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +79,36 @@ def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents
         readable = takewhile(lambda _: not cancelled(), (info for info in tensors if info.stored is not None))
         summaries = ((info.name, summarise(info, cancelled)) for info in readable)
         yield from (ModelContents(tensors, found, unusual) for found in _growing({}, summaries))
+    elif artifact.kind is ArtifactKind.RECORDING:
+        yield from _recording_contents(artifact.path, cancelled)
     else:
-        capture = Capture.open(artifact.path, copied=True)
-        known = stated(capture)
-        missing = (node for node in capture.graph.nodes if node in capture.files and node not in known)
-        readable_nodes = takewhile(lambda _: not cancelled(), missing)
-        entries = ((node, _stage_entry(capture, node, cancelled)) for node in readable_nodes)
-        yield from (CaptureContents(capture, found) for found in _growing(known, entries))
+        yield from _capture_contents(Capture.open(artifact.path, copied=True), cancelled)
+
+
+def _recording_contents(path: Path, cancelled: Cancelled) -> Iterator[CaptureContents]:
+    """The stages that the nodes of a recording are, then those that are none."""
+    recording = Recording.open(path)
+    others: dict[ListedNode, StageStats | None] = {
+        node: None for node in listed_nodes(recording) if node.name.stage is None
+    }
+    try:
+        capture = open_capture(path, copied=True)
+    except UnreadableError:
+        capture = Capture(path, None, StageGraph((), 0, None), {}, (), None, None, None, ())
+    last = CaptureContents(capture, {}, others)
+    for last in _capture_contents(capture, cancelled):
+        yield replace(last, others=others)
+    readable = takewhile(lambda _: not cancelled(), others)
+    stats = ((node, node_stats(recording, node)) for node in readable)
+    yield from (replace(last, others=found) for found in _growing(others, stats))
+
+
+def _capture_contents(capture: Capture, cancelled: Cancelled) -> Iterator[CaptureContents]:
+    known = stated(capture)
+    missing = (node for node in capture.graph.nodes if node in capture.files and node not in known)
+    readable_nodes = takewhile(lambda _: not cancelled(), missing)
+    entries = ((node, _stage_entry(capture, node, cancelled)) for node in readable_nodes)
+    yield from (CaptureContents(capture, found) for found in _growing(known, entries))
 
 
 def _unusual(path: Path) -> tuple[str, ...]:

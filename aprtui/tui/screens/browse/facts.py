@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,8 @@ from aprtui.contracts.documents.document import Document
 from aprtui.engine.sessions.session_file import SessionSummary
 from aprtui.model.model_file import ModelFile
 from aprtui.model.tensor_table import tensor_table
+from aprtui.recordings.listing import ListedNode
+from aprtui.recordings.reading import Recording
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import provenance_tokens
 from aprtui.trace.graph import Node, StageGraph, graph_for
@@ -75,6 +77,25 @@ def capture_facts(manifest: Manifest) -> Facts:
     ]
     if manifest.wall_seconds is not None:
         facts.append(("took", duration(manifest.wall_seconds)))
+    return tuple((word, text) for word, text in facts if text)
+
+
+def recording_facts(recording: Recording, nodes: Sequence[ListedNode]) -> Facts:
+    """Of a recording: who executed it, which ops, and how many of them are stages."""
+    header, engine = recording.header, recording.header.engine
+    ops = Counter(node.node.op for node in nodes).most_common()
+    shown = ", ".join(f"{op} ×{count}" for op, count in ops[:_SHOWN_STAGES])
+    named = sum(node.name.stage is not None for node in nodes)
+    decoded = len(recording.graphs) - 1
+    facts = [
+        ("prompt", header.text or ids_text(header.tokens)),
+        ("tokens", f"{len(header.tokens)}" + (f"; the last {decoded} evaluated one by one" if decoded else "")),
+        ("model", header.model.path if header.model else ""),
+        ("engine", f"{engine.name} {engine.version}"),
+        ("", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in engine.settings.items())),
+        ("ops", f"{counted(len(nodes), 'op')} of {header.ops}, {named} of them a stage or a part of one"),
+        ("", shown + (f" and {len(ops) - _SHOWN_STAGES} more" if len(ops) > _SHOWN_STAGES else "")),
+    ]
     return tuple((word, text) for word, text in facts if text)
 
 

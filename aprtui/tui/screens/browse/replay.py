@@ -15,12 +15,15 @@ from aprtui.tui.frame.session import RecordedVerdict
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
+    """A capture and its model; a recording needs none."""
+
     capture: Path
-    model: Path
+    model: Path | None
 
     def words(self) -> list[str]:
         """The command as it would be typed."""
-        return ["aprtui", "replay", path_word(self.capture), "--model", str(self.model)]
+        model = [] if self.model is None else ["--model", str(self.model)]
+        return ["aprtui", "replay", path_word(self.capture), *model]
 
 
 class Replay:
@@ -64,5 +67,7 @@ def judgement(summary: Mapping[str, Any], problem: str, request: ReplayRequest) 
     if problem or not summary:
         return RecordedVerdict(None, problem or "no verdict", words, time.time())
     verdict = Verdict(summary["verdict"])
+    if request.model is None:
+        return RecordedVerdict(verdict, summary["reason"], words, time.time())
     compared = f"{summary['compared']} of {summary['expected']} stages replayed"
     return RecordedVerdict(verdict, f"{summary['headline']} ({compared})", words, time.time())

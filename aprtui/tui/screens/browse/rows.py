@@ -16,6 +16,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.engine.process.slots import STATS
 from aprtui.model.tensor_table import TensorInfo, TensorSummary
+from aprtui.recordings.listing import ListedNode
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
@@ -63,12 +64,14 @@ Marks = Mapping[str, Path]
 
 
 def note(artifact: Artifact) -> str:
-    """What sets a capture apart from a whole one of an engine as it is: injected faults, an end too early."""
+    """What sets a capture apart from a whole one of an engine as it is: what it is made of, injected faults, an end too
+    early."""
     if artifact.problem:
         return "damaged"
     if artifact.refusal:
         return "cannot be run"
-    words = [f"fault {fault_words(fault)}" for fault in artifact.faults[:1]]
+    words = ["recorded ops"] if artifact.kind is ArtifactKind.RECORDING else []
+    words += [f"fault {fault_words(fault)}" for fault in artifact.faults[:1]]
     words += [f"and {len(artifact.faults) - 1} more"] if len(artifact.faults) > 1 else []
     if artifact.kind is ArtifactKind.SESSION and not artifact.complete:
         words.append("unfinished")
@@ -114,7 +117,8 @@ def artifact_words(artifact: Artifact, warnings: Sequence[str] = ()) -> str:
     fields += [", ".join([artifact.engine, *mode])] if artifact.engine else []
     fields += [] if artifact.tokens is None else [f"{artifact.tokens} tokens"]
     parts = {
-        ArtifactKind.CAPTURE: "stage file", ArtifactKind.MODEL: "tensor", ArtifactKind.CONVERSATION: "message",
+        ArtifactKind.CAPTURE: "stage file", ArtifactKind.RECORDING: "op",
+        ArtifactKind.MODEL: "tensor", ArtifactKind.CONVERSATION: "message",
         ArtifactKind.CONTRACT: "falsifier",
     }  # fmt: skip
     fields += [counted(artifact.files, parts[artifact.kind])] if artifact.kind in parts else []
@@ -182,6 +186,27 @@ def stage_rows(capture: Capture, entries: Mapping[Node, Entry]) -> list[Row]:
     """A row for each stage that the capture holds or its manifest promises, in execution order."""
     expected = capture.promised | capture.files.keys()
     return [_stage_row(capture, node, entries.get(node)) for node in capture.graph.nodes if node in expected]
+
+
+def node_rows(others: Mapping[ListedNode, StageStats | None]) -> list[Row]:
+    """A row for each node of a recording that is no stage, in the order of execution."""
+    return [_node_row(node, stats) for node, stats in others.items()]
+
+
+def _node_row(node: ListedNode, stats: StageStats | None) -> Row:
+    layer = UNKNOWN if node.name.layer is None else str(node.name.layer)
+    head = (layer, one_line(f"{node.name.text} {node.node.op}"), shape_text(node.shape))
+    if stats is None:
+        return Row(node, (*head, *[_PENDING] * 5, "", ""), Tone.MUTED)
+    figures = [column_number(value) for value in (stats.rms, stats.min, stats.max, stats.absmax, stats.mean)]
+    tone = Tone.BAD if stats.nan or stats.inf else Tone.MUTED
+    return Row(node, (*head, *figures, str(stats.nan or ""), str(stats.inf or "")), tone)
+
+
+def node_words(node: ListedNode, stats: StageStats | None) -> str:
+    """A node that is no stage, in words."""
+    words = [f"op {node.index} of pass {node.graph}", node.node.op, node.name.text or "without a name"]
+    return SEPARATOR.join([*words, *([] if stats is None else stats_words(stats)), shape_text(node.shape)])
 
 
 def _stage_row(capture: Capture, node: Node, entry: Entry | None) -> Row:

@@ -21,6 +21,7 @@ from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
 from aprtui.model.discovery.places import FoundModel, models_elsewhere
 from aprtui.model.lookup import find_models
+from aprtui.recordings.listing import ListedNode
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -48,6 +49,8 @@ from aprtui.tui.screens.browse.rows import (
     artifact_words,
     grid_stats,
     judgement_lines,
+    node_rows,
+    node_words,
     preview_lines,
     remarks,
     stage_rows,
@@ -72,17 +75,18 @@ HIGH = 34
 """From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
-Above are the captures, models, recorded sessions, conversations of agents and contracts below the working directory, \
-those given on the command line, what was opened lately, pairs of captures among it, and the models elsewhere on this \
-machine that `aprtui models` lists. New ones appear by themselves. The column of notes has the faults that were \
-injected on purpose, and says which models cannot be run.
+Above are the captures, recordings of ops, models, recorded sessions, conversations of agents and contracts below the \
+working directory, those given on the command line, what was opened lately, pairs of captures among it, and the models \
+elsewhere on this machine that `aprtui models` lists. New ones appear by themselves. The column of notes has the \
+faults that were injected on purpose, and says which models cannot be run.
 
 Below is a preview of what the cursor is on (on small screens the first view of v): the whole prompt, the model, what \
 the engine rounds, the faults, which stages are there. Beside it is what is in it. Of a capture: the stage grid, in \
 which a row is a layer, a column a stage, the number the rms of its values, and the colour compares layers; and a \
-table with a line for each stage. The numbers come from the manifest; without one they are computed, and fill in. Of a \
-model: its tensors, with the smallest and the largest block scale (d, dmin) and the range of the dequantised values. \
-Of an agent trace (.jsonl): the conversation, with what tools were called for, what they gave, and the timings.
+table with a line for each stage, of a recording also for each op that is none. The numbers come from the manifest; \
+without one they are computed, and fill in. Of a model: its tensors, with the smallest and the largest block scale (d, \
+dmin) and the range of the dequantised values. Of an agent trace (.jsonl): the conversation, with what tools were \
+called for, what they gave, and the timings.
 
 Space marks two captures, A and then B, then d compares them: A is the reference. Another mark replaces B. R \
 recomputes each stage of one capture from its captured inputs, if its model is at hand, and says which one is wrong.
@@ -97,6 +101,7 @@ Press 1 for Live and run a prompt: w writes the run as a capture, which appears 
 
 HINTS = {
     ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
+    ArtifactKind.RECORDING: ("enter: its stages", "v: all its ops", "space: mark", "d: diff of A and B", "R: replay"),
     ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
     ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
     ArtifactKind.SESSION: ("enter: play it in Live",),
@@ -457,6 +462,10 @@ class BrowseScreen(ToolScreen):
         if artifact.kind is ArtifactKind.PAIR:
             a, b = map(as_typed, artifact.key)
             self.program.open_state(screen_state(ScreenName.DIFF, a=a, b=b, judge="replay"))
+        elif artifact.kind is ArtifactKind.RECORDING:
+            self._replay.cancel()
+            self._replay.start(ReplayRequest(artifact.path, None))
+            self._show_preview()
         elif artifact.is_capture:
             self._replay.cancel()
             self._looking_for = artifact
@@ -604,8 +613,9 @@ class BrowseScreen(ToolScreen):
         if isinstance(shown, Table):
             self._title(shown, name)
         match contents:
-            case CaptureContents(capture=capture, entries=entries):
-                stages.show(_matching(stage_rows(capture, entries), self._filters["stages"]))
+            case CaptureContents(capture=capture, entries=entries, others=others):
+                rows = [*stage_rows(capture, entries), *node_rows(others)]
+                stages.show(_matching(rows, self._filters["stages"]))
                 if grid.graph is not capture.graph:
                     grid.open_graph(capture.graph)
                     if self._stage_to_show is not None:
@@ -673,7 +683,10 @@ class BrowseScreen(ToolScreen):
     def _say_focused(self) -> None:
         contents = self._contents
         focused = self.focused.id if self.focused is not None else "artifacts"
-        if focused in ("stages", "grid") and isinstance(contents, CaptureContents) and self._node is not None:
+        listed = self._table("stages").key
+        if focused == "stages" and isinstance(contents, CaptureContents) and isinstance(listed, ListedNode):
+            self.say(node_words(listed, contents.others.get(listed)))
+        elif focused in ("stages", "grid") and isinstance(contents, CaptureContents) and self._node is not None:
             has_stage = self._node in contents.capture.graph.order
             missing = f"layer {self._node.layer} has no {self._node.stage}"
             self.say(stage_words(self._node, contents.entries.get(self._node)) if has_stage else missing)
@@ -724,9 +737,12 @@ class BrowseScreen(ToolScreen):
     def _open_tensor(self) -> None:
         if self._artifact is None:
             return
-        place, node = as_typed(self._artifact.path), self._node
+        place, node, listed = as_typed(self._artifact.path), self._node, self._table("stages").key
         if isinstance(self._contents, ModelContents):
             self.program.open_state(screen_state(ScreenName.TENSOR, model=place, tensor=self._table("tensors").key))
+        elif isinstance(listed, ListedNode) and self.focused is self._table("stages"):
+            number = f"{listed.graph}.{listed.index}"
+            self.program.open_state(screen_state(ScreenName.TENSOR, capture=place, node=number))
         elif isinstance(self._contents, CaptureContents) and node is not None:
             if node in self._contents.capture.graph.order:
                 fields = {"capture": place, "layer": node.layer, "stage": node.stage}

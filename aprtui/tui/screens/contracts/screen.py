@@ -23,6 +23,7 @@ from aprtui.contracts.documents.loading import Documents, load_documents
 from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
+from aprtui.recordings.captures.as_capture import open_capture
 from aprtui.trace.capture import Capture
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.session import Session
@@ -237,7 +238,7 @@ class ContractsScreen(ToolScreen):
         worker = get_current_worker()
         reference, capture, problem = None, None, ""
         try:
-            reference, capture = (None if path is None else Capture.open(path, copied=True) for path in paths)
+            reference, capture = (None if path is None else open_capture(path, copied=True) for path in paths)
         except AprtuiError as error:
             problem = str(error)
         rows = []

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.progress import Cancelled
+from aprtui.recordings.captures.as_capture import open_capture
 from aprtui.trace.archive import is_single_file
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
@@ -65,7 +66,7 @@ def open_sides(a: Path, b: Path) -> Sides:
 
 def _opened(path: Path) -> Capture | None:
     try:
-        return Capture.open(path, copied=True)
+        return open_capture(path, copied=True)
     except (AprtuiError, OSError):
         return None
 

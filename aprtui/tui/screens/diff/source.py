@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from aprtui.recordings.reading import is_recording
 from aprtui.tui.frame.child import Event, path_word
 
 
@@ -26,6 +27,7 @@ class DiffRequest:
         for name, path in (("--model", self.model), ("--floor", self.floor)):
             words += [] if path is None else [name, str(path)]
         words += ["--replay"] if self.replay else []
+        words += ["--as-captures"] if is_recording(self.a) and is_recording(self.b) else []
         return words + (["--tolerance", self.tolerance] if self.tolerance else [])
 
 

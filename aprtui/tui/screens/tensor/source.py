@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.tensor_table import TensorInfo, TensorReader, tensor_table
+from aprtui.recordings.captures.as_capture import open_capture
+from aprtui.recordings.format import DATA_NAME
+from aprtui.recordings.listing import ListedNode, listed_node, listed_nodes, node_values
+from aprtui.recordings.reading import Recording
 from aprtui.trace.aprt import AprtError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Part, Stage, StageGraph, canonical_name
@@ -190,6 +194,54 @@ class FileSource(_StageFile):
         return screen_state(ScreenName.TENSOR, path=as_typed(self._path), width=self._width)
 
 
+class NodeSource(TensorSource):
+    """What a node of a recording made. `number` is that of its graph and its own, as `0.17`."""
+
+    def __init__(self, path: Path, number: str) -> None:
+        self._path, self._recording = path, Recording.open(path)
+        graph, _, index = number.partition(".")
+        if not graph.isdecimal() or not index.isdecimal() or len(number) > 18:
+            raise UsageError(f"node {number!r:.40}: expected the number of a graph and of a node, as 0.17")
+        self._listed = listed_node(self._recording, int(graph), int(index))
+        values = node_values(self._recording, self._listed)
+        if values is None:
+            raise UnreadableError(f"{path}: op {number} has no values there: record again")
+        self._values = values.reshape(-1, *values.shape[-2:]) if values.ndim > 1 else values.reshape(1, 1, -1)
+        self.title = f"op {number} {self._listed.node.op}, {self._listed.name}"
+        self.axes = ("row", "column")
+        self.planes = len(self._values)
+        self.shape = (self._values.shape[1], self._values.shape[2])
+        self.file = PositionalFile(path / DATA_NAME)
+
+    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        return self._values[plane, rows, columns]
+
+    def locate(self, plane: int, row: int, column: int) -> FileLocation:
+        blob = self._listed.node.blobs[0]
+        assert blob is not None
+        return FileLocation(blob[0], blob[1], is_block=True)
+
+    def state(self) -> ScreenState:
+        return self._state(self._listed)
+
+    def command(self, index: Sequence[int]) -> list[str]:
+        listed = self._listed
+        words = ["aprtui", "stats", as_typed(self._path), "--stage", listed.title]
+        return [*words, "--values", ",".join(map(str, index))] if len(index) == len(listed.shape) else words
+
+    def neighbour(self, step: int, same: str) -> ScreenState | None:
+        nodes = list(listed_nodes(self._recording))
+        if same == "stage":
+            nodes = [node for node in nodes if node.node.op == self._listed.node.op]
+        numbers = [(node.graph, node.index) for node in nodes]
+        place = numbers.index((self._listed.graph, self._listed.index)) + step
+        return self._state(nodes[place]) if 0 <= place < len(nodes) else None
+
+    def _state(self, listed: ListedNode) -> ScreenState:
+        number = f"{listed.graph}.{listed.index}"
+        return screen_state(ScreenName.TENSOR, capture=as_typed(self._path), node=number)
+
+
 class WeightSource(TensorSource):
     """A tensor of a model, dequantised as it is read."""
 
@@ -232,8 +284,10 @@ def open_source(state: ScreenState) -> TensorSource | None:
     model, capture, path = state.path("model"), state.path("capture"), state.path("path")
     if model is not None:
         return WeightSource(model, state.text("tensor"))
+    if capture is not None and state.text("node"):
+        return NodeSource(capture, state.text("node"))
     if capture is not None:
-        return stage_source(Capture.open(capture, copied=True), state)
+        return stage_source(open_capture(capture, copied=True), state)
     if path is None:
         return None
     in_capture = _in_capture(path)

@@ -32,6 +32,7 @@ from aprtui.tui.widgets.table import Table
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.compare.synthetic import HYBRID, changed, write_capture
 from tests.engine.sessions.recorded_session import write_session
+from tests.recordings.made import attention_recording
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import bindings_at_once, clashes
 from tests.tui.screens.browse.conversation import SAID
@@ -380,6 +381,26 @@ async def test_without_its_model_a_capture_says_what_to_do(folder: Path, opened:
         assert request is not None and request.replay
         await pilot.press("k", "R")
         assert "Captures can be replayed" in notifications(pilot)[-1]
+
+
+async def test_a_recording_shows_its_stages_and_its_other_ops_and_is_compared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    monkeypatch.setattr(replay, "ChildSource", RecordedChild)
+    for name in ("a", "b"):
+        attention_recording(folder / name, lambda text: text.replace("kq_soft_max", "mine"))
+    monkeypatch.setitem(REPLAYED, "a", [Record({"record": "summary", "verdict": "PASS", "reason": "8 ops"}), Ended()])
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "2 recordings", "recorded ops", "8 ops of ggml", "attn_out", "mine-0 SOFT_MAX")
+        await pilot.press("R")
+        await until_shown(pilot, "verdict  PASS: 8 ops", "command  aprtui replay a")
+        await pilot.press("enter", "v", "end")
+        await until_shown(pilot, "op 5 of pass 0  SOFT_MAX  mine-0")
+        await pilot.press("enter", "home", "enter", "escape", "space", "space", "d")
+        assert opened == [
+            "aprtui:tensor?capture=a&node=0.5", "aprtui:tensor?capture=a&layer=0&stage=embedding",
+            "aprtui:diff?a=a&b=b",
+        ]  # fmt: skip
 
 
 async def test_enter_on_a_model_opens_it_in_live(folder: Path, opened: list[str]) -> None:

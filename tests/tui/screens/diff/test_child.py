@@ -26,6 +26,7 @@ from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import VerdictLines
 from tests.compare.recorded import records_of, two_captures
+from tests.recordings.made import attention_recording
 from tests.tui.screens.live.recorded import RecordedSource
 
 SECONDS = 120.0
@@ -92,6 +93,12 @@ def test_a_comparison_that_is_cancelled_leaves_no_process(tmp_path: Path) -> Non
 
 def test_paths_that_look_like_options_are_paths() -> None:
     assert DiffRequest(Path("-a"), Path("b c")).words() == ["aprtui", "diff", "./-a", "b c"]
+
+
+def test_of_two_recordings_the_stages_are_compared(tmp_path: Path) -> None:
+    a, b = (attention_recording(tmp_path / name) for name in "ab")
+    assert DiffRequest(a, b).words()[4:] == ["--as-captures"]
+    assert not DiffRequest(a, tmp_path).words()[4:]
 
 
 @pytest.fixture(scope="module")

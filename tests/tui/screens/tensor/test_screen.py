@@ -28,6 +28,7 @@ from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import CONFIG, changed, stage_values, with_config, write_capture
 from tests.engine.embedded_captures import captured
 from tests.model.gguf_files import write_model
+from tests.recordings.made import attention_recording
 from tests.tui.driver import Driver, drag, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import clashes
 
@@ -60,6 +61,27 @@ async def until_read(pilot: Driver) -> None:
 
 def test_no_key_means_two_things() -> None:
     assert not clashes(TensorScreen.all_bindings(), TensorScreen.CHORDS)
+
+
+async def test_an_op_of_a_recording_is_seen_with_its_name_and_its_neighbours(folder: Path) -> None:
+    attention_recording(folder / "r")
+    async with showing(screen_state(ScreenName.TENSOR, capture="r", node="0.4")) as pilot:
+        await until_read(pilot)
+        await until_shown(pilot, "op 0.4 MUL_MAT, layer 0 attn_scores (kq-0)", "4×4")
+        await pilot.press("y")
+        assert pilot.app.clipboard.startswith("aprtui stats r --stage kq-0")
+    source = open_source(screen_state(ScreenName.TENSOR, capture="r", node="0.4"))
+    assert source is not None
+    assert str(source.neighbour(1, "all")) == "aprtui:tensor?capture=r&node=0.5"
+    assert str(source.neighbour(1, "stage")) == "aprtui:tensor?capture=r&node=0.6"
+    assert source.neighbour(-9, "all") is None
+
+
+@pytest.mark.parametrize(("node", "words"), [("0.99", "has no op 99 of graph 0"), ("x", "expected the number")])
+def test_an_op_that_there_is_not_is_refused(folder: Path, node: str, words: str) -> None:
+    attention_recording(folder / "r")
+    with pytest.raises(UsageError, match=words):
+        open_source(screen_state(ScreenName.TENSOR, capture="r", node=node))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])

@@ -1,0 +1,1 @@
+"""Recordings as captures: the stages that their nodes are."""
