@@ -342,6 +342,9 @@ def _edited_file(document: Document, context: LintContext) -> Breaches:
 
 _E, _W = Severity.ERROR, Severity.WARN
 
+WITHOUT_LIVE_RUN = "LINT-004"
+"""The rule that needs the recorded evidence to say that there is none."""
+
 LINT_RULES: tuple[LintRule, ...] = (
     LintRule(
         "LINT-001",
@@ -365,7 +368,7 @@ LINT_RULES: tuple[LintRule, ...] = (
         _gap_in_ids,
     ),
     LintRule(
-        "LINT-004",
+        WITHOUT_LIVE_RUN,
         _W,
         "a status of FUNCTIONAL or more has evidence of a live run",
         "record a run (aprtui contracts check --record), or withdraw the status",

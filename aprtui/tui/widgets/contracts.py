@@ -19,7 +19,7 @@ from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.contracts.documents.loading import Documents, LoadedContract, load_documents
 from aprtui.contracts.documents.validation import Finding, Severity, validate
 from aprtui.contracts.evidence.assessment import NO_LEDGER, Assessment
-from aprtui.contracts.lint.rules import LintContext, lint
+from aprtui.contracts.lint.rules import WITHOUT_LIVE_RUN, LintContext, lint
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.contracts.settling import Lack
 from aprtui.errors import AprtuiError
@@ -72,8 +72,10 @@ FORM_WORDS = {Severity.ERROR: "error", Severity.WARN: "warning"}
 
 
 def form_of(document: Document) -> tuple[Finding, ...]:
-    """What is wrong with a contract as it is written: the findings of `validate`, and of `lint` without sources."""
-    return (*validate(document), *lint(document, LintContext()))
+    """What is wrong with a contract as it is written: the findings of `validate`, and those of `lint` that need neither
+    sources nor evidence."""
+    drift = (finding for finding in lint(document, LintContext()) if finding.code != WITHOUT_LIVE_RUN)
+    return (*validate(document), *drift)
 
 
 def document_row(loaded: LoadedContract, form: Sequence[Finding] = ()) -> Row:
