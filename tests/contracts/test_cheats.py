@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.claimed import looser_than_claimed
 from aprtui.contracts.checks.judgement import Relation
 from aprtui.contracts.documents.document import CheckCall, Maturity
@@ -19,6 +20,8 @@ from aprtui.contracts.evidence.assessment import Assessment, ledger_of
 from aprtui.contracts.evidence.claim import claim_digest
 from aprtui.contracts.evidence.files import CheckRun, Revision, sealed, write_evidence
 from aprtui.contracts.evidence.project import project_of, revision_of
+from aprtui.contracts.evidence.recording import copied_reference
+from aprtui.trace.capture import Capture
 from tests.cli.conftest import Outcome
 from tests.compare.synthetic import ENGINE, write_capture
 from tests.contracts.evidence_samples import CAPTURE, ORACLE, evidence
@@ -272,9 +275,18 @@ def test_15_a_capture_under_the_name_of_another_engine_is_no_oracle(aprtui: Run,
     write_capture(copied, engine=replace(ENGINE, name="transformers"))
     words = ("contracts", "check", path, "--id", "FALSIFY-1", "--capture", own, "--record", "--reference")
     done = aprtui(*words, copied)
-    said = "the reference of transformers has the bytes of the capture in 54 of 54 files: such evidence carries nothing"
+    said = "the reference of transformers has the bytes of the capture in 53 of 53 files: such evidence carries nothing"
     assert done.code == 0 and f"FALSIFY-1: {said}, not recorded" in done.err
     assert "1 evidence file written" in aprtui(*words, write_capture(tmp_path / "again")).err, "the same engine again"
+    looked_up = CheckSubject(_only(Capture.open(own), "embedding"), _only(Capture.open(copied), "embedding"))
+    assert not copied_reference(looked_up), "engines look embeddings up, and get the same"
+
+
+def _only(capture: Capture, stage: str) -> Capture:
+    """The capture as if its manifest listed one stage alone."""
+    assert capture.manifest is not None
+    files = {name: info for name, info in capture.manifest.files.items() if info.node.stage == stage}
+    return replace(capture, manifest=replace(capture.manifest, files=files))
 
 
 def test_16_a_source_that_git_was_told_not_to_look_at_is_not_clean(path: Path) -> None:

@@ -22,6 +22,7 @@ from aprtui.engine.backends.registry import device_backends
 from aprtui.engine.cuda.detect import detect
 from aprtui.machine import processor_name
 from aprtui.trace.capture import Capture
+from aprtui.trace.graph import ENTRY
 from aprtui.trace.manifest import Manifest
 
 
@@ -74,11 +75,11 @@ def obstacle_to_recording(check: CheckCall | None, subject: CheckSubject) -> str
 
 def copied_reference(subject: CheckSubject) -> str:
     """That the reference says it is of another engine than the capture, and most of its files have the capture's bytes;
-    empty where it is not so. Two engines round differently: they share the bytes of lookups at most."""
+    empty where it is not so. Two engines round differently, but for embeddings, which they look up."""
     capture, reference = (None if side is None else side.manifest for side in (subject.capture, subject.reference))
     if capture is None or reference is None or capture.engine.name.lower() == reference.engine.name.lower():
         return ""
-    both = capture.files.keys() & reference.files.keys()
+    both = [name for name, info in capture.files.items() if name in reference.files and info.node.stage != ENTRY]
     same = sum(
         (capture.files[name].bytes, capture.files[name].crc32)
         == (reference.files[name].bytes, reference.files[name].crc32)
