@@ -35,6 +35,17 @@ def test_the_stage_that_carries_the_error_stands_first(
     assert "none of these carries the error" in done.out
 
 
+def test_an_honest_capture_has_no_error_to_be_divided(
+    tmp_path: Path, aprtui: Callable[..., Outcome], tiny_model: Path
+) -> None:
+    aprtui("trace", tiny_model, "--tokens", "3,1,4,1", "--save-tensor-dir", tmp_path / "q8", "--mode", "q8")
+    done = aprtui("graft", tmp_path / "q8", "--model", tiny_model)
+    assert done.code == 0 and "there is no error to be divided" in " ".join(done.out.split())
+    assert "worth" not in done.out, "shares of noise tell nothing"
+    done = aprtui("graft", tmp_path / "q8", "--model", tiny_model, "--rounding", "matmul_input=none,rope_angles=f64")
+    assert "worth" in done.out and "our pass: matmul_input=none" in " ".join(done.out.split())
+
+
 def test_requests_that_make_no_sense_are_refused(
     capture: Path, aprtui: Callable[..., Outcome], tiny_model: Path
 ) -> None:

@@ -36,8 +36,9 @@ def test_captures_are_compared_at_the_tokens_that_they_share(
 ) -> None:
     for name, tokens in (("long", "3,1,4,1,5"), ("short", "3,1,4")):
         aprtui("trace", tiny_model, "--tokens", tokens, "--save-tensor-dir", tmp_path / "all" / name, "--logits", "all")
+    aprtui("trace", tiny_model, "--tokens", "3,1,4,1", "--save-tensor-dir", tmp_path / "all" / "last row of logits")
     done = aprtui("parity", tmp_path / "all")
-    assert done.code == 0 and "3 tokens" in done.out and "PASS  all paths agree" in done.out
+    assert done.code == 0 and "3 tokens" in done.out and "PASS  all paths agree" in done.out, done.out
     fault = "layer=1,stage=ffn_up,kind=scale,magnitude=0.1"
     wrong = tmp_path / "all" / "wrong"
     aprtui("trace", tiny_model, "--tokens", "3,1,4,1", "--save-tensor-dir", wrong, "--logits", "all", "--inject", fault)

@@ -148,8 +148,15 @@ def _lines(report: GraftReport, capture: Path, model: Path, limit: int) -> Itera
     for statement in report.statements:
         yield from wrapped("       ", statement)
     yield from wrapped("error  ", _total(report))
+    if report.explains or any(worth.alone is not None for worth in report.worths):
+        yield ""
+        yield from _table(report.worths, limit)
     yield ""
-    shown = report.worths[:limit]
+    yield from wrapped("answer ", carrier_text(report))
+
+
+def _table(worths: Sequence[Worth], limit: int) -> Iterator[str]:
+    shown = worths[:limit]
     width = max(len(_name(worth)) for worth in shown)
     alone = any(worth.alone is not None for worth in shown)
     own = f"{'alone in ours':>15}" if alone else ""
@@ -159,10 +166,8 @@ def _lines(report: GraftReport, capture: Path, model: Path, limit: int) -> Itera
         share = "–" if worth.share is None else f"{worth.share:+.1%}".replace("%", " %")
         third = f"{_cell(worth.alone):>15}" if alone else ""
         yield f"{share:>9}  {_name(worth):<{width}}{_cell(worth.before):>13}{_cell(worth.after):>13}{third}"
-    if len(report.worths) > limit:
-        yield f"{'':>9}  {len(report.worths) - limit} more that are worth less (--limit)"
-    yield ""
-    yield from wrapped("", carrier_text(report))
+    if len(worths) > limit:
+        yield f"{'':>9}  {len(worths) - limit} more that are worth less (--limit)"
 
 
 def _cell(logits: GraftedLogits | None) -> str:

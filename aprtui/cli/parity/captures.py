@@ -102,7 +102,10 @@ def _compared(a: Capture, b: Capture, model: Path | None, tolerances: Sequence[s
     from aprtui.compare.captures import DiffOptions, compare_captures
     from aprtui.compare.verdict import parse_tolerance
 
-    options = DiffOptions(tolerances=tuple(map(parse_tolerance, tolerances)), shared_tokens=True)
+    # The last positions of sequences of two lengths are two positions.
+    apart = a.token_count != b.token_count
+    last = tuple(stage.name for stage in a.graph.stages if stage.of_last_position) if apart else ()
+    options = DiffOptions(tolerances=tuple(map(parse_tolerance, tolerances)), allow_missing=last, shared_tokens=True)
     criteria, tokens = Judging(None, model, None, None, False, "").criteria(a, b, options, None, progress)
     if tokens is not None:
         from aprtui.engine.replay.token_ids import TABLE_SOURCE

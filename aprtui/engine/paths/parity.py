@@ -31,7 +31,7 @@ from aprtui.engine.floors.measure import arithmetic_floor
 from aprtui.engine.kv_types import fitting_kv_types
 from aprtui.engine.opening import open_engine
 from aprtui.engine.paths.sinks import KeptRows, PathLogits, RowDigests
-from aprtui.engine.paths.table import PREFILL, EvaluationPath, decoded_from, paths_for
+from aprtui.engine.paths.table import MAPS, PREFILL, SHORT, EvaluationPath, decoded_from, paths_for
 from aprtui.engine.protocol import Engine, Intervention, KvType, Logits, Mode, Taps, TapSink
 from aprtui.engine.replay.bounds import bound_of
 from aprtui.engine.replay.evaluators import Evaluators
@@ -122,7 +122,7 @@ def measure_parity(model: Model, request: PathRequest, progress: Progress) -> Pa
     paths = paths_for(len(request.tokens), threads)
     types = [kv for kv in fitting_kv_types(model.config.graph) if backend.kv_types is None or kv in backend.kv_types]
     others = [kv for kv in types if kv is not KvType.F32]
-    walk.begin(len(paths) + 2 * len(others))
+    walk.begin(len(paths) + 3 * len(others))
     _require_matches(request, [*(path.name for path in paths), *map(_kv_name, others)])
     if backend.same_bits:
         reference, findings, logits = walk.to_the_bit(paths, KvType.F32)
@@ -262,6 +262,7 @@ class _Walk:
                 PathFinding(path.name, path.says, "a floor", verdict, reason, len(compared), len(tokens), parting,
                             logits_apart(expected, logits))
             )  # fmt: skip
+        self._done = walk._done
         return PREFILL.name, findings, expected
 
     def _floors(self) -> Mapping[Node, float]:
@@ -277,45 +278,51 @@ class _Walk:
         """Another type of the K/V cache: to the bit decoded as prefilled, and each stage as its inputs and the rounded
         keys and values make it. `plain` are the logits that float32 gives."""
         name, says = _kv_name(kv), f"keys and values kept in {kv}"
-        tokens, half = self.request.tokens, len(self.request.tokens) // 2
-        first = max(half, len(tokens) - JUDGED)
-        prefill, decoded = PREFILL, EvaluationPath("decode", "", decoded_from(first))
-        with self.opened(prefill, kv, faults=False) as engine:
-            bits = named_backend(engine.backend).same_bits
-        _, (found,), logits = self.to_the_bit((prefill, decoded), kv, name) if bits else self._plain_run(kv, name)
-        if found.verdict is Verdict.PASS:
-            verdict, reason, parting = self._replayed(kv, name)
+        if not self._same_bits(kv):
+            self._step(name)
+            logits = self._run(PREFILL, kv, KeptRows(), frozenset(), name)
+            return PathFinding(name, says, "a replay", *self._replayed(kv, name), logits_apart(plain, logits))
+        first = max(len(self.request.tokens) // 2, len(self.request.tokens) - JUDGED)
+        paths = [PREFILL, EvaluationPath(f"decode-{first}", "", decoded_from(first))]
+        if len(self.request.tokens) <= SHORT:
+            # What is replayed has maps, so that scores and attention are judged from what they were given.
+            paths.append(MAPS)
+        _, ways, logits = self.to_the_bit(paths, kv, name)
+        found = next((way for way in ways if way.verdict is not Verdict.PASS), None)
+        if found is None:
+            verdict, reason, stages, tokens, parting = self._replayed(kv, name)
         else:
-            verdict, parting = found.verdict, found.parting
-            reason = f"decoded from {first} on: {found.reason}"
-        held_to = "a replay" if not bits else "the bit, a replay"
+            verdict, stages, tokens, parting = found.verdict, found.stages, found.tokens, found.parting
+            reason = f"{found.name} with this type {found.reason}"
         return PathFinding(
-            name, says, held_to, verdict, reason, found.stages, found.tokens, parting, logits_apart(plain, logits)
+            name, says, "the bit, a replay", verdict, reason, stages, tokens, parting, logits_apart(plain, logits)
         )
 
-    def _plain_run(self, kv: KvType, name: str) -> tuple[str, list[PathFinding], Array]:
-        self._step(name)
-        logits = self._run(PREFILL, kv, KeptRows(), frozenset(), name)
-        return name, [PathFinding(name, "", "", Verdict.PASS, "")], logits
+    def _same_bits(self, kv: KvType) -> bool:
+        with self.opened(PREFILL, kv, faults=False, tokens=1) as engine:
+            return named_backend(engine.backend).same_bits
 
-    def _replayed(self, kv: KvType, name: str) -> tuple[Verdict, str, Parting | None]:
-        """A replay of the first tokens, half of them decoded."""
+    def _replayed(self, kv: KvType, name: str) -> tuple[Verdict, str, int, int, Parting | None]:
+        """A replay of the first tokens, half of them decoded: verdict, reason, stages, tokens and where it parts."""
         tokens = self.request.tokens[:JUDGED]
-        request = CaptureRequest(tokens, None, self._nodes(PREFILL), Logits.ALL, prefill=max(1, len(tokens) // 2))
+        request = CaptureRequest(tokens, None, self._nodes(MAPS), Logits.ALL, prefill=max(1, len(tokens) // 2))
         with tempfile.TemporaryDirectory(prefix="aprtui-parity-") as folder:
             target = Path(folder) / "capture"
             with self.opened(PREFILL, kv, name=name, tokens=len(tokens)) as engine:
                 write_capture(engine, self.model, request, target)
             with Evaluators(self.model, threads=self.request.threads, progress=self.progress) as evaluators:
                 found = replay_capture(Capture.open(target), self.model, ReplayOptions(), evaluators, self.progress)
+        counts = len(found.stages), len(tokens)
         if found.verdict is Verdict.PASS:
-            return Verdict.PASS, "each stage is what its inputs and the rounded keys and values make it", None
+            return Verdict.PASS, "each stage is what its inputs and the rounded keys and values make it", *counts, None
         first = found.first_divergence
         if first is None:
-            return Verdict.UNKNOWN, f"cannot be judged: {'; '.join(found.reasons)}", None
+            return Verdict.UNKNOWN, f"cannot be judged: {'; '.join(found.reasons)}", *counts, None
         place = first.place.get("token", first.place.get("query", 0))
         parting = Parting(first.verdict.node, place, first.verdict.error)
-        return Verdict.FAIL, f"{first.verdict.node} adds an error of its own: {first.verdict.reason}", parting
+        size = f"{first.verdict.metric} {number_text(first.verdict.error)}"
+        reason = f"{first.verdict.node}, token {place}, adds an error of its own ({size}): {first.verdict.reason}"
+        return Verdict.FAIL, reason, *counts, parting
 
 
 def _cut(request: PathRequest) -> PathRequest:

@@ -93,6 +93,7 @@ def back_to(kept: int) -> Evaluate:
 
 
 PREFILL = EvaluationPath("prefill", "all tokens in one pass", whole)
+MAPS = EvaluationPath("maps", "with attention maps handed out", whole, maps=True)
 
 
 def paths_for(tokens: int, threads: int | None) -> tuple[EvaluationPath, ...]:
@@ -119,7 +120,7 @@ def paths_for(tokens: int, threads: int | None) -> tuple[EvaluationPath, ...]:
     ]
     found.append(EvaluationPath("room-4x", "in a context of four times the length", whole, room=4))
     if tokens <= SHORT:
-        found.append(EvaluationPath("maps", "with attention maps handed out", whole, maps=True))
+        found.append(MAPS)
     return tuple(found)
 
 

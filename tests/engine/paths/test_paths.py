@@ -59,9 +59,9 @@ def test_a_fault_of_the_plain_prefill_blames_it_and_not_the_others(model: Model)
 
 
 def test_a_fault_in_a_type_of_the_cache_is_found_by_its_replay(model: Model) -> None:
-    found = parity(model, "kv-f16,layer=1,stage=attention,kind=scale,magnitude=1e-3")
+    found = parity(model, "kv-q8_0,layer=1,stage=attention,kind=scale,magnitude=1e-3", tokens=12)
     (failed,) = [one for one in found.findings if one.verdict is not Verdict.PASS]
-    assert failed.name == "kv-f16" and failed.verdict is Verdict.FAIL and "layer 1 attention" in failed.reason
+    assert failed.name == "kv-q8_0" and failed.verdict is Verdict.FAIL and "layer 1 attention" in failed.reason
 
 
 def test_an_engine_that_adds_in_other_orders_is_held_to_a_floor(tmp_path: Path) -> None:
