@@ -10,7 +10,7 @@ struct Attention {
   float *scores, *softmax;                    // taps, or null; softmax needs scores too
   float* out;                                 // [tokens, heads * head_dim]
   Q8Output q8;                                // of out, or null
-  int heads, kv_heads, head_dim, context;     // head_dim a multiple of 4, at most 256
+  int heads, kv_heads, head_dim, context;     // head_dim a multiple of 8, at most 256
   int map_stride, half_cache;
 };
 static_assert(sizeof(Attention) == 88, "the host packs this");

@@ -36,7 +36,7 @@ INLINE void accumulate_exact(const Format& format, const Matrix& matrix, int row
       dequantise(unit, weights);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
-        if (c >= given) break;
+        if (COLUMNS > 1 && c >= given) break;
         const float* column = x + static_cast<size_t>(c) * matrix.columns;
         sums[r][c] += dot16(weights, reinterpret_cast<const float4*>(column + unit.low_column));
         sums[r][c] += dot16(weights + 16, reinterpret_cast<const float4*>(column + unit.high_column));
@@ -57,7 +57,7 @@ INLINE void accumulate_floats(const Format& format, const Matrix& matrix, int ro
       format.load(min(row + r, matrix.rows - 1), index, weights);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
-        if (c >= given) break;
+        if (COLUMNS > 1 && c >= given) break;
         const float4* at = reinterpret_cast<const float4*>(x + static_cast<size_t>(c) * matrix.columns) + 2 * index;
         sums[r][c] = dot4(weights + 4, at[1], dot4(weights, at[0], sums[r][c]));
       }
@@ -102,14 +102,14 @@ INLINE float add_product(const Pair& w, const Q8Column& x, float total) {
 // The weights that a lane takes at a time in q8: 64 if they share a header, which takes as long to read as 32 weights.
 template <class Format, bool MINIMUM>
 struct Q8Part {
-  static constexpr int SPAN = UNIT;
+  static constexpr int SPAN = UNIT, TURNS = Format::NUMBER == GGML_Q4_0 ? 2 : 1;
   Unit weights;
   INLINE Q8Part(const Format& format, int row, int index) : weights(format.template load<false>(row, index)) {}
   INLINE float added(const Q8Column& x, float total) const { return add_product<Format::OFFSET>(weights, x, total); }
 };
 template <class Format>
 struct Q8Part<Format, true> {
-  static constexpr int SPAN = 2 * UNIT;
+  static constexpr int SPAN = 2 * UNIT, TURNS = 1;
   Pair weights;
   INLINE Q8Part(const Format& format, int row, int index) : weights(format.load_pair(row, index)) {}
   INLINE float added(const Q8Column& x, float total) const { return add_product(weights, x, total); }
@@ -120,13 +120,15 @@ template <int ROWS, int COLUMNS, class Format>
 INLINE void accumulate_q8(const Format& format, const Matrix& matrix, int row, const signed char* levels,
                           const Q8Scale* scales, int given, float (&sums)[ROWS][COLUMNS]) {
   using Part = Q8Part<Format, Format::HAS_MINIMUM>;
+  // What a turn loads is under way together. Two turns of a format of few bytes are; those of others cost registers.
+#pragma unroll(COLUMNS == 1 ? Part::TURNS : 1)
   for (int index = lane_index(); index < matrix.columns / Part::SPAN; index += WARP) {
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       const Part part(format, min(row + r, matrix.rows - 1), index);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
-        if (c >= given) break;
+        if (COLUMNS > 1 && c >= given) break;
         const Q8Column x{levels + static_cast<size_t>(c) * matrix.columns, scales + static_cast<size_t>(c) * (matrix.columns / 32)};
         sums[r][c] = part.added(x, sums[r][c]);
       }
@@ -162,14 +164,14 @@ struct Accumulate<Mode::Q8, true> {
 
 // sums[r][c] = row (row + r) times column (column + c) of the activations, in every lane. Of the columns the first `given`
 // exist, and the sums of others are 0; rows after the last repeat its sums.
-template <Mode MODE, int ROWS, int COLUMNS>
+template <Mode MODE, int ROWS, int COLUMNS, class Formats = Every>
 INLINE void dot_rows(const Matrix& matrix, int row, const Activations& x, int column, int given,
                      float (&sums)[ROWS][COLUMNS]) {
 #pragma unroll
   for (int r = 0; r < ROWS; ++r)
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) sums[r][c] = 0.0f;
-  with_format(matrix, [&](const auto& format) {
+  Formats::visit(matrix, [&](const auto& format) {
     using Format = FormatOf<decltype(format)>;
     Accumulate<MODE, Format::QUANTISED>::run(format, matrix, row, x, static_cast<size_t>(column) * matrix.columns, given, sums);
   });

@@ -38,7 +38,7 @@ struct Row<false> {
 KERNEL __launch_bounds__(128) embed(Matrix table, const int* tokens, float* out) {
   const int row = tokens[blockIdx.x];
   float* const values = out + static_cast<size_t>(blockIdx.x) * table.columns;
-  with_format(table, [&](const auto& format) {
+  Every::visit(table, [&](const auto& format) {
     Row<FormatOf<decltype(format)>::QUANTISED>::write(format, row, table.columns, values);
   });
 }

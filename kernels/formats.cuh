@@ -27,6 +27,12 @@ struct Unit {
   int low_column, high_column;
 };
 
+// The place of a block among those of its matrix, of which there are fewer than 2^32. Of an unsigned number the compiler keeps
+// one for a loop; of a pointer it would keep one for each plane and row, in twice as many registers each.
+INLINE size_t block_at(int row, int blocks_of_row, int block) {
+  return static_cast<unsigned>(row) * static_cast<unsigned>(blocks_of_row) + static_cast<unsigned>(block);
+}
+
 INLINE float half_at(const unsigned char* bytes) {
   return __half2float(__ushort_as_half(*reinterpret_cast<const unsigned short*>(bytes)));
 }
@@ -80,6 +86,7 @@ struct KHeader {
 };
 
 struct Q4K {
+  static constexpr int NUMBER = GGML_Q4_K;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 144;
   const unsigned char* blocks;
@@ -89,7 +96,7 @@ struct Q4K {
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 8) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 8);
     int nibbles[4];
     load16(nibbles, block + 16 + 32 * pair + 16 * half);
 #pragma unroll
@@ -101,7 +108,7 @@ struct Q4K {
   }
   INLINE Pair load_pair(int row, int index) const {
     Pair pair;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 4) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 4);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int nibbles[4];
@@ -119,6 +126,7 @@ struct Q4K {
 };
 
 struct Q5K {
+  static constexpr int NUMBER = GGML_Q5_K;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 176;
   const unsigned char* blocks;
@@ -128,7 +136,7 @@ struct Q5K {
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 8) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 8);
     int nibbles[4], fifths[4];
     load16(fifths, block + 16 + 16 * half);  // bit i of byte j: the fifth bit of value j of sub-block i
     load16(nibbles, block + 48 + 32 * pair + 16 * half);
@@ -145,7 +153,7 @@ struct Q5K {
   }
   INLINE Pair load_pair(int row, int index) const {
     Pair pair;
-    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 4) * BLOCK_BYTES;
+    const unsigned char* block = blocks + BLOCK_BYTES * block_at(row, blocks_of_row, index / 4);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int nibbles[4], fifths[4];
@@ -166,6 +174,7 @@ struct Q5K {
 
 // Planes: low nibbles 128 bytes a block | high pairs of bits 64 | scales 16 signed bytes | half scale.
 struct Q6K {
+  static constexpr int NUMBER = GGML_Q6_K;
   static constexpr int OFFSET = 32;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = true;
   const unsigned char *nibbles, *pairs, *scales, *block_scales;
@@ -183,7 +192,7 @@ struct Q6K {
     // A half of a block is 128 values: 64 bytes, low nibbles values 0-63, high nibbles 64-127; each of its 32 bytes of
     // pairs serves values j, j + 32, j + 64, j + 96.
     const int part = index % 8, half = part / 4, quarter = part % 4;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index / 8;
+    const size_t block = block_at(row, blocks_of_row, index / 8);
     int low[4], top[4];
     load16(low, nibbles + 128 * block + 16 * part);
     load16(top, pairs + 64 * block + 32 * half + 16 * (quarter % 2));
@@ -213,6 +222,7 @@ INLINE void set_block(Unit& unit, float scale, int index) {
 
 // Planes: nibbles 16 bytes a block | half scale.
 struct Q40 {
+  static constexpr int NUMBER = GGML_Q4_0;
   static constexpr int OFFSET = 8;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *scales;
@@ -224,7 +234,7 @@ struct Q40 {
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    const size_t block = block_at(row, blocks_of_row, index);
     int loaded[4];
     load16(loaded, nibbles + 16 * block);
 #pragma unroll
@@ -239,6 +249,7 @@ struct Q40 {
 
 // Planes: nibbles 16 bytes a block | fifth bits 4 bytes, bit i for value i | half scale.
 struct Q50 {
+  static constexpr int NUMBER = GGML_Q5_0;
   static constexpr int OFFSET = 16;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *fifths, *scales;
@@ -254,7 +265,7 @@ struct Q50 {
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    const size_t block = block_at(row, blocks_of_row, index);
     int loaded[4];
     load16(loaded, nibbles + 16 * block);
     const unsigned bits = *reinterpret_cast<const unsigned*>(fifths + 4 * block);
@@ -270,6 +281,7 @@ struct Q50 {
 
 // Planes: levels 32 signed bytes a block | half scale.
 struct Q80 {
+  static constexpr int NUMBER = GGML_Q8_0;
   static constexpr int OFFSET = 0;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *levels, *scales;
@@ -281,7 +293,7 @@ struct Q80 {
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
-    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    const size_t block = block_at(row, blocks_of_row, index);
     load16(unit.low, levels + 32 * block);
     load16(unit.high, levels + 32 * block + 16);
     set_block(unit, half_at(scales + 2 * block), index);
@@ -304,6 +316,7 @@ INLINE void dequantise(const Unit& unit, float (&weights)[UNIT]) {
 constexpr int EIGHT = 8;
 
 struct F32 {
+  static constexpr int NUMBER = GGML_F32;
   static constexpr bool QUANTISED = false;
   const float* values;
   size_t columns;
@@ -320,6 +333,7 @@ struct F32 {
 // 16-bit floats, as Value turns their bits into float32.
 template <class Value>
 struct Halves {
+  static constexpr int NUMBER = Value::NUMBER;
   static constexpr bool QUANTISED = false;
   const unsigned char* values;
   size_t row_bytes;
@@ -337,9 +351,11 @@ struct Halves {
   }
 };
 struct HalfValue {
+  static constexpr int NUMBER = GGML_F16;
   static INLINE float of(unsigned bits) { return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))); }
 };
 struct BrainValue {
+  static constexpr int NUMBER = GGML_BF16;
   static INLINE float of(unsigned bits) { return __uint_as_float(bits << 16); }
 };
 using F16 = Halves<HalfValue>;
@@ -355,18 +371,17 @@ struct Referred<const T&> {
 template <class T>
 using FormatOf = typename Referred<T>::Type;
 
-// Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
-template <class Visit>
-INLINE void with_format(const Matrix& matrix, Visit visit) {
-  switch (matrix.format) {
-    case GGML_Q4_K: return visit(Q4K(matrix));
-    case GGML_Q5_K: return visit(Q5K(matrix));
-    case GGML_Q6_K: return visit(Q6K(matrix));
-    case GGML_Q4_0: return visit(Q40(matrix));
-    case GGML_Q5_0: return visit(Q50(matrix));
-    case GGML_Q8_0: return visit(Q80(matrix));
-    case GGML_F16: return visit(F16(matrix));
-    case GGML_BF16: return visit(BF16(matrix));
-    case GGML_F32: return visit(F32(matrix));
+// The formats that a kernel can meet. Code for one of them alone takes fewer registers than code that chooses.
+template <class... Formats>
+struct Among {
+  // Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
+  template <class Visit>
+  static INLINE void visit(const Matrix& matrix, Visit visit) {
+    if constexpr (sizeof...(Formats) == 1)
+      (visit(Formats(matrix)), ...);
+    else
+      static_cast<void>(((matrix.format == Formats::NUMBER && (visit(Formats(matrix)), true)) || ...));
   }
-}
+};
+using Quantised = Among<Q4K, Q5K, Q6K, Q40, Q50, Q80>;
+using Every = Among<Q4K, Q5K, Q6K, Q40, Q50, Q80, F16, BF16, F32>;

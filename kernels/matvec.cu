@@ -14,14 +14,14 @@
 // of columns, 4 bytes a value of x (1.25 in q8) and of each output.
 #include "dot.cuh"
 
-template <Mode MODE, int ROWS, int COLUMNS>
+template <Mode MODE, int ROWS, int COLUMNS, class Formats = Every>
 INLINE void matvec(const Matrix& w, const Activations& x, const float* residual, float* product, float* sum, int tokens,
                    int stride) {
   const int row = (blockIdx.x * 8 + warp_index()) * ROWS, column = blockIdx.y * COLUMNS;
   if (row >= w.rows) return;
   const int given = min(COLUMNS, tokens - column);
   float sums[ROWS][COLUMNS];
-  dot_rows<MODE, ROWS, COLUMNS>(w, row, x, column, given, sums);
+  dot_rows<MODE, ROWS, COLUMNS, Formats>(w, row, x, column, given, sums);
   if (lane_index() != 0) return;
 #pragma unroll
   for (int r = 0; r < ROWS; ++r)
@@ -34,23 +34,20 @@ INLINE void matvec(const Matrix& w, const Activations& x, const float* residual,
     }
 }
 
+#define ARGUMENTS \
+  Matrix w, Activations x, const float *residual, float *product, float *sum, int tokens, int stride
+#define GIVEN w, x, residual, product, sum, tokens, stride
+
 // The second launch bound, blocks that a multiprocessor should hold, limits the registers: 64 at four, 128 at two.
-KERNEL __launch_bounds__(256, 3) matvec_exact_1(Matrix w, Activations x, const float* residual, float* product, float* sum,
-                                                int tokens, int stride) {
-  matvec<Mode::EXACT, 1, 1>(w, x, residual, product, sum, tokens, stride);
-}
+KERNEL __launch_bounds__(256, 3) matvec_exact_1(ARGUMENTS) { matvec<Mode::EXACT, 1, 1>(GIVEN); }
 
-KERNEL __launch_bounds__(256, 2) matvec_exact_8(Matrix w, Activations x, const float* residual, float* product, float* sum,
-                                                int tokens, int stride) {
-  matvec<Mode::EXACT, 1, 8>(w, x, residual, product, sum, tokens, stride);
-}
+KERNEL __launch_bounds__(256, 2) matvec_exact_8(ARGUMENTS) { matvec<Mode::EXACT, 1, 8>(GIVEN); }
 
-KERNEL __launch_bounds__(256, 4) matvec_q8_1(Matrix w, Activations x, const float* residual, float* product, float* sum,
-                                             int tokens, int stride) {
-  matvec<Mode::Q8, 2, 1>(w, x, residual, product, sum, tokens, stride);
-}
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q4K>>(GIVEN); }
+KERNEL __launch_bounds__(256, 2) matvec_q8_1_q5_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q5K>>(GIVEN); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q6_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q6K>>(GIVEN); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q40>>(GIVEN); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q50>>(GIVEN); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q8_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q80>>(GIVEN); }
 
-KERNEL __launch_bounds__(256, 2) matvec_q8_8(Matrix w, Activations x, const float* residual, float* product, float* sum,
-                                             int tokens, int stride) {
-  matvec<Mode::Q8, 1, 8>(w, x, residual, product, sum, tokens, stride);
-}
+KERNEL __launch_bounds__(256, 2) matvec_q8_8(ARGUMENTS) { matvec<Mode::Q8, 1, 8>(GIVEN); }

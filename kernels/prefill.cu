@@ -162,9 +162,7 @@ KERNEL __launch_bounds__(256, 2) matmul_q8(Matrix w, Activations x, const float*
   SHARED(float, x_sums, BLOCKS * TOKENS);
   const Tile tile{weights, levels, scales, minima, x_scales, x_sums};
   float sums[2][4][4] = {};
-  with_format(w, [&](const auto& format) {
-    if constexpr (FormatOf<decltype(format)>::QUANTISED) matmul(format, w, x, tokens, tile, sums);
-  });
+  Quantised::visit(w, [&](const auto& format) { matmul(format, w, x, tokens, tile, sums); });
   const int first_row = blockIdx.x * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;
   const int first_token = blockIdx.y * TOKENS + warp_index() / 4 * OF_WARP + lane_index() % 4 * 2;
 #pragma unroll

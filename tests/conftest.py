@@ -66,6 +66,13 @@ def _nvrtc_missing() -> str | None:
     return None
 
 
+def _nvdisasm_missing() -> str | None:
+    from tests.kernels.machine_code import find_nvdisasm
+
+    missing = None if find_nvdisasm() else "nvdisasm is neither on PATH nor installed from PyPI (nvidia-cuda-nvdisasm)"
+    return missing or _nvrtc_missing()
+
+
 def _fake_driver_missing() -> str | None:
     return _module_missing("pycuda") or _tool_missing("g++") or _tool_missing("nm")
 
@@ -84,6 +91,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "gpu": _gpu_missing,
     "llama_cpp": lambda: _module_missing("llama_cpp"),
     "msprobe": lambda: _module_missing("torch") or _module_missing("transformers") or _module_missing("msprobe"),
+    "nvdisasm": _nvdisasm_missing,
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
     "real_models": _real_models,

@@ -18,7 +18,7 @@ WIDTH = 120
 
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "contracts/*.md", "kernels/*.md", "tests/data/*.md")
+    for pattern in ("*.md", "docs/*.md", "docs/skill/*.md", "contracts/*.md", "kernels/*.md", "tests/data/*.md")
     for path in CHECKOUT.glob(pattern)
 )
 

@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "trace": "Write a capture: every stage of every layer.",
         "diff": "Compare two captures or two APRT files.",
         "replay": "Recompute each stage of a capture from its inputs; name the one at fault.",
+        "graft": "Put captured tensors into our forward pass; say what each divergence is worth.",
+        "parity": "Evaluate the same tokens by every path of an engine; name the one that parts first.",
         "contracts": "Say what is claimed of an engine, and whether it holds.",
         "stats": "Print statistics of each stage tensor of a capture.",
         "models": "List the models on this machine, and say which can be run.",

@@ -47,6 +47,8 @@ class DiffOptions:
     limit: int = 10
     mapping: StageMapping = field(default_factory=StageMapping)
     extras: bool = False
+    shared_tokens: bool = False
+    """Whether tokens that one side alone has are meant to be left out, rather than a reason for UNKNOWN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Criteria:
     (`injected`, of side A and B), which then decide. `statements` tell the reader what was taken. `doubts` are reasons
     for UNKNOWN; an `unjudgeable` comparison cannot FAIL either. `widths` are those that the model's stages have, which
     tell rows in captures that state no shapes. `everywhere` are errors of a side that no single stage is to blame for.
-    `causes` were proved by replays of the sides, and `alternatives` tried at the first stage that fails there.
+    `causes` were proved by replays of the sides, and `alternatives` tried there.
     `proven` are stages that follow from their inputs on both sides, as all before them do: no floor fails them.
     """
 
@@ -89,7 +91,7 @@ def compare_captures(
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
     alignment = align_tokens(a, b, options.tokens)
     left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
-    alignment = replace(alignment, sources=(left, right))
+    alignment = replace(alignment, sources=(left, right), shared_only=options.shared_tokens)
     layouts = find_pair_layouts(
         a,
         b,

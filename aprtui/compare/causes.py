@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from aprtui.compare.comparison import Cause, Comparison
 from aprtui.compare.wording import counted, listed, number_text, ranges
@@ -42,20 +42,51 @@ def causes_headline(comparison: Comparison, blamed: Collection[Node]) -> str | N
     first = next((cause for cause in comparison.causes if not set(blamed).isdisjoint(cause.nodes)), None)
     if first is None:
         return None
+    left = unexplained(comparison)
+    more = f" and {counted(len(left) - 1, 'more stage')}" if len(left) > 1 else ""
+    unknown = f"; besides, nothing that was tried reproduces {left[0]}{more}" if left else ""
+    return f"{cause_sentence(first)}{causes_besides(comparison, first)}{unknown}"
+
+
+def causes_besides(comparison: Comparison, first: Cause | None = None) -> str:
+    """The causes but for the `first`, in few words, to stand behind another sentence; empty where there are none."""
     others = [cause for cause in comparison.causes if cause is not first]
     texts = [f"{where_words(cause)}: {cause.words}" for cause in others[:_NAMED]]
     if len(others) > _NAMED:
         texts.append(counted(len(others) - _NAMED, "more cause"))
-    return cause_sentence(first) + "".join(f"; besides, {text}" for text in texts)
+    return "".join(f"; besides, {text}" for text in texts)
 
 
-def unexplained_words(comparison: Comparison) -> str | None:
-    """What was tried at the first stage that fails, where none of it is a proof."""
-    tried = comparison.alternatives
-    if not tried or any(one.is_proved for one in tried):
-        return None
-    nearest = tried[0]
-    return (
-        f"none of {counted(len(tried), 'alternative')} reproduces {nearest.node}; nearest, to "
-        f"{number_text(nearest.residue)}: {nearest.words}"
-    )
+def unexplained(comparison: Comparison) -> tuple[Node, ...]:
+    """The stages that add error of which no cause is known, where causes were looked for, in execution order."""
+    if not comparison.causes and not comparison.alternatives:
+        return ()
+    explained = {node for cause in comparison.causes for node in cause.nodes}
+    explained |= {one.at for one in comparison.alternatives if one.is_proved}
+    explained |= {node for found in comparison.everywhere for node in found.nodes}
+    adding = comparison.adding
+    return tuple(stage.node for stage in comparison.stages if stage.node in adding - explained)
+
+
+def unexplained_lines(comparison: Comparison) -> Iterator[str]:
+    """What was tried at the stages whose cause is not known: the nearest, with what it leaves; those of other layers
+    that show the same stage are counted."""
+    by_stage: dict[str, list[Node]] = {}
+    for node in unexplained(comparison):
+        by_stage.setdefault(node.stage, []).append(node)
+    for nodes in by_stage.values():
+        tried = [one for one in comparison.alternatives if one.at == nodes[0]]
+        more = f", nor {counted(len(nodes) - 1, 'layer')} more of it" if len(nodes) > 1 else ""
+        if tried:
+            nearest = f"{tried[0].words}: it {tried[0].refuted}"
+            yield f"none of {counted(len(tried), 'alternative')} reproduces {nodes[0]}{more}; the nearest, {nearest}"
+        else:
+            yield f"no alternative is known that {nodes[0]}{more} could be computed by"
+
+
+def tried_lines(comparison: Comparison) -> Iterator[str]:
+    """A line for each alternative that was tried: where, what, and why it is refuted or that it is proved."""
+    for one in comparison.alternatives:
+        side, where = f"{one.side}: " if one.side else "", "" if one.node == one.at else f" (through {one.at})"
+        result = f"proved, leaves {number_text(one.residue)}" if one.is_proved else f"refuted: {one.refuted}"
+        yield f"{side}{one.node}{where}: {one.words}; {result}"

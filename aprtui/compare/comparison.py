@@ -144,14 +144,21 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class TriedAlternative:
-    """Another way of computing a stage that fails, held against what was captured: what it leaves, and whether that is
-    a proof."""
+    """Another way of computing `node`, held against what was captured of the stage `at` that fails: itself, or one
+    behind it where what is between was not captured. What it leaves, and why that is no proof; empty where it is one.
+    `side` names the capture in a comparison of two."""
 
     node: Node
+    at: Node
     name: str
     words: str
     residue: float
-    is_proved: bool
+    refuted: str
+    side: str = ""
+
+    @property
+    def is_proved(self) -> bool:
+        return not self.refuted
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +208,7 @@ class Comparison:
     out before judging: what differs between the sides, which rounding was found, where the floor comes from.
     `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps` is None unless the
     user asked for it. `everywhere` is what no single stage is to blame for. `causes` are those that a replay proved, in
-    execution order; `alternatives` all that were tried at the first stage that was looked into, the nearest first.
+    execution order; `alternatives` all that were tried, stage by stage, the nearest first.
     """
 
     graph: StageGraph

@@ -236,7 +236,7 @@ def _unknown_reasons(
     stages: Sequence[StageComparison],
 ) -> tuple[str, ...]:
     """Every reason that keeps a verdict from PASS, the one that settles most first."""
-    reasons = [alignment.problem] if alignment.problem else []
+    reasons = [alignment.doubt] if alignment.doubt else []
     reasons += doubts
     if not stages:
         reasons.append(NOTHING_COMPARED)
@@ -269,7 +269,9 @@ def _overall(stages: Iterable[StageComparison], alignment: TokenAlignment, reaso
     What a stage adds to its own inputs does, whatever the tokens.
     """
     failed = [stage.verdict for stage in stages if stage.verdict.verdict is Verdict.FAIL]
-    if any(verdict.signal is Signal.INJECTED for verdict in failed) or (failed and not alignment.proven_different):
+    if any(verdict.signal is Signal.INJECTED for verdict in failed) or (
+        failed and not (alignment.proven_different and alignment.doubt)
+    ):
         return Verdict.FAIL
     return Verdict.UNKNOWN if reasons else Verdict.PASS
 

@@ -114,15 +114,16 @@ def parity_gate(
     return Parity(problem is None, reason, float(errors[worst]), cosine)
 
 
-def prompt_of(model: Model) -> list[int]:
-    """Token ids of a piece of text; of a model without a tokenizer, ids spread over its vocabulary."""
+def prompt_of(model: Model, count: int = POSITIONS) -> list[int]:
+    """`count` token ids of a piece of text, again and again where they are more than it has; of a model without a
+    tokenizer, ids spread over its vocabulary."""
     try:
         ids = model.tokenizer.encode(_PROMPT)
     except UnreadableError:
         ids = []
     if len(ids) < POSITIONS:
-        ids = np.random.default_rng(1).integers(0, model.config.graph.vocabulary, POSITIONS).tolist()
-    return list(ids[:POSITIONS])
+        ids = np.random.default_rng(1).integers(0, model.config.graph.vocabulary, count).tolist()
+    return [ids[at % len(ids)] for at in range(count)]
 
 
 def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:

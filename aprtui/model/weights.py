@@ -48,6 +48,11 @@ class Weight:
         """The values of `rows` as float32 `[rows, columns]`, bit-equal to `gguf.quants.dequantize`."""
         return dequantized(self.type.name, self.data[rows], self.columns)
 
+    def of_values(self, values: NDArray[np.float32]) -> Weight:
+        """The same matrix with other `values` `[rows, columns]`, kept as float32."""
+        stored = np.ascontiguousarray(values, np.float32).reshape(self.rows, self.columns).view(np.uint8)
+        return Weight(self.name, WeightType.F32, self.rows, self.columns, stored, self.experts)
+
 
 def dequantized(kind: str, data: NDArray[np.uint8], columns: int) -> NDArray[np.float32]:
     """The values of rows `data` `[rows, row_bytes]` of the type that ggml calls `kind`, as float32 `[rows, columns]`.

@@ -69,6 +69,41 @@ def select_stages(text: str, graph: StageGraph) -> tuple[str, ...]:
     return tuple(stage for stage in graph.names if stage in chosen)
 
 
+def node_of(fields: dict[str, str], graph: StageGraph, what: str) -> Node:
+    """The node that `layer` and `stage` of `fields` name, which are taken out of them.
+
+    Raises `UsageError`, which begins with `what` and lists what there is.
+    """
+    name, layer = canonical_name(fields.pop("stage", "")), fields.pop("layer", None)
+    if name not in graph:
+        raise UsageError(f"{what}: no stage {name!r}: this model has {', '.join(graph.names)}")
+    scope = graph[name].scope
+    if scope is Scope.MODEL:
+        if layer is not None:
+            raise UsageError(f"{what}: {name} is in no layer: leave layer= out")
+        return Node(None, name)
+    last = 0 if scope is Scope.FIRST_LAYER else graph.layers - 1
+    if layer is None and scope is Scope.FIRST_LAYER:
+        return Node(0, name)
+    if layer is None or not layer.isdecimal() or len(layer) > 6 or int(layer) > last:
+        raise UsageError(f"{what}: layer {layer or 'is missing'}: {name} is in layers 0 … {last}")
+    node = Node(int(layer), name)
+    if node not in graph.order:
+        found = ", ".join(str(other.layer) for other in graph.nodes if other.stage == name)
+        raise UsageError(f"{what}: layer {layer} has no {name}, which is in {found}")
+    return node
+
+
+def parse_node(text: str, graph: StageGraph, option: str) -> Node:
+    """The node that `text` names, as `layer=12,stage=ffn_out`. Raises `UsageError`, which names the `option`."""
+    what = f"{option} {text!r:.80}"
+    pieces = [piece.partition("=") for piece in text.split(",")]
+    fields = {name.strip(): value.strip() for name, equals, value in pieces if equals}
+    if len(fields) < len(pieces) or not fields.keys() <= {"layer", "stage"}:
+        raise UsageError(f"{what}: expected layer=N,stage=NAME, or stage=NAME of the whole model")
+    return node_of(fields, graph, what)
+
+
 def select_nodes(graph: StageGraph, stages: Iterable[str], layers: Iterable[int]) -> frozenset[Node]:
     """Nodes of `stages` in `layers`; stages of the whole model are selected by name alone, as upstream."""
     names, chosen = set(stages), set(layers)

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.documents.document import Maturity
+from aprtui.contracts.checks.claimed import looser_than_claimed
+from aprtui.contracts.checks.judgement import Relation
+from aprtui.contracts.documents.document import CheckCall, Maturity
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.evidence.assessment import Assessment, ledger_of
 from aprtui.contracts.evidence.claim import claim_digest
-from aprtui.contracts.evidence.files import sealed, write_evidence
-from aprtui.contracts.evidence.project import project_of
+from aprtui.contracts.evidence.files import CheckRun, Revision, sealed, write_evidence
+from aprtui.contracts.evidence.project import project_of, revision_of
 from tests.cli.conftest import Outcome
 from tests.compare.synthetic import ENGINE, write_capture
 from tests.contracts.evidence_samples import CAPTURE, ORACLE, evidence
@@ -63,6 +65,28 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+
+
+def git(path: Path, *words: str) -> str:
+    """What git prints in the folder of a contract."""
+    settings = ("user.name=n", "user.email=e@x", "commit.gpgsign=false")
+    given = [part for setting in settings for part in ("-c", setting)]
+    return subprocess.run(
+        ["git", "-C", str(path.parent), *given, *words], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def commit(path: Path, message: str) -> None:
+    """Commit all of a contract's project."""
+    root = path.parent.parent
+    if not (root / ".git").exists():
+        git(path, "init", "-q", str(root))
+    git(path, "add", "-A", str(root))
+    git(path, "commit", "-qm", message, "--allow-empty")
+
+
+def committed(path: Path) -> Revision:
+    return Revision(git(path, "rev-parse", "HEAD").strip(), False)
 
 
 def test_the_honest_way_carries(aprtui: Run, path: Path) -> None:
@@ -133,6 +157,26 @@ def test_5_two_contracts_of_one_name_do_not_share_evidence(path: Path) -> None:
     assert not found.files and "is evidence of contract 'contracts/a/sample.yaml'" in found.broken[0][1]
 
 
+def test_5b_loose_contracts_of_one_name_do_not_share_a_folder_of_evidence(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    places = [tmp_path / "a" / "sample.yaml", tmp_path / "b" / "sample.yaml"]
+    for place in places:
+        place.parent.mkdir()
+        (place.parent / "engine.py").write_text("def run():\n    return 1\n")
+        place.write_text(CONTRACT)
+    project, document = project_of(places[0], shared), read_document(places[0])
+    sources = {"engine.py": project.digest("engine.py")}
+    claim = claim_digest(document.equations, document.falsifiers[0])
+    write_evidence(project.own_evidence, evidence(contract=project.contract, claim=claim, sources=sources))
+    for place, level in zip(places, (Maturity.FUNCTIONAL, Maturity.NONE), strict=True):
+        found = read_document(place)
+        ledger = ledger_of(found, shared)
+        assert ledger.assess(found.falsifiers[0], found.falsifiers[0].check).now is level
+        assert not ledger.recorded.broken
+    away = Path("/elsewhere/sample.yaml")
+    assert project_of(away, shared).own_evidence == shared / "_" / "elsewhere" / "sample"
+
+
 def test_6_a_verdict_that_its_own_number_contradicts_carries_nothing(aprtui: Run, path: Path) -> None:
     record(path, number=3.0)
     assert "is void: it says PASS, and its wrong files 3 has to be <= 0" in refused(aprtui, path)
@@ -189,6 +233,99 @@ def test_11_a_result_for_another_subject_is_told_and_carries_nothing(aprtui: Run
     assert done.code == 125 and "holds for engine aprtui, the claim is about engine realizar: 54 files" in report
     record(path)
     assert "is void: it is about engine aprtui, the claim is about engine realizar" in refused(aprtui, path)
+
+
+def test_12_a_claim_that_failed_is_not_cleared_by_another_id(aprtui: Run, path: Path) -> None:
+    record(path, verdict=Verdict.FAIL, reason="1 file is wrong")
+    edit(path, "- id: FALSIFY-1", "- id: FALSIFY-9")
+    record(path, falsifier="FALSIFY-9", date="2026-11-22T10:00:00Z")
+    done = aprtui("contracts", "promote", "FALSIFY-9", "FUNCTIONAL", path)
+    assert done.code == 1 and "on other sources than the FAIL of 2026-11-20: 1 file is wrong" in done.err
+    assert assessed(path).refuted
+    edit(path, "prediction: no NaN", "prediction: no Inf")
+    assert not assessed(path).refuted, "another claim"
+
+
+def test_13_a_fail_that_git_knows_is_not_undone_by_deleting_its_file(aprtui: Run, path: Path) -> None:
+    failed = record(path, verdict=Verdict.FAIL, reason="1 file is wrong")
+    record(path, date="2026-11-22T10:00:00Z")
+    commit(path, "recorded")
+    failed.unlink()
+    for _ in range(2):
+        assert "than the FAIL of 2026-11-20: 1 file is wrong" in refused(aprtui, path)
+        commit(path, "deleted")
+    (path.parent.parent / "engine.py").write_text("def run():\n    return 2\n")
+    record(path, date="2026-11-23T10:00:00Z")
+    assert assessed(path).now is Maturity.FUNCTIONAL, "a source was changed, and it holds since"
+
+
+def test_14_evidence_from_the_future_carries_nothing_and_outlives_no_fail(aprtui: Run, path: Path) -> None:
+    record(path, date="2999-01-01T00:00:00Z", sources={})
+    assert "is void: it is dated in the future, 2999-01-01T00:00:00Z" in refused(aprtui, path)
+    record(path, verdict=Verdict.FAIL, reason="1 file is wrong")
+    assert assessed(path).refuted
+
+
+def test_15_a_capture_under_the_name_of_another_engine_is_no_oracle(aprtui: Run, path: Path, tmp_path: Path) -> None:
+    edit(path, "check: byte_format", "check: {name: cosine_floor, at_least: 0.99}")
+    own, copied = write_capture(tmp_path / "own"), tmp_path / "copied"
+    write_capture(copied, engine=replace(ENGINE, name="transformers"))
+    words = ("contracts", "check", path, "--id", "FALSIFY-1", "--capture", own, "--record", "--reference")
+    done = aprtui(*words, copied)
+    said = "the reference of transformers has the bytes of the capture in 54 of 54 files: such evidence carries nothing"
+    assert done.code == 0 and f"FALSIFY-1: {said}, not recorded" in done.err
+    assert "1 evidence file written" in aprtui(*words, write_capture(tmp_path / "again")).err, "the same engine again"
+
+
+def test_16_a_source_that_git_was_told_not_to_look_at_is_not_clean(path: Path) -> None:
+    commit(path, "all")
+    root, source = path.parent.parent, path.parent.parent / "engine.py"
+    for flag in ("--assume-unchanged", "--skip-worktree"):
+        assert revision_of(root, ["engine.py"]) == replace(committed(path), dirty=False)
+        git(path, "update-index", flag, "../engine.py")
+        source.write_text("def run():\n    return 3\n")
+        assert revision_of(root, ["engine.py"]) == replace(committed(path), dirty=True)
+        git(path, "update-index", flag.replace("--", "--no-"), "../engine.py")
+        git(path, "checkout", "--", "../engine.py")
+
+
+def test_17_a_check_that_asks_for_less_than_the_claim_says_carries_nothing(aprtui: Run, path: Path) -> None:
+    edit(path, "check: byte_format", "check: {name: cosine_floor, at_least: 0.5}")
+    edit(path, "prediction: no NaN", "prediction: the cosine is at least 0.99")
+    asked = {"check": CheckRun("cosine_floor", {"at_least": 0.5}), "metric": "cosine", "number": 0.6, "bound": 0.5}
+    record(path, relation=Relation.AT_LEAST, **asked)
+    assert "is void: its check allows at_least 0.5, the claim says 0.99" in refused(aprtui, path)
+    edit(path, "PARTIAL_ALGORITHM_LEVEL", "FUNCTIONAL")
+    done = aprtui("contracts", "lint", path)
+    assert done.code == 1 and "LINT-022: FALSIFY-1: its check allows at_least 0.5, the claim says 0.99" in done.out
+    edit(path, "at least 0.99", "at least 0.5")
+    record(path, relation=Relation.AT_LEAST, date="2026-11-22T10:00:00Z", **asked)
+    assert assessed(path).now is Maturity.FUNCTIONAL
+
+
+@pytest.mark.parametrize(
+    ("check", "text", "looser"),
+    [
+        ({"at_least": 0.9}, "cosine >= 0.99", True), ({"at_least": 0.99}, "cosine >= 0.99, mostly >= 0.9999", False),
+        ({"at_least": 0.9}, "cosine >= 0.99 on at least 64 positions", True), ({"at_least": 30}, "≥ 30 tok/s", False),
+        ({"at_least": 3}, "≥ 30 tok/s, cosine >= 0.9", True), ({"at_most": 0.1}, "rel L2 <= 1e-3", True),
+        ({"at_most": 1e-4}, "rel L2 <= 1e-3", False), ({"low": 0.1, "high": 2}, "0.5 <= r <= 2.0", True),
+        ({"at_least": 0.1}, "it is right", False), ({"positions": 1}, "at least 64 positions", False),
+    ],
+)  # fmt: skip
+def test_a_check_is_looser_than_a_claim_only_where_every_bound_of_its_kind_says_so(
+    check: dict[str, float], text: str, looser: bool
+) -> None:
+    assert bool(looser_than_claimed(CheckCall("any", check), (text,))) is looser
+
+
+def test_18_documents_are_no_source_of_an_engine(path: Path) -> None:
+    (path.parent.parent / "README.md").write_text("An engine.\n")
+    edit(path, "vouches_for: engine.py", "vouches_for: README.md")
+    record(path, sources={"README.md": project_of(path).digest("README.md")})
+    found = assessed(path)
+    assert found.now is Maturity.ALGORITHM and found.newest is not None
+    assert found.newest.words == "unbound: it vouches for no source file, only for documents"
 
 
 def test_comments_docstrings_and_formatting_make_no_evidence_stale(path: Path) -> None:

@@ -17,7 +17,7 @@ from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Severity
 from aprtui.contracts.evidence.assessment import ledger_of
 from aprtui.contracts.lint.rules import COMMAND, LINT_RULES, STAGE, LintContext, lint, reverse_coverage
-from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
+from aprtui.contracts.source_tree import SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
 from aprtui.trace.graph import known_names
@@ -54,6 +54,9 @@ MUTANTS = {
     "LINT-008": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("run_scaled", "run_never"),
     "LINT-015": edited("scale::twice_the (1/1 PASS)", "scale::thrice_the # here"),
     "LINT-017": edited("check: byte_format", "check: {name: cosine_floor, at_least: -1} # here"),
+    "LINT-022": edited("check: byte_format", "check: {name: cosine_floor, at_least: 0.9} # here").replace(
+        "prediction: no NaN", "prediction: a cosine of at least 0.99"
+    ),
     "LINT-018": edited("    status: FUNCTIONAL\n", "    status: FUNCTONAL # here\n"),
     "LINT-019": edited(
         "functional_evidence: [a run]",
@@ -191,6 +194,13 @@ def test_our_own_contracts_are_about_every_stage(aprtui: Callable[..., object]) 
     assert "LINT-102" not in out and "no falsifier runs aprtui trace" not in out
 
 
+def test_harnesses_of_a_contract_without_ids_of_obligations_are_named_once(context: LintContext) -> None:
+    text = CLEAN.replace("  - id: OB-1\n    type", "  - type").replace("  - id: OB-2\n    type", "  - type")
+    (finding,) = lint(document(text), context)
+    said = "KANI-1 and 1 more harnesses name obligations, 'OB-1' and so on, but no obligation has an id"
+    assert (finding.code, finding.message) == ("LINT-002", said)
+
+
 def test_a_harness_may_name_a_property(context: LintContext) -> None:
     assert lint(document(edited("obligation: OB-1", "obligation: y is finite")), context) == ()
 
@@ -285,7 +295,7 @@ def test_sarif_and_annotations_point_at_the_line(aprtui: Callable[..., object], 
     github = aprtui("contracts", "lint", drifted, "--format", "github").out  # type: ignore[attr-defined]
     assert github.startswith(f"::error file={drifted},line={line},title=LINT-005::FALSIFY-1: ")
     records = aprtui("contracts", "lint", drifted, "--json").out.splitlines()  # type: ignore[attr-defined]
-    assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0, "notes": 0}
+    assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0, "notes": 0, "suppressed": 0}
 
 
 def test_names_and_harnesses_of_tests_are_looked_up_and_the_nearest_name_is_offered(context: LintContext) -> None:

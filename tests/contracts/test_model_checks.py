@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.mapping import own_mapping
 from aprtui.contracts.checks.registry import CHECKS, ModelCheck
 from aprtui.contracts.evaluation import evaluate
+from aprtui.contracts.evidence.about import About, about_of, other_subject
 from aprtui.engine import opening
 from aprtui.engine.cuda import detect as cuda
 from aprtui.engine.cuda.detect import Detection, Obstacle
@@ -26,6 +28,7 @@ from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
 from tests.contracts.captures import judged
+from tests.contracts.evidence_samples import CAPTURE
 from tests.contracts.own_captures import plain_model as write_plain_model
 from tests.contracts.samples import document
 from tests.engine.quality.engines import TouchedByTaps
@@ -331,11 +334,34 @@ def test_a_check_with_a_wrong_parameter_says_so(
 
 def test_claims_of_aprender_about_a_model_are_judged_with_one_and_unknown_without(model: Model) -> None:
     mapping = own_mapping()
-    ids = ("FALSIFY-CHAT-001", "GATE-CHAT-SHIP-008", "FALSIFY-ATTN-SUB-005", "FALSIFY-CPU-GPU-004")
-    contract = document(f"falsification_tests: [{', '.join(f'{{id: {name}}}' for name in ids)}]\n")
-    for falsifier in contract.falsifiers:
-        for subject, verdict in ((CheckSubject(model=model), Verdict.PASS), (CheckSubject(), Verdict.UNKNOWN)):
-            assert evaluate(contract, mapping[falsifier.id], subject).verdict is verdict
+    of_any_model, of_the_teacher = (
+        ("FALSIFY-CHAT-001", "FALSIFY-CPU-GPU-004"),
+        ("GATE-CHAT-SHIP-008", "FALSIFY-ATTN-SUB-005"),
+    )
+    contract = document(f"falsification_tests: [{', '.join(f'{{id: {name}}}' for name in of_any_model)}]\n")
+    for name in (*of_any_model, *of_the_teacher):
+        found = evaluate(contract, mapping[name], CheckSubject(model=model))
+        assert found.verdict is (Verdict.PASS if name in of_any_model else Verdict.UNKNOWN)
+        assert evaluate(contract, mapping[name], CheckSubject()).verdict is Verdict.UNKNOWN
+    assert found.reason.startswith("holds for model aprtui demo, the claim is about model *qwen2.5*coder*7b*: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_teacher"),
+    [
+        ("Qwen2.5 Coder 7B Instruct", True), ("qwen2.5-coder-7b-instruct-q4_k_m", True),
+        ("paiml/qwen2.5-coder-7b-apache-q4k-v1", True), ("Qwen2.5 Coder 0.5B Instruct", False),
+        ("Qwen2 7B Instruct", False), ("Qwen2.5 7B Instruct", False),
+    ],
+)  # fmt: skip
+def test_claims_about_the_teacher_are_about_no_other_model(name: str, is_teacher: bool) -> None:
+    named = {claim: about_of(call).names.get("model") for claim, call in own_mapping().items()}
+    of_the_teacher = {claim: names for claim, names in named.items() if names is not None}
+    for claim in ("QW2E-SHIP-002", "QW2E-SHIP-007", "QA-SHIP-006", "SHIP-007-GPU-004", "CPU-GPU-001"):
+        assert f"FALSIFY-{claim}" in of_the_teacher
+    for claim, names in of_the_teacher.items():
+        found = other_subject(About({"model": names}, ""), [replace(CAPTURE, model=name)])
+        assert (found == "") is is_teacher, claim
 
 
 def test_every_check_that_the_mapping_names_exists_and_takes_its_parameters(model: Model) -> None:

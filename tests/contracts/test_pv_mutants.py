@@ -1,4 +1,4 @@
-"""Sixty contracts, each wrong in one way, with the code that `pv` has for it, or refused as `pv` refuses it."""
+"""Contracts, each wrong in one way, with the code that `pv` has for it, or refused as `pv` refuses it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ baseline: {alloc_bytes: 100, batch_size: 4}
 target: {alloc_bytes: '<=50', batch_size: 4}
 """
 STORY = (
-    "metadata: {version: 1.0, references: [a], kind: registry}\nstories: [{id: A, competitor: burn, demand_score: 3}]\n"
+    "metadata: {version: 1.0, description: d, references: [a], kind: registry}\n"
+    "stories: [{id: A, competitor: burn, demand_score: 3}]\n"
 )
 
 
@@ -59,6 +60,38 @@ MUTANTS: dict[str, tuple[str, list[str]]] = {
     "if_fails and fails_if": (edited(TEST, f"{TEST}\n    fails_if: too"), [REFUSED]),
     "property and statement": (added("statement: too"), [REFUSED]),
     "formal and verification": (added("verification: too"), [REFUSED]),
+    "no version": (edited("  version: 1.0\n", ""), [REFUSED]),
+    "no description": (edited("  description: A sample\n", ""), [REFUSED]),
+    "references as a text": (edited("references:\n    - a book", "references: a book"), [REFUSED]),
+    "registry as a word": (edited("  version: 1.0", "  registry: 'yes'\n  version: 1.0"), [REFUSED]),
+    "demand as a fraction": (edited("  version: 1.0", "  demand_score: 3.5\n  version: 1.0"), [REFUSED]),
+    "a formula that is a number": (edited("formula: y = a * x", "formula: 4"), [REFUSED]),
+    "a formula that is nothing": (edited("formula: y = a * x", "formula:"), [REFUSED]),
+    "an equation that is a text": (edited("\n    formula: y = a * x\n    domain: all x\n", " y = x\n"), [REFUSED]),
+    "tolerance in words": (added("tolerance: 1 ULP"), [REFUSED]),
+    "tolerance as a number": (added("tolerance: 1.0e-6"), []),
+    "unknown lean status": (added("lean: {theorem: T, status: done}"), [REFUSED]),
+    "lean without theorem": (added("lean: {status: proved}"), [REFUSED]),
+    "obligations by name": (edited("proof_obligations:\n", "proof_obligations:\n  a: {}\n  # ").replace(
+        SOUND[SOUND.index("  - id: OB-1") : SOUND.index("falsification_tests")], "\n"), [REFUSED]),
+    "a test that is a list": (edited("test: run it", "test: [run, it]"), [REFUSED]),
+    "no obligation at all": (edited(f"    {HARNESS}\n", ""), [REFUSED]),
+    "bound in quotes": (edited("bound: 4", "bound: '4'"), [REFUSED]),
+    "bound by a name": (edited("bound: 4", "bound: N"), [REFUSED]),
+    "bound below zero": (edited("bound: 4", "bound: -4"), [REFUSED]),
+    "harness verified in words": (edited(HARNESS, f"{HARNESS}\n    actually_verified: maybe"), [REFUSED]),
+    "summary without total": (SOUND + "verification_summary: {l4_lean_proved: 1}\n", [REFUSED]),
+    "phase without description": (SOUND + "kernel_structure: {phases: [{name: a}]}\n", [REFUSED]),
+    "enforcement in a word": (SOUND + "enforcement: {a: strict}\n", [REFUSED]),
+    "invariant of no type": (SOUND + "type_invariants: [{name: a, predicate: p}]\n", [REFUSED]),
+    "sections that pv reads": (
+        SOUND + "verification_summary: {total_obligations: 2}\n"
+        "kernel_structure: {phases: [{name: a, description: d}]}\n"
+        "enforcement: {a: {description: d}}\n"
+        "type_invariants: [{name: a, type: T, predicate: p}]\n"
+        "simd_dispatch: {a: {b: c}}\n"
+        "coq_spec: {module: M}\n", [],
+    ),
     # metadata, equations, obligations
     "no references": (edited("  references:\n    - a book\n", ""), ["SCHEMA-001"]),
     "empty references": (edited("references:\n    - a book", "references: []"), ["SCHEMA-001"]),
@@ -117,6 +150,7 @@ MUTANTS: dict[str, tuple[str, list[str]]] = {
     "other compute": (of(BEAT, "CPU", "TPU"), ["BEAT-007"]),
     # improvement records
     "record without id": (of(KAIZEN, "contract: C-1\n", ""), ["KAIZEN-001"]),
+    "record with a list for a state": (of(KAIZEN, "status: implemented", "status: [implemented]"), [REFUSED]),
     "unknown state": (of(KAIZEN, "status: implemented", "status: done"), ["KAIZEN-002"]),
     "nothing that can fail": (KAIZEN[: KAIZEN.index("baseline")], ["KAIZEN-003"]),
     "a target of other metrics": (
@@ -132,8 +166,8 @@ MUTANTS: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 
 
-def test_there_are_sixty_and_the_sound_ones_are_sound() -> None:
-    assert len(MUTANTS) >= 60
+def test_there_are_ninety_and_the_sound_ones_are_sound() -> None:
+    assert len(MUTANTS) >= 90
     for text in (SOUND, BEAT, KAIZEN, STORY):
         assert validate(document(text)) == ()
 
@@ -142,6 +176,24 @@ def test_there_are_sixty_and_the_sound_ones_are_sound() -> None:
 def test_a_mutant_has_its_code_and_no_other(name: str) -> None:
     text, codes = MUTANTS[name]
     assert [finding.code for finding in validate(document(text))] == codes
+
+
+def test_a_document_that_is_refused_says_where_and_what_to_do() -> None:
+    def said(name: str) -> str:
+        (finding,) = validate(document(MUTANTS[name][0]))
+        return f"{finding.line}: {finding.message}"
+
+    assert (
+        said("bound in quotes")
+        == "38: harness KANI-1.bound: expected a whole number, found '4': write the number alone"
+    )
+    assert said("tolerance in words").endswith(
+        "OB-1.tolerance: expected a number, found '1 ULP': write the number alone"
+    )
+    assert said("no description") == "2: metadata has no description: write it"
+    assert said("a formula that is nothing").endswith(
+        "equation scaled.formula: expected a text, found nothing: write it in quotes"
+    )
 
 
 def test_a_near_word_is_offered() -> None:

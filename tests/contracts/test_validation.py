@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from aprtui.contracts.documents.loading import contract_files
 from aprtui.contracts.documents.validation import RULES, Severity, validate
 from tests.contracts.samples import SOUND, document, edited, line_of
 
@@ -85,15 +88,15 @@ def test_a_kernel_with_fewer_tests_than_obligations_cannot_be_proved() -> None:
 
 @pytest.mark.parametrize("head", ["kind: pattern", "kind: schema", "registry: true"])
 def test_what_is_no_kernel_is_not_held_to_what_kernels_must_have(head: str) -> None:
-    text = f"metadata:\n  {head}\n  version: '1'\n  references: [a]\n"
+    text = f"metadata:\n  {head}\n  version: '1'\n  description: d\n  references: [a]\n"
     assert validate(document(text)) == ()
-    assert validate(document(text + "equations: {a: {formula: }}\n")) == ()
+    assert validate(document(text + "equations: {a: {formula: ''}}\n")) == ()
     codes = [finding.code for finding in validate(document(text + "proof_obligations: [{property: ''}]\n"))]
     assert codes == ["SCHEMA-005"]
 
 
 def test_the_first_error_of_a_kindless_contract_says_that_it_was_judged_as_a_kernel() -> None:
-    text = "metadata: {version: '1', references: [a]}\n"
+    text = "metadata: {version: '1', description: d, references: [a]}\n"
     noted = ["judged as a kernel" in finding.message for finding in validate(document(text))]
     assert noted == [True, False, False, False, False]
     stated = document(text.replace("version", "kind: kernel, version"))
@@ -111,3 +114,13 @@ def test_a_misspelt_section_is_named_with_the_right_spelling(key: str) -> None:
 )
 def test_a_section_of_ones_own_is_not_taken_for_a_misspelt_one(key: str) -> None:
     assert validate(document(SOUND + f"{key}: []\n")) == ()
+
+
+def test_below_a_folder_what_pv_takes_for_no_contract_is_left_out_unless_it_is_named(tmp_path: Path) -> None:
+    for name in ("a-v1.yaml", "binding.yaml", "sub/ontology.yaml", "kaizen/b-v1.yaml", ".pv/c-v1.yaml", "sub/d-v1.yml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("bindings: []\n")
+    assert [path.name for path in contract_files([tmp_path])] == ["a-v1.yaml", "d-v1.yml"]
+    named = [tmp_path / "binding.yaml", tmp_path / "kaizen"]
+    assert [path.name for path in contract_files(named)] == ["binding.yaml", "b-v1.yaml"]

@@ -10,6 +10,7 @@ import pytest
 
 from aprtui import resources
 from tests.kernels.emulated import UNDEFINED_BEHAVIOUR, Image, build
+from tests.kernels.machine_code import Code, machine_code_of
 from tests.kernels.on_device import DeviceKernels
 
 Images = Callable[..., Image]
@@ -30,6 +31,19 @@ def build_image(request: pytest.FixtureRequest) -> Images:
         return images[path, flags]
 
     return image
+
+
+@pytest.fixture(scope="session")
+def image_cache(request: pytest.FixtureRequest) -> Path:
+    """A folder for images that NVRTC compiled."""
+    assert request.config.cache is not None, "images are kept in pytest's cache: run without -p no:cacheprovider"
+    return request.config.cache.mkdir("nvrtc-images")
+
+
+@pytest.fixture(scope="session")
+def machine_code(image_cache: Path) -> dict[str, Code]:
+    """All kernels as NVRTC compiles them for sm_90, by name; for tests of the group `nvdisasm`."""
+    return machine_code_of(image_cache)
 
 
 @pytest.fixture(scope="session")

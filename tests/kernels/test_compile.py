@@ -10,7 +10,7 @@ import pytest
 
 from aprtui import resources
 from aprtui.engine.cuda import images
-from aprtui.engine.cuda.compilers import Nvrtc
+from tests.kernels.compiled import compiled
 from tests.kernels.emulated import kernel_names
 
 TARGETS = [str(capability) for capability in images.TARGETS]
@@ -39,6 +39,6 @@ def test_kernels_compile_within_their_registers(source: Path, target: str, tmp_p
 @pytest.mark.group("nvrtc")
 @pytest.mark.parametrize("target", ["75", "90"])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_kernels_compile_without_the_headers_of_a_host(source: Path, target: str) -> None:
-    image = Nvrtc().compile(source, f"sm_{target}")
+def test_kernels_compile_without_the_headers_of_a_host(source: Path, target: str, image_cache: Path) -> None:
+    image = compiled(source, f"sm_{target}", image_cache)
     assert all(name.encode() in image for name in kernel_names(source))

@@ -12,7 +12,15 @@ from aprtui.resources import kernels
 
 SOURCE = (kernels() / "formats.cuh").read_text()
 NUMBERS = {name: int(number) for name, number in re.findall(r"GGML_(\w+) = (\d+)", SOURCE)}
-STRUCTS = dict(re.findall(r"case GGML_(\w+): return visit\((\w+)\(matrix\)\);", SOURCE))
+EVERY = re.findall(r"\w+", re.findall(r"using Every = Among<(.*)>;", SOURCE)[0])
+ALIASES = dict(re.findall(r"using (\w+) = Halves<(\w+)>;", SOURCE))
+STRUCTS = {
+    name: struct
+    for struct in EVERY
+    for name in re.findall(
+        rf"struct {ALIASES.get(struct, struct)} {{\n  static constexpr int NUMBER = GGML_(\w+);", SOURCE
+    )
+}
 READ = [kind for kind in WeightType if kind.format.cuda_struct]
 QUANTISED = [kind for kind in READ if kind.format.is_quantised]
 

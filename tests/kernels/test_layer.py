@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
+from aprtui import resources
+from aprtui.engine.cuda.launches import norm_threads, variant
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
 from aprtui.model.config import ModelConfig, Rope, RopeAngles
@@ -25,7 +29,7 @@ from tests.kernels.cases import (
     weight_of,
     wide,
 )
-from tests.kernels.emulated import Images, InOut, Out, Struct
+from tests.kernels.emulated import Images, InOut, Out, Struct, kernel_names
 
 pytestmark = pytest.mark.group("emulator")
 
@@ -40,15 +44,15 @@ def vector(values: np.ndarray) -> Weight:
     return Weight("v", WeightType.F32, 1, values.size, values.reshape(1, -1).view(np.uint8))
 
 
-@pytest.mark.parametrize("columns", [32, 320, 1536])
+@pytest.mark.parametrize("columns", [32, 320, 1536, 4128, 16384])
 def test_rms_norm_and_its_q8_are_those_of_the_reference(image_of: Images, columns: int) -> None:
-    x, weight = normal(3, columns) * 5, normal(columns)
+    x, weight, threads = normal(3, columns) * 5, normal(columns), norm_threads(columns)
     out, levels, scales = image_of("norm").run(
-        "rms_norm", (3,), 256, x, weight, Out(x.shape), q8_out(x.size), columns, EPSILON
+        "rms_norm", (3,), threads, x, weight, Out(x.shape), q8_out(x.size), columns, EPSILON
     )
     assert relative(out, ops.rms_norm(x, vector(weight), EPSILON)) <= 3e-7
     assert_q8_of(out, levels, scales)
-    (alone,) = image_of("norm").run("rms_norm", (3,), 256, x, weight, Out(x.shape), NO_Q8, columns, EPSILON)
+    (alone,) = image_of("norm").run("rms_norm", (3,), threads, x, weight, Out(x.shape), NO_Q8, columns, EPSILON)
     np.testing.assert_array_equal(alone, out)
 
 
@@ -151,7 +155,7 @@ def test_qkv_of_one_token(image_of: Images, name: str, mode: str) -> None:
     for taps in (False, True):
         arguments = case.arguments(Out((1, graph.qkv_width)), half=False, taps=taps)
         found = image_of("qkv").run(
-            f"qkv_{mode}", (-(-graph.head_dim // 16), count), 128, *map(matrix, weights), activations(x), arguments,
+            f"qkv_{mode}", (-(-graph.head_dim // 8), count), 128, *map(matrix, weights), activations(x), arguments,
             step(7), InOut(np.zeros(count, np.uint32)),
         )  # fmt: skip
         product = found.pop(2)
@@ -164,7 +168,52 @@ def test_qkv_of_one_token(image_of: Images, name: str, mode: str) -> None:
         np.testing.assert_array_equal(plain, tapped)
 
 
+def variants(kernel: str) -> list[tuple[WeightType, ...]]:
+    """The types of the matrices of `kernel`'s variants: of each argument, the last one's repeated."""
+    names = [name for name in kernel_names(resources.kernels() / f"{kernel}.cu") if name.startswith(f"{kernel}_q8_")]
+    types = {kind.name.lower(): kind for kind in WeightType}
+    found = [re.findall(r"q\d_[k\d]", name.removeprefix(f"{kernel}_q8_")) for name in names]
+    return [tuple(types[kind] for kind in kinds) for kinds in found]
+
+
+@pytest.mark.parametrize("kinds", variants("qkv"), ids=str)
+def test_qkv_of_certain_types_gives_the_bits_of_the_kernel_of_all_types(
+    image_of: Images, kinds: tuple[WeightType, ...]
+) -> None:
+    case, graph = HeadCase(CASES["qwen3"]), CASES["qwen3"]
+    rows = (graph.q_width, graph.kv_width, graph.kv_width)
+    chosen = (kinds[0], kinds[0], kinds[-1])
+    weights = [
+        weight_of(kind, count, graph.hidden, seed=i) for i, (kind, count) in enumerate(zip(chosen, rows, strict=True))
+    ]
+    x, count = normal(1, graph.hidden, seed=10), graph.heads + 2 * graph.kv_heads
+    arguments = (*map(matrix, weights), activations(x), case.arguments(Out((1, graph.qkv_width)), half=True, taps=True))
+    one, other = (
+        image_of("qkv").run(
+            name, (-(-graph.head_dim // 8), count), 128, *arguments, step(7), InOut(np.zeros(count, np.uint32)),
+            orders=1,
+        )
+        for name in ("qkv_q8", variant("qkv_q8", *chosen[1:]))
+    )  # fmt: skip
+    for of_all, of_these in zip(one, other, strict=True):
+        np.testing.assert_array_equal(of_all, of_these)
+
+
 # ---- feed-forward
+
+
+@pytest.mark.parametrize("kinds", variants("gate_up"), ids=str)
+def test_gate_up_of_one_type_gives_the_bits_of_the_kernel_of_all_types(
+    image_of: Images, kinds: tuple[WeightType, ...]
+) -> None:
+    gate, up = (weight_of(kinds[0], 64, 512, seed=i) for i in range(2))
+    x, outputs = activations(normal(1, 512) * 3), Struct((*(Out((1, 64)) for _ in range(4)), q8_out(64)))
+    one, other = (
+        image_of("gate_up").run(name, (2,), 256, matrix(gate), matrix(up), x, outputs, orders=1)
+        for name in ("gate_up_q8", variant("gate_up_q8", *kinds))
+    )
+    for of_all, of_these in zip(one, other, strict=True):
+        np.testing.assert_array_equal(of_all, of_these)
 
 
 @pytest.mark.parametrize("mode", ["exact", "q8"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from aprtui.engine.cuda.launches import variant
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from tests.engine.tiny_model import set_halves
@@ -30,15 +31,21 @@ def run(
     orders: int = 3,
     extra: int = 3,
 ) -> np.ndarray:
-    """`W x` by `matvec_<mode>_<at_once>`, `[tokens, rows]`; the room between rows of the output must stay untouched."""
-    rows_of_block = 16 if (mode, at_once) == ("q8", 1) else 8
+    """`W x` by the kernel that takes so many tokens at once, `[tokens, rows]`.
+
+    The room between rows of the output must stay untouched.
+    """
+    name, rows_of_block = f"matvec_{mode}_{at_once}", 8
+    if name == "matvec_q8_1":
+        one = weight.type in FLOAT_TYPES
+        name, rows_of_block = ("matvec_exact_1", 8) if one else (variant(name, weight.type), 16)
     grid = (-(-weight.rows // rows_of_block), -(-len(x) // at_once))
     stride = weight.rows + extra
     floats = mode == "exact" or weight.type in FLOAT_TYPES
     given = activations(x, values=floats, q8=not floats)
     room = np.full((len(x), stride), np.float32(77))
     (y,) = image_of("matvec").run(
-        f"matvec_{mode}_{at_once}",
+        name,
         grid,
         256,
         matrix(weight),
@@ -93,7 +100,7 @@ def test_residual_is_added_in_float32(image_of: Images) -> None:
     weight = weight_of(WeightType.Q4_K, 20, 256)
     x, residual = np.random.default_rng(8).standard_normal((2, 256), np.float32), np.full((2, 20), 0.1, np.float32)
     product, total = image_of("matvec").run(
-        "matvec_q8_1", (2, 2), 256, matrix(weight), activations(x), residual, Out((2, 20)), Out((2, 20)), 2, 20
+        "matvec_q8_1_q4_k", (2, 2), 256, matrix(weight), activations(x), residual, Out((2, 20)), Out((2, 20)), 2, 20
     )
     np.testing.assert_array_equal(total, residual + product)
 

@@ -47,6 +47,7 @@ class ComparisonOptions:
     as_json: bool
     html: Path | None
     svg: Path | None
+    alternatives: bool
     bisect: bool
 
     @property
@@ -134,6 +135,7 @@ def comparison_options(function: Command) -> Command:
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a stage, the summary last.")
     @click.option("--html", type=_PATH, metavar="FILE", help="Write the report as one HTML page as well.")
     @click.option("--svg", type=_PATH, metavar="FILE", help="Write the grid of stages as a picture as well.")
+    @click.option("--alternatives", is_flag=True, help="List all that was tried as the cause, and why it is refuted.")
     @click.option(
         "--bisect", is_flag=True, help="Exit 125 on anything but pass, divergence and interrupt: git bisect run."
     )
@@ -179,6 +181,7 @@ def report(
             render.table_lines(comparison),
             render.note_lines(comparison),
             render.verdict_lines(comparison, steps),
+            render.alternative_lines(comparison) if options.alternatives else (),
         )
     return VERDICT_CODES[comparison.verdict]
 

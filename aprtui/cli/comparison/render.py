@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from aprtui.compare.causes import cause_sentence, unexplained_words
+from aprtui.compare.causes import cause_sentence, tried_lines, unexplained_lines
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
 from aprtui.compare.explain.focus import error_of
 from aprtui.compare.manifests import ManifestDifferences
@@ -198,6 +198,12 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
     yield from steps
 
 
+def alternative_lines(comparison: Comparison) -> Iterator[str]:
+    """All alternatives that were tried, under their own head."""
+    lines = [line for text in tried_lines(comparison) for line in wrapped("tried", text)]
+    yield from lines or ["tried  no alternative: no stage fails a replay whose inputs were captured"]
+
+
 def _cause_lines(comparison: Comparison) -> Iterator[str]:
     """What was proved of why, what to do, and what cannot be told from it; else what comes nearest."""
     for cause in comparison.causes:
@@ -205,9 +211,8 @@ def _cause_lines(comparison: Comparison) -> Iterator[str]:
         yield from wrapped("do", cause.advice)
         for words in cause.alike:
             yield from wrapped("or", f"{words}; told apart by {cause.settled_by}")
-    unexplained = unexplained_words(comparison)
-    if unexplained is not None:
-        yield from wrapped("cause", unexplained)
+    for text in unexplained_lines(comparison):
+        yield from wrapped("cause", text)
 
 
 def _hypothesis_lines(comparison: Comparison) -> Iterator[str]:

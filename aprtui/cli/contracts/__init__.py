@@ -13,6 +13,8 @@ SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "validate": "Check that contracts are well formed, by the codes of pv validate.",
         "lint": "Find things that contracts name and that do not exist, and claims without evidence.",
+        "audit": "Say how well contracts are covered: score, level, and what is missing, as pv does.",
+        "explain": "Say what the code of a finding demands, and what to do about it.",
         "check": "Judge what contracts claim on the captures at hand.",
         "faults": "Say which faults turn each falsifier red, and which falsifiers no fault can fail.",
         "verify-evidence": "Execute recorded evidence again: the same, moved, or refuted.",

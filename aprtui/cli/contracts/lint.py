@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from aprtui.cli.contracts.shared import (
-    evidence_dir_option,
-    path_type,
-    paths_argument,
-    print_line,
-    read_documents,
-    write_finding,
+from aprtui.cli.contracts.findings import (
+    fails,
+    finding_options,
+    reported,
+    totals,
+    write_github,
+    write_json,
+    write_sarif,
+    write_text,
 )
-from aprtui.cli.json_lines import write_record
-from aprtui.contracts.documents.validation import Finding, Severity
+from aprtui.cli.contracts.shared import evidence_dir_option, path_type, paths_argument, read_documents
 from aprtui.errors import ExitCode
-
-_SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 @click.command()
 @paths_argument
 @click.option("--source", metavar="DIR", type=path_type, help="The source tree that evidence names.")
 @evidence_dir_option
-@click.option("--strict", is_flag=True, help="Warnings make exit code 1 too.")
 @click.option("--coverage", is_flag=True, help="List commands and stages of aprtui that no falsifier binds, too.")
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
-)
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@finding_options
 def command(
-    paths: tuple[Path, ...], source: Path | None, evidence_dir: Path | None, strict: bool, coverage: bool, form: str,
-    as_json: bool,
+    paths: tuple[Path, ...], source: Path | None, evidence_dir: Path | None, coverage: bool, strict: bool,
+    suppressed: tuple[str, ...], baseline: Path | None, to_write: bool, form: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Find things that contracts name and that do not exist, and claims without evidence; aprtui's own contracts
-    without PATH.
+    without PATH. What evidence refutes cannot be suppressed.
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
+
+    \b
+    Examples:
+      aprtui contracts lint contracts --source .
+      aprtui contracts lint contracts --suppress LINT-003@old-v1
+      aprtui contracts lint contracts --baseline known.json --write-baseline
     """
     from aprtui.contracts.evidence.assessment import ledger_of
     from aprtui.contracts.lint.rules import LintContext, lint, reverse_coverage
-    from aprtui.contracts.lint.source_tree import SourceTree
+    from aprtui.contracts.source_tree import SourceTree
 
     documents, broken = read_documents(paths)
     ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
@@ -55,13 +53,19 @@ def command(
     findings = tuple(finding for document in documents for finding in lint(document, context))
     if coverage:
         findings += reverse_coverage(documents, tuple(context.options))
-    {"json": _write_json, "sarif": _write_sarif, "github": _write_github, "text": _write_text}[
-        "json" if as_json else form
-    ](findings)
+    found = reported(findings, documents, suppressed, baseline, to_write)
+    if as_json or form == "json":
+        write_json(found)
+    elif form == "sarif":
+        write_sarif(found, "lint")
+    elif form == "github":
+        write_github(found)
+    else:
+        write_text(found)
+        click.echo(totals(found))
     if broken:
         return ExitCode.UNREADABLE
-    wrong = {Severity.ERROR, Severity.WARN} if strict else {Severity.ERROR}
-    return ExitCode.DIVERGENCE if any(finding.severity in wrong for finding in findings) else ExitCode.PASS
+    return ExitCode.DIVERGENCE if fails(found.findings, strict) else ExitCode.PASS
 
 
 def options_by_command(group: click.Group, words: tuple[str, ...] = ()) -> dict[str, frozenset[str]]:
@@ -78,55 +82,3 @@ def options_by_command(group: click.Group, words: tuple[str, ...] = ()) -> dict[
             options = (text for param in subcommand.get_params(inner) for text in (*param.opts, *param.secondary_opts))
             found[" ".join((*words, name))] = frozenset(options)
     return found
-
-
-def _write_text(findings: Sequence[Finding]) -> None:
-    for finding in findings:
-        print_line(str(finding))
-    counts = _counted(findings)
-    notes = f", {counts['notes']} note(s)" if counts["notes"] else ""
-    click.echo(f"{counts['errors']} error(s), {counts['warnings']} warning(s){notes}")
-
-
-def _counted(findings: Sequence[Finding]) -> dict[str, int]:
-    words = {"errors": "ERROR", "warnings": "WARN", "notes": "INFO"}
-    return {name: sum(finding.severity == word for finding in findings) for name, word in words.items()}
-
-
-def _write_json(findings: Sequence[Finding]) -> None:
-    for finding in findings:
-        write_finding(finding)
-    write_record({"record": "summary", **_counted(findings)})
-
-
-def _write_github(findings: Sequence[Finding]) -> None:
-    """Annotations of GitHub Actions: properties and message are escaped as its runner unescapes them."""
-    for finding in findings:
-        kind = {"ERROR": "error", "WARN": "warning", "INFO": "notice"}[finding.severity]
-        path = _escaped(str(finding.path)).replace(":", "%3A").replace(",", "%2C")
-        click.echo(f"::{kind} file={path},line={finding.line},title={finding.code}::{_escaped(finding.message)}")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _write_sarif(findings: Sequence[Finding]) -> None:
-    from aprtui import __version__
-    from aprtui.contracts.lint.rules import COVERAGE_RULES, LINT_RULES
-
-    states = {rule.code: rule.states for rule in LINT_RULES} | COVERAGE_RULES
-    rules = [{"id": code, "shortDescription": {"text": text}} for code, text in states.items()]
-    driver = {"name": "aprtui contracts lint", "version": __version__, "rules": rules}
-    run = {"tool": {"driver": driver}, "results": [_sarif_result(finding) for finding in findings]}
-    click.echo(json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1))
-
-
-def _sarif_result(finding: Finding) -> dict[str, Any]:
-    place = {"artifactLocation": {"uri": finding.path.as_posix()}, "region": {"startLine": finding.line}}
-    return {
-        "ruleId": finding.code,
-        "level": {"ERROR": "error", "WARN": "warning", "INFO": "note"}[finding.severity],
-        "message": {"text": finding.message},
-        "locations": [{"physicalLocation": place}],
-    }

@@ -40,6 +40,12 @@ class TokenAlignment:
     sources: tuple[str | None, str | None]
     problem: str | None = None
     proven_different: bool = False
+    shared_only: bool = False
+
+    @property
+    def doubt(self) -> str | None:
+        """The problem, unless what it leaves is all that is asked about."""
+        return None if self.shared_only and self.aligned else self.problem
 
 
 def align_tokens(a: Capture, b: Capture, given: Sequence[int] | None = None) -> TokenAlignment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprtui.compare.causes import causes_headline
+from aprtui.compare.causes import causes_besides, causes_headline
 from aprtui.compare.comparison import Comparison, Divergence, StageComparison, Support
 from aprtui.compare.everywhere import sentence
 from aprtui.compare.explain.focus import nearest_to_bound
@@ -40,7 +40,7 @@ def _fail(comparison: Comparison, divergence: Divergence) -> str:
     if known is not None:
         return f"{sentence(known)}; first at {divergence.verdict.node}{besides}"
     also = "".join(f"; {sentence(found)}" for found in common)
-    return f"{where}: {_appearance(comparison, divergence)}{also}{besides}"
+    return f"{where}: {_appearance(comparison, divergence)}{also}{besides}{causes_besides(comparison)}"
 
 
 def _appearance(comparison: Comparison, divergence: Divergence) -> str:

@@ -98,10 +98,13 @@ def comparison_records(
         yield {
             "record": "alternative",
             **_node(tried.node),
+            "at": _node(tried.at),
             "name": tried.name,
             "words": tried.words,
             "residue": tried.residue,
             "is_proved": tried.is_proved,
+            "refuted": tried.refuted,
+            "side": tried.side,
         }
     if comparison.steps is not None and focus is not None:
         yield {
@@ -249,8 +252,7 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
         everywhere=everywhere,
         causes=tuple(map(_read_cause, by_kind.get("cause", []))),
         alternatives=tuple(
-            TriedAlternative(_read_node(one), one["name"], one["words"], _number(one["residue"]), one["is_proved"])
-            for one in by_kind.get("alternative", [])
+            _read_alternative(one) for one in by_kind.get("alternative", [])
         ),
     )  # fmt: skip
 
@@ -258,6 +260,14 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
 def _read_cause(record: Mapping[str, Any]) -> Cause:
     known = {key: _number(value) if key in _NUMBERS else value for key, value in record.items() if key in _CAUSE}
     return Cause(**{**known, "nodes": tuple(map(_read_node, record["nodes"])), "alike": tuple(record["alike"])})
+
+
+def _read_alternative(record: Mapping[str, Any]) -> TriedAlternative:
+    refuted = record.get("refuted", "" if record["is_proved"] else "not proved")
+    return TriedAlternative(
+        _read_node(record), _read_node(record.get("at", record)), record["name"], record["words"],
+        _number(record["residue"]), refuted, record.get("side", ""),
+    )  # fmt: skip
 
 
 def _read_everywhere(record: Mapping[str, Any]) -> Everywhere:

@@ -9,24 +9,16 @@ of a parameter (`at_least`, `tolerance`). Where it cannot be read, the bound cou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
 from aprtui.contracts.changes.facts import STATUS, Facts, Value, facts_of
+from aprtui.contracts.documents.bounds import NUMBER, is_least, named_least
 from aprtui.contracts.documents.document import Document, Maturity, maturity_of
 
 _CLAIMS = frozenset({"formula", "invariants", "prediction", "property", "formal", "rule", "pass_criteria"})
 """Fields whose text says what must hold: a bound in them belongs to the claim. Elsewhere a number may mean anything."""
-
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\w)")
-_AT_LEAST_BEFORE = re.compile(r"(?:>=|>|≥|at least|no less than|minimum(?: of)?)\s*$", re.IGNORECASE)
-_AT_MOST_BEFORE = re.compile(r"(?:<=|<|≤|±|\+/-|at most|no more than|within|up to|maximum(?: of)?)\s*$", re.IGNORECASE)
-_AT_LEAST_AFTER = re.compile(r"\s*(?:<=|<|≤)")
-_AT_MOST_AFTER = re.compile(r"\s*(?:>=|>|≥)")
-_LEAST = frozenset({"floor", "least", "low", "lower", "min", "minimum"})
-_MOST = frozenset({"below", "ceiling", "high", "max", "maximum", "most", "tolerance", "upper"})
 
 
 class ChangeKind(StrEnum):
@@ -125,10 +117,8 @@ def _of_status(old: str, new: str) -> ChangeKind:
 
 def moved(field: str, old: float, new: float) -> ChangeKind | None:
     """Whether a changed number in `field` loosens or tightens the claim, by the words of the field's name."""
-    words = set(re.split(r"[^a-z]+", field.lower()))
-    if bool(words & _LEAST) == bool(words & _MOST) or old == new:
-        return None
-    return _direction(bool(words & _LEAST), old, new)
+    least = named_least(field)
+    return None if least is None or old == new else _direction(least, old, new)
 
 
 def moved_in_text(old: str, new: str) -> ChangeKind | None:
@@ -141,22 +131,15 @@ def moved_in_text(old: str, new: str) -> ChangeKind | None:
 
 def _masked(text: str) -> str:
     """`text` without its numbers."""
-    return _NUMBER.sub("#", text)
+    return NUMBER.sub("#", text)
 
 
 def _moves(old: str, new: str) -> Iterator[ChangeKind | None]:
-    for before, after in zip(_NUMBER.finditer(old), _NUMBER.finditer(new), strict=True):
+    for before, after in zip(NUMBER.finditer(old), NUMBER.finditer(new), strict=True):
         if float(before[0]) != float(after[0]):
-            is_least = _is_least(old[: before.start()], old[before.end() :])
-            yield None if is_least is None else _direction(is_least, float(before[0]), float(after[0]))
+            least = is_least(old[: before.start()], old[before.end() :])
+            yield None if least is None else _direction(least, float(before[0]), float(after[0]))
 
 
-def _is_least(left: str, right: str) -> bool | None:
-    """True for a number that is the least allowed, False for the most; None where the texts around it do not say."""
-    least = bool(_AT_LEAST_BEFORE.search(left) or _AT_LEAST_AFTER.match(right))
-    most = bool(_AT_MOST_BEFORE.search(left) or _AT_MOST_AFTER.match(right))
-    return None if least == most else least
-
-
-def _direction(is_least: bool, old: float, new: float) -> ChangeKind:
-    return ChangeKind.TIGHTENED if (new > old) == is_least else ChangeKind.LOOSENED
+def _direction(least: bool, old: float, new: float) -> ChangeKind:
+    return ChangeKind.TIGHTENED if (new > old) == least else ChangeKind.LOOSENED

@@ -228,7 +228,8 @@ class QaGate(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Document(Entry):
-    """A contract. `extras` are its top-level sections without a field here; `keys` all top-level keys in order."""
+    """A contract. `extras` are its top-level sections without a field here; `keys` all top-level keys in order;
+    `refusal` the line and the reason where `pv` would not read it."""
 
     path: Path
     keys: tuple[str, ...]
@@ -239,6 +240,7 @@ class Document(Entry):
     harnesses: tuple[Harness, ...]
     qa_gate: QaGate | None
     duplicates: tuple[DuplicateKey, ...]
+    refusal: tuple[int, str] | None
 
     @property
     def name(self) -> str:

@@ -28,6 +28,25 @@ _DEMAND = range(1, 6)
 _COSTS = ("alloc", "bytes", "churn", "launch", "overhead", "sync", "wasted", "_us", "_ms")
 _QUANTITY = re.compile(r"\s*(?:<=|>=|<|>|~)?\s*(-?[0-9][0-9._]*)\s*(?:%|\+|x|B|KB|MB|GB|KiB|MiB|GiB|ms|us|s)?\s*")
 
+KIND_RULES = {
+    "BEAT-001": ("a benchmark has a block beat", "write beat with incumbent, metric, direction and beat_threshold"),
+    "BEAT-002": ("the incumbent is one of the known ones", "name in beat.incumbent the tool that is to be beaten"),
+    "BEAT-003": ("the metric is named", "name in beat.metric what is measured, as tokens_per_sec"),
+    "BEAT-004": ("the direction is known", "write beat.direction: higher_is_better or lower_is_better"),
+    "BEAT-005": ("the threshold is a finite number", "write beat.beat_threshold, the value at which CI fails"),
+    "BEAT-006": ("the gate is named", "name in beat.ci_gate_name the test that enforces it"),
+    "BEAT-007": ("the compute is CPU or GPU", "write beat.approved_compute: CPU or GPU"),
+    "KAIZEN-001": ("an improvement record has an id", "write contract: the record's own id"),
+    "KAIZEN-002": ("its state is known", "write status: draft, planned, pending, implementing or implemented"),
+    "KAIZEN-003": ("it states something that can fail", "write baseline and target, invariants or falsification_tests"),
+    "KAIZEN-004": ("baseline and target share a metric", "measure the same metrics before and after"),
+    "KAIZEN-005": ("some metric moves", "write quantities, and the change that was made"),
+    "KAIZEN-006": ("not every cost that moves grows", "exchange baseline and target, or say what was gained"),
+    "CRUX-001": ("a demand score is 1 … 5, and every story has one", "write demand_score: 1 to 5"),
+    "CRUX-002": ("a competitor is a known source, and every story has one", "write one of the known sources"),
+}
+"""What each code, an error, demands of documents of its kind, and what to do where it is not so."""
+
 Broken = Iterator[tuple[str, str, str]]
 """Code, the top-level key that holds the fault, and the message of each breach."""
 

@@ -15,6 +15,9 @@ from aprtui.contracts.documents.reader import read_document
 from aprtui.errors import AprtuiError
 
 SUFFIXES = (".yaml", ".yml")
+_NO_CONTRACTS = frozenset({"binding", "external-corpora", "ontology"})
+_NO_FOLDERS = frozenset({"kaizen", "legacy", "pipelines", "publish-manifests"})
+"""Files and folders beside contracts that `pv lint` does not walk into."""
 
 Stamp = tuple[int, int, int]
 """Modification time in ns, size and inode: an editor that replaces a file within a clock tick changes one of them."""
@@ -89,8 +92,9 @@ def _stamp(path: Path) -> Stamp | None:
 def contract_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     """The files among `paths`, and the YAML files below the directories among them, sorted, each once.
 
-    Hidden files and directories are left out. A path that does not exist is included: reading it reports that. Raises
-    `ContractError` for a directory without YAML files: "nothing read" must not look like "nothing wrong".
+    Below a directory, hidden files and directories are left out, and what `pv` does not take for contracts either. A
+    path that is given itself is included, also one that does not exist: reading it reports that. Raises `ContractError`
+    for a directory without YAML files: "nothing read" must not look like "nothing wrong".
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -107,5 +111,6 @@ def _below(directory: Path) -> tuple[Path, ...]:
         for path in sorted(directory.rglob("*"))
         if path.suffix in SUFFIXES
         and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+        and path.stem not in _NO_CONTRACTS
+        and not any(part.startswith(".") or part in _NO_FOLDERS for part in path.relative_to(directory).parts)
     )

@@ -28,6 +28,7 @@ from aprtui.contracts.documents.document import (
     QaGate,
     StatedEvidence,
 )
+from aprtui.contracts.documents.shape import refusal
 from aprtui.yaml_file import YamlFile, YamlList, YamlMapping, YamlNode, YamlScalar, plain, read_yaml, text, texts
 
 METADATA, EQUATIONS, OBLIGATIONS = "metadata", "equations", "proof_obligations"
@@ -68,6 +69,7 @@ def document_of(file: YamlFile) -> Document:
         harnesses=tuple(_harness(found) for found in entries.of(HARNESSES, "harness")),
         qa_gate=_qa_gate(entries.mapping(QA_GATE)) if QA_GATE in root.fields else None,
         duplicates=file.duplicates,
+        refusal=refusal(root),
     )
 
 

@@ -8,19 +8,15 @@ without a kind is one, unless it is of the registry. Rules about an entry apply 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
 from aprtui.contracts.documents.document import Document, Falsifier, Harness, Obligation
-from aprtui.contracts.documents.kinds import KINDS, broken_rules
+from aprtui.contracts.documents.kinds import broken_rules
+from aprtui.contracts.documents.shape import SECTIONS
 
-SECTIONS = (
-    "metadata", "equations", "proof_obligations", "falsification_tests", "kani_harnesses", "qa_gate", "enforcement",
-    "verification_summary", "kernel_structure", "simd_dispatch", "type_invariants", "coq_spec", "beat", "stories",
-)  # fmt: skip
 _NO_KIND = " (no metadata.kind: judged as a kernel)"
 
 
@@ -52,11 +48,13 @@ Breaches = Iterator[tuple[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class SchemaRule:
-    """A rule: `find` yields line and message of every breach. With `of_kernels` it applies to kernels only."""
+    """A rule: it `states` what holds of a sound contract, `fix` says what to do where it does not, and `find` yields
+    line and message of every breach. With `of_kernels` it applies to kernels only."""
 
     code: str
     severity: Severity
     states: str
+    fix: str
     find: Callable[[Document], Breaches]
     of_kernels: bool = False
 
@@ -66,9 +64,9 @@ def validate(document: Document) -> tuple[Finding, ...]:
 
     A document that `pv` does not read at all has one finding, `REFUSED`.
     """
-    refused = next(refusals(document), None)
-    if refused is not None:
-        return (Finding(REFUSED, Severity.ERROR, refused[1], document.path, refused[0]),)
+    if document.refusal is not None:
+        line, problem = document.refusal
+        return (Finding(REFUSED, Severity.ERROR, problem, document.path, line),)
     findings = []
     to_note = document.metadata.kind is None
     for rule in RULES:
@@ -88,60 +86,8 @@ def validate(document: Document) -> tuple[Finding, ...]:
 REFUSED = "REFUSED"
 """The code of a document that is no contract to `pv`: nothing else is judged."""
 
-_LEVELS = ("basic", "standard", "strict", "proven")
-_INTAKES = ("missing", "partial", "supported", "unclear")
-_STRATEGIES = ("exhaustive", "stub_float", "compositional", "bounded_int")
-_TYPES = (
-    "invariant", "equivalence", "bound", "monotonicity", "idempotency", "linearity", "symmetry", "associativity",
-    "conservation", "ordering", "completeness", "soundness", "involution", "determinism", "roundtrip", "state_machine",
-    "classification", "independence", "termination", "safety", "liveness", "precondition", "postcondition", "frame",
-    "loop_invariant", "loop_variant", "old_state", "subcontract",
-)  # fmt: skip
-_OBLIGATION_ALIASES = (("property", "statement"), ("formal", "verification"))
-_TEST_ALIASES = (("rule", "description"), ("prediction", "expected"), ("test", "command"), ("if_fails", "fails_if"))
-
-
-def refusals(document: Document) -> Breaches:
-    """Why `pv` does not read a document: it is no contract, a word is not one of a closed list, an id is missing, or a
-    field stands beside its alias."""
-    metadata = document.metadata
-    if "metadata" not in document.keys:
-        named = ", ".join(document.keys[:4])
-        yield document.line, f"this is no contract: it has no metadata (its sections are {named or 'none'})"
-        return
-    words = (
-        ("kind", metadata.kind, KINDS),
-        ("enforcement_level", metadata.extras.get("enforcement_level"), _LEVELS),
-        ("intake_status", metadata.extras.get("intake_status"), _INTAKES),
-    )
-    for field, word, known in words:
-        if word is not None and word not in known:
-            yield metadata.line_of(field), _unknown_word(f"metadata.{field}", word, known)
-    for name, obligation in _obligations(document):
-        if obligation.type not in _TYPES:
-            yield obligation.line_of("type"), _unknown_word(f"{name}: type", obligation.type, _TYPES)
-        yield from _doubled(name, obligation, _OBLIGATION_ALIASES)
-    for name, test in _tests(document):
-        if not test.id:
-            yield test.line, f"falsification {name} has no id"
-        yield from _doubled(name, test, _TEST_ALIASES)
-    for name, harness in _harnesses(document):
-        if not harness.id:
-            yield harness.line, f"{name} has no id"
-        strategy = harness.extras.get("strategy")
-        if strategy is not None and strategy not in _STRATEGIES:
-            yield harness.line_of("strategy"), _unknown_word(f"{name}: strategy", strategy, _STRATEGIES)
-
-
-def _unknown_word(what: str, word: object, known: Sequence[str]) -> str:
-    near = get_close_matches(str(word).lower(), known, 1)
-    return f"{what} {word!r:.40}: " + (f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}")
-
-
-def _doubled(name: str, entry: Obligation | Falsifier, pairs: Sequence[tuple[str, str]]) -> Breaches:
-    for field, alias in pairs:
-        if field in entry.lines and alias in entry.lines:
-            yield entry.lines[alias], f"{name}: {alias} is another name of {field}, which is there too"
+REFUSED_STATES = "pv reads it: it has metadata, ids, only words of closed lists, and no field beside its alias"
+REFUSED_FIX = "correct the word as offered, write the id, or remove the alias; a file without metadata is no contract"
 
 
 def _no_references(document: Document) -> Breaches:
@@ -339,29 +285,128 @@ def _not_provable(document: Document) -> Breaches:
 _E, _W = Severity.ERROR, Severity.WARN
 
 RULES: tuple[SchemaRule, ...] = (
-    SchemaRule("SCHEMA-001", _E, "references are given", _no_references),
-    SchemaRule("SCHEMA-002", _E, "a version is given", _no_version),
-    SchemaRule("SCHEMA-003", _E, "a kernel has equations", _no_equations, of_kernels=True),
-    SchemaRule("SCHEMA-004", _E, "an equation has a formula", _empty_formula, of_kernels=True),
-    SchemaRule("SCHEMA-005", _E, "an obligation has a property", _empty_property),
-    SchemaRule("SCHEMA-006", _W, "formal statements differ", _same_formal),
-    SchemaRule("SCHEMA-007", _E, "ids of falsification tests differ", _same_test_id),
-    SchemaRule("SCHEMA-008", _E, "a falsification test has a prediction", _no_prediction),
-    SchemaRule("SCHEMA-009", _W, "a falsification test says what its failure means", _no_if_fails),
-    SchemaRule("SCHEMA-010", _E, "ids of harnesses differ", _same_harness_id),
-    SchemaRule("SCHEMA-011", _E, "a harness has an obligation", _no_harness_obligation),
-    SchemaRule("SCHEMA-012", _W, "a harness has a bound", _no_bound),
-    SchemaRule("SCHEMA-013", _W, "a kernel has a quality gate", _no_gate, of_kernels=True),
-    SchemaRule("SCHEMA-014", _E, "requires is for postconditions", _misplaced_requires),
-    SchemaRule("SCHEMA-015", _E, "applies_to_phase is for loops", _misplaced_phase),
-    SchemaRule("SCHEMA-016", _E, "parent_contract is for subcontracts", _misplaced_parent),
-    SchemaRule("SCHEMA-017", _E, "a parent contract is depended on", _unknown_parent),
-    SchemaRule("SCHEMA-018", _E, "kind is in metadata", _top_level_kind),
-    SchemaRule("SCHEMA-019", _E, "no section is misspelt", _misspelt_section),
-    SchemaRule("SCHEMA-020", _E, "no key occurs twice", _duplicate_key),
-    SchemaRule("SCHEMA-021", _E, "an obligation that is not applicable says why", _no_reason),
-    SchemaRule("SCHEMA-022", _E, "an obligation that is not applicable says who decided", _no_owner),
-    SchemaRule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
-    SchemaRule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
+    SchemaRule(
+        "SCHEMA-001",
+        _E,
+        "references are given",
+        "name the paper, specification or source in metadata.references",
+        _no_references,
+    ),
+    SchemaRule("SCHEMA-002", _E, "a version is given", "write metadata.version, as 1.0.0", _no_version),
+    SchemaRule(
+        "SCHEMA-003",
+        _E,
+        "a kernel has equations",
+        "write the equation that the kernel computes, or a metadata.kind that is no kernel",
+        _no_equations,
+        of_kernels=True,
+    ),
+    SchemaRule(
+        "SCHEMA-004",
+        _E,
+        "an equation has a formula",
+        "write the formula of the equation",
+        _empty_formula,
+        of_kernels=True,
+    ),
+    SchemaRule(
+        "SCHEMA-005", _E, "an obligation has a property", "say in property what is to be proved", _empty_property
+    ),
+    SchemaRule(
+        "SCHEMA-006",
+        _W,
+        "formal statements differ",
+        "remove one of the two, or write what tells them apart",
+        _same_formal,
+    ),
+    SchemaRule("SCHEMA-007", _E, "ids of falsification tests differ", "give one of the two another id", _same_test_id),
+    SchemaRule(
+        "SCHEMA-008",
+        _E,
+        "a falsification test has a prediction",
+        "say in prediction what is seen if the rule holds",
+        _no_prediction,
+    ),
+    SchemaRule(
+        "SCHEMA-009",
+        _W,
+        "a falsification test says what its failure means",
+        "say in if_fails what the cause would be",
+        _no_if_fails,
+    ),
+    SchemaRule("SCHEMA-010", _E, "ids of harnesses differ", "give one of the two another id", _same_harness_id),
+    SchemaRule(
+        "SCHEMA-011",
+        _E,
+        "a harness has an obligation",
+        "name the obligation that the harness proves",
+        _no_harness_obligation,
+    ),
+    SchemaRule(
+        "SCHEMA-012", _W, "a harness has a bound", "write bound, the number of steps that are unwound", _no_bound
+    ),
+    SchemaRule(
+        "SCHEMA-013", _W, "a kernel has a quality gate", "write a qa_gate with id and name", _no_gate, of_kernels=True
+    ),
+    SchemaRule(
+        "SCHEMA-014",
+        _E,
+        "requires is for postconditions",
+        "remove requires, or write type: postcondition",
+        _misplaced_requires,
+    ),
+    SchemaRule(
+        "SCHEMA-015",
+        _E,
+        "applies_to_phase is for loops",
+        "remove applies_to_phase, or write type: loop_invariant or loop_variant",
+        _misplaced_phase,
+    ),
+    SchemaRule(
+        "SCHEMA-016",
+        _E,
+        "parent_contract is for subcontracts",
+        "remove parent_contract, or write type: subcontract",
+        _misplaced_parent,
+    ),
+    SchemaRule(
+        "SCHEMA-017",
+        _E,
+        "a parent contract is depended on",
+        "add the parent to metadata.depends_on, word for word",
+        _unknown_parent,
+    ),
+    SchemaRule("SCHEMA-018", _E, "kind is in metadata", "move kind into metadata", _top_level_kind),
+    SchemaRule("SCHEMA-019", _E, "no section is misspelt", "rename the section as offered", _misspelt_section),
+    SchemaRule("SCHEMA-020", _E, "no key occurs twice", "merge the two, or remove one", _duplicate_key),
+    SchemaRule(
+        "SCHEMA-021",
+        _E,
+        "an obligation that is not applicable says why",
+        "write na_reason: why it is no property of the code",
+        _no_reason,
+    ),
+    SchemaRule(
+        "SCHEMA-022",
+        _E,
+        "an obligation that is not applicable says who decided",
+        "write na_owner: what checks it instead",
+        _no_owner,
+    ),
+    SchemaRule(
+        "SCHEMA-023",
+        _E,
+        "a reason for not applicable is given only there",
+        "remove na_reason and na_owner, or write applies_to: not_applicable",
+        _needless_reason,
+    ),
+    SchemaRule(
+        "PROVABILITY-001",
+        _E,
+        "a kernel can be proved",
+        "add what is missing, or write a metadata.kind that is no kernel",
+        _not_provable,
+        of_kernels=True,
+    ),
 )
 """The codes are those of `pv`."""

@@ -3,7 +3,8 @@
 Evidence holds as long as the claim, the sources that it vouches for, and the check that judged are unchanged. Evidence
 that no longer holds counts one level lower; so does evidence that vouches for no source, since its state is unknown.
 Void evidence carries nothing: it contradicts itself, has an injected fault that the claim does not ask for, or is about
-another subject. A FAIL refutes everything recorded before it, and each PASS on the same sources, before it or after it.
+another subject, or its check asks for less than the claim says. A FAIL refutes everything recorded before it, and each
+PASS on the same sources, before it or after it, also under an id that is gone, or in a file that was deleted.
 
 | level | evidence that carries it |
 |---|---|
@@ -16,19 +17,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import combinations, takewhile
 from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks.claimed import claim_texts, looser_than_claimed
 from aprtui.contracts.documents.document import CheckCall, Document, Equation, Falsifier, Maturity
 from aprtui.contracts.evidence.about import REFERENCE, about_of, other_subject, unplanned_fault
 from aprtui.contracts.evidence.claim import claim_digest
-from aprtui.contracts.evidence.files import EvidenceFile, EvidenceRecord, RecordedEvidence, read_recorded, stamp
-from aprtui.contracts.evidence.project import Project, edited_since_recorded, project_of
+from aprtui.contracts.evidence.files import (
+    DATE_FORMAT,
+    EvidenceFile,
+    EvidenceRecord,
+    RecordedEvidence,
+    read_recorded,
+    stamp,
+)
+from aprtui.contracts.evidence.project import Project, deleted_failures, edited_since_recorded, project_of
 from aprtui.contracts.evidence.stated import stated_level
 from aprtui.errors import UsageError
 
+DOCUMENTS = frozenset({".md", ".rst", ".txt", ".png", ".svg"})
+"""Files of these kinds are no source of an engine: evidence that vouches for them alone is unbound."""
+
+_CLOCKS_DIFFER = timedelta(days=1)
 _ONE_LOWER = {Maturity.DISCHARGED: Maturity.FUNCTIONAL, Maturity.FUNCTIONAL: Maturity.ALGORITHM}
 
 
@@ -54,7 +68,7 @@ class AssessedEvidence:
     def words(self) -> str:
         """Whether it still holds, and if not, why."""
         if self.standing is Standing.UNBOUND:
-            return "unbound: it vouches for no source file"
+            return "unbound: it vouches for no source file" + (", only for documents" if self.record.sources else "")
         return f"{self.standing}{': ' if self.changes else ''}{', '.join(self.changes)}"
 
 
@@ -83,16 +97,17 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The recorded evidence of one contract, the project that it is compared with, and the contract's equations."""
+    """The recorded evidence of one contract, the project that it is compared with, and the contract's equations and
+    ids of falsifiers."""
 
     project: Project
     recorded: RecordedEvidence
     equations: tuple[Equation, ...] = ()
+    ids: frozenset[str] = frozenset()
 
     def assess(self, falsifier: Falsifier, check: CheckCall | None) -> Assessment:
         """The assessment of the evidence for `falsifier`, which `check` judges now."""
-        files = reversed(self.recorded.files.get(falsifier.id, ()))
-        evidence = tuple(self._assessed(file, falsifier, check) for file in files)
+        evidence = tuple(self._assessed(file, falsifier, check) for file in self._files_of(falsifier))
         stated = stated_level(falsifier, self.project)
         floor = min(stated, max(Maturity.ALGORITHM, _ONE_LOWER.get(stated, Maturity.NONE)))
         counted = [piece for piece in evidence if piece.standing is not Standing.VOID]
@@ -104,10 +119,26 @@ class Ledger:
         ever = max(level_of(passed), stated)
         return Assessment(evidence, Maturity.NONE if against is not None else max(now, floor), ever, against)
 
+    def _files_of(self, falsifier: Falsifier) -> list[EvidenceFile]:
+        """The evidence for a falsifier, newest first, with each FAIL of the same claim under an id that is gone."""
+        files = list(self.recorded.files.get(falsifier.id, ()))
+        claim = claim_digest(self.equations, falsifier)
+        for name in self.recorded.files.keys() - self.ids if self.ids else ():
+            files += [
+                file
+                for file in self.recorded.files[name]
+                if file.record.verdict is Verdict.FAIL and file.record.claim == claim
+            ]
+        return sorted(files, key=lambda file: (file.record.date, file.path.stem), reverse=True)
+
     def _assessed(self, file: EvidenceFile, falsifier: Falsifier, check: CheckCall | None) -> AssessedEvidence:
         evidence = file.record
-        if void := tuple(void_reasons(evidence, check)):
-            return AssessedEvidence(file.path, evidence, Standing.VOID, void)
+        void = list(void_reasons(evidence, check))
+        if evidence.check is not None and evidence.verdict is Verdict.PASS:
+            then = CheckCall(evidence.check.name, evidence.check.parameters)
+            void += filter(None, [looser_than_claimed(then, claim_texts(self.equations, falsifier))])
+        if void:
+            return AssessedEvidence(file.path, evidence, Standing.VOID, tuple(void))
         changes = [
             f"{source} {'is gone' if now is None else 'changed'}"
             for source, then in sorted(evidence.sources.items())
@@ -120,7 +151,7 @@ class Ledger:
             changes.append("the claim changed")
         if _is_judged_otherwise(evidence, falsifier, check):
             changes.append("the check changed" if evidence.check is not None else "the test changed")
-        unbound = not evidence.sources and not changes
+        unbound = not changes and all(Path(source).suffix.lower() in DOCUMENTS for source in evidence.sources)
         standing = Standing.UNBOUND if unbound else Standing.STALE if changes else Standing.FRESH
         return AssessedEvidence(file.path, evidence, standing, tuple(changes))
 
@@ -132,8 +163,10 @@ NO_LEDGER = Ledger(Project(Path(), Path()), RecordedEvidence({}))
 def ledger_of(document: Document, evidence_dir: Path | None = None) -> Ledger:
     """The evidence of a contract, from `evidence_dir` or where its project keeps it. Raises nothing."""
     project = project_of(document.path, evidence_dir)
-    recorded = read_recorded(project.own_evidence, project.contract, edited_since_recorded(project))
-    return Ledger(project, recorded, document.equations)
+    edited, deleted = edited_since_recorded(project), deleted_failures(project)
+    recorded = read_recorded(project.own_evidence, project.contract, edited, deleted)
+    ids = frozenset(test.id for test in document.falsifiers)
+    return Ledger(project, recorded, document.equations, ids)
 
 
 def stamps(documents: Iterable[Document]) -> tuple[int | None, ...]:
@@ -143,6 +176,8 @@ def stamps(documents: Iterable[Document]) -> tuple[int | None, ...]:
 
 def void_reasons(evidence: EvidenceRecord, check: CheckCall | None) -> Iterator[str]:
     """Why a record carries nothing, whatever else it says; `check` judges the claim now."""
+    if evidence.date > (datetime.now(UTC) + _CLOCKS_DIFFER).strftime(DATE_FORMAT):
+        yield f"it is dated in the future, {evidence.date}"
     number, bound, relation = evidence.number, evidence.bound, evidence.relation
     if number is not None and bound is not None and relation.holds(number, bound) != (evidence.verdict is Verdict.PASS):
         yield f"it says {evidence.verdict}, and its {evidence.metric} {number:g} has to be {relation} {bound:g}"

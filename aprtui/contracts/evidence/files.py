@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from aprtui.trace.json_value import json_number, json_value
 FORMAT, VERSION = "aprtui-evidence", 2
 SEAL = "seal"
 SUFFIX = ".json"
+DATE_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 MOST_BYTES = 1 << 20
 
 
@@ -166,9 +168,11 @@ def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**contents, SEAL: hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()}
 
 
-def read_recorded(folder: Path, contract: str, edited: Collection[Path] = ()) -> RecordedEvidence:
+def read_recorded(
+    folder: Path, contract: str, edited: Collection[Path] = (), deleted: Mapping[Path, bytes] | None = None
+) -> RecordedEvidence:
     """The evidence in `folder` for the contract with this path; files that are `edited` are refused even if their seal
-    fits. Raises nothing."""
+    fits. Each FAIL among the contents of `deleted` files is evidence as if it still lay there. Raises nothing."""
     found: dict[str, list[EvidenceFile]] = {}
     broken, refused = [], []
     try:
@@ -190,6 +194,11 @@ def read_recorded(folder: Path, contract: str, edited: Collection[Path] = ()) ->
             found.setdefault(evidence.falsifier, []).append(EvidenceFile(path, evidence))
         else:
             broken.append((path, f"{path}: is evidence of contract {evidence.contract!r:.60}: move it to its folder"))
+    for path, data in (deleted or {}).items():
+        with suppress(UnreadableError):
+            evidence = evidence_in(path, data)
+            if evidence.verdict is Verdict.FAIL and evidence.contract == contract:
+                found.setdefault(evidence.falsifier, []).append(EvidenceFile(path, evidence))
     # A name sorts after its own prefixes, so the second file of the same second comes after the first.
     ordered = {
         name: tuple(sorted(files, key=lambda file: (file.record.date, file.path.stem))) for name, files in found.items()
@@ -210,11 +219,17 @@ def read_evidence(path: Path) -> EvidenceRecord:
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise UnreadableError(f"{path}: larger than {MOST_BYTES} bytes: not an evidence file")
-        document = json.loads(data)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return evidence_in(path, data)
+
+
+def evidence_in(path: Path, data: bytes) -> EvidenceRecord:
+    """The evidence in the contents of a file. Raises `UnreadableError`."""
+    if len(data) > MOST_BYTES:
+        raise UnreadableError(f"{path}: larger than {MOST_BYTES} bytes: not an evidence file")
+    try:
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"{path}: not JSON: delete it and record again") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,8 @@ BUILD_FOLDERS = frozenset({"target", "node_modules", "__pycache__", "build", "di
 """Folders that build tools write, and that hold no sources."""
 
 _GIT_SECONDS = 20
+_FAILED = '"verdict": "FAIL"'
+"""How an evidence file writes that the claim failed."""
 _GENERATED = BUILD_FOLDERS | {"images"}
 _GENERATED_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
 
@@ -34,7 +36,8 @@ class Project:
     Sources are named relative to `root`: the folder that holds the nearest folder called `contracts` above the
     contract, or else the contract's own. `evidence` is the folder of evidence files, `contracts/evidence` by default.
     `packaged` marks aprtui's own contracts where aprtui is installed rather than checked out. `contract` is the path of
-    the contract's file relative to `root`, by which evidence names it; empty where none is meant.
+    the contract's file relative to `root`, by which evidence names it; empty where none is meant. A contract outside of
+    any project whose evidence is kept elsewhere is named relative to the folder that holds the evidence.
     """
 
     root: Path
@@ -84,7 +87,16 @@ def project_of(contract: Path, evidence: Path | None = None) -> Project:
     home = next((above for above in (folder, *folder.parents) if above.name == CONTRACTS), None)
     root = folder if home is None else home.parent
     named = path.relative_to(root).as_posix()
+    if home is None and evidence is not None:
+        named = _beside(path, evidence.absolute())
     return Project(root, evidence or (home or folder) / EVIDENCE, contract=named)
+
+
+def _beside(contract: Path, evidence: Path) -> str:
+    """The name of a contract without a project in a folder of evidence that others may use as well: two contracts of
+    one file name are told apart by their folders, as far as these lie beside the evidence."""
+    above = evidence.parent
+    return (contract.relative_to(above) if contract.is_relative_to(above) else contract).as_posix()
 
 
 def place_to_record(project: Project, contract: Path) -> Path:
@@ -134,19 +146,21 @@ def revision_at(document: Document, falsifier: Falsifier, project: Project) -> R
 def revision_of(root: Path, files: Sequence[str]) -> Revision | str:
     """The commit checked out at `root`, or a text that says why there is none.
 
-    It is dirty where a tracked file was changed, or one of `files` (relative to `root`) is not committed at all.
+    It is dirty where a tracked file was changed, or one of `files` (relative to `root`) is not committed at all, or git
+    was told not to look at it (`git update-index --assume-unchanged`).
     """
     try:
         commit = _git(root, "rev-parse", "--verify", "HEAD").strip()
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules")
         uncommitted = _git(root, "status", "--porcelain", "--untracked-files=all", "--ignored", "--", *files)
+        hidden = [line for line in _git(root, "ls-files", "-v", "--", *files).splitlines() if not line.startswith("H")]
     except FileNotFoundError:
         return "git is not installed"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"git failed: {error}"
     except subprocess.CalledProcessError as error:
         return str(error.stderr).strip().partition("\n")[0] or f"git exited with {error.returncode}"
-    return Revision(commit, bool(changed or uncommitted))
+    return Revision(commit, bool(changed or uncommitted or hidden))
 
 
 def edited_since_recorded(project: Project) -> frozenset[Path]:
@@ -162,6 +176,29 @@ def edited_since_recorded(project: Project) -> frozenset[Path]:
     except (OSError, subprocess.SubprocessError):
         return frozenset()
     return frozenset((top / name).resolve() for name in names.splitlines() if name)
+
+
+def deleted_failures(project: Project) -> Mapping[Path, bytes]:
+    """The contents of evidence files of the contract that say FAIL and that git has, but that no longer lie on disk;
+    none outside of a checkout."""
+    folder = project.own_evidence
+    if project.packaged or not folder.is_dir():
+        return {}
+    found = {}
+    try:
+        top = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
+        listed = ("--diff-filter=A", "--name-only", "--no-renames", f"-G{_FAILED}")
+        told = _git(folder, "log", "--format=commit %H", *listed, "--", ".")
+        commit = ""
+        for line in filter(None, told.splitlines()):
+            word, _, rest = line.partition(" ")
+            if word == "commit":
+                commit = rest
+            elif not (path := top / line).exists():
+                found[path] = git_output(top, "show", f"{commit}:{line}")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return found
 
 
 def _git(root: Path, *words: str) -> str:

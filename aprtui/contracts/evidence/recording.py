@@ -16,7 +16,7 @@ from aprtui.contracts.checks.running import BACKEND
 from aprtui.contracts.documents.document import CheckCall, ContractError, Document, Falsifier
 from aprtui.contracts.evidence.about import about_of, unplanned_fault
 from aprtui.contracts.evidence.claim import claim_digest
-from aprtui.contracts.evidence.files import CapturedRun, CheckRun, EvidenceRecord, Host, JudgedOn, Revision
+from aprtui.contracts.evidence.files import DATE_FORMAT, CapturedRun, CheckRun, EvidenceRecord, Host, JudgedOn, Revision
 from aprtui.contracts.evidence.project import Project
 from aprtui.engine.backends.registry import device_backends
 from aprtui.engine.cuda.detect import detect
@@ -38,7 +38,7 @@ def evidence_of(
         contract_version=document.metadata.version,
         falsifier=falsifier.id,
         claim=claim_digest(document.equations, falsifier),
-        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        date=datetime.now(UTC).strftime(DATE_FORMAT),
         host=this_host(),
         program_version=__version__,
         revision=revision,
@@ -69,7 +69,24 @@ def this_host() -> Host:
 
 def obstacle_to_recording(check: CheckCall | None, subject: CheckSubject) -> str:
     """Why a judgement of `subject` would carry nothing, so that it is not recorded; empty where it would not."""
-    return unplanned_fault(check, about_of(check), judged_on(check, subject))
+    return unplanned_fault(check, about_of(check), judged_on(check, subject)) or copied_reference(subject)
+
+
+def copied_reference(subject: CheckSubject) -> str:
+    """That the reference says it is of another engine than the capture, and most of its files have the capture's bytes;
+    empty where it is not so. Two engines round differently: they share the bytes of lookups at most."""
+    capture, reference = (None if side is None else side.manifest for side in (subject.capture, subject.reference))
+    if capture is None or reference is None or capture.engine.name.lower() == reference.engine.name.lower():
+        return ""
+    both = capture.files.keys() & reference.files.keys()
+    same = sum(
+        (capture.files[name].bytes, capture.files[name].crc32)
+        == (reference.files[name].bytes, reference.files[name].crc32)
+        for name in both
+    )
+    if same * 2 <= len(both):
+        return ""
+    return f"the reference of {reference.engine.name} has the bytes of the capture in {same} of {len(both)} files"
 
 
 def is_live(check: CheckCall | None) -> bool:

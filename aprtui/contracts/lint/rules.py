@@ -17,14 +17,16 @@ from os.path import commonpath
 from pathlib import Path
 
 from aprtui.contracts.checks.arguments import known_stages, named_stages
+from aprtui.contracts.checks.claimed import claim_texts, looser_than_claimed
 from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.checks.vacuous import why_vacuous
 from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity, nearest_status
-from aprtui.contracts.documents.validation import SECTIONS, Breaches, Finding, Severity
+from aprtui.contracts.documents.shape import SECTIONS
+from aprtui.contracts.documents.validation import Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
 from aprtui.contracts.evidence.stated import ALGORITHM_EVIDENCE, EVIDENCE_FILE
-from aprtui.contracts.lint.source_tree import NAME_PATH, SourceTree, missing_tests
+from aprtui.contracts.source_tree import NAME_PATH, SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.trace.graph import known_names
 
@@ -48,11 +50,13 @@ class LintContext:
 
 @dataclass(frozen=True, slots=True)
 class LintRule:
-    """A rule: `find` yields line and message for every breach."""
+    """A rule: it `states` what holds of a sound contract, `fix` says what to do where it does not, and `find` yields
+    line and message for every breach."""
 
     code: str
     severity: Severity
     states: str
+    fix: str
     find: Callable[[Document, LintContext], Breaches]
 
 
@@ -74,11 +78,15 @@ def _orphan_binding(document: Document, context: LintContext) -> Breaches:
 
 
 def _orphan_harness(document: Document, context: LintContext) -> Breaches:
-    known = {obligation.id for obligation in document.obligations}
-    known |= {obligation.property for obligation in document.obligations}
-    for harness in document.harnesses:
-        if harness.obligation and harness.obligation not in known:
-            yield harness.line_of("obligation"), f"{harness.id}: no obligation is {harness.obligation!r:.60}"
+    ids = {obligation.id for obligation in document.obligations} - {""}
+    known = ids | {obligation.property for obligation in document.obligations}
+    orphans = [harness for harness in document.harnesses if harness.obligation and harness.obligation not in known]
+    if len(orphans) > 1 and not ids:
+        named = f"{orphans[0].id} and {len(orphans) - 1} more harnesses name obligations, {orphans[0].obligation!r:.40}"
+        yield orphans[0].line_of("obligation"), f"{named} and so on, but no obligation has an id"
+        return
+    for harness in orphans:
+        yield harness.line_of("obligation"), f"{harness.id}: no obligation is {harness.obligation!r:.60}"
 
 
 def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
@@ -118,6 +126,13 @@ def _vacuous_check(document: Document, context: LintContext) -> Breaches:
         check = check_of(test, own_mapping())
         if check is not None and (vacuous := why_vacuous(check)):
             yield test.line_of("check", "id"), f"{test.id}: its check {check.name} is vacuous: {vacuous}"
+
+
+def _looser_check(document: Document, context: LintContext) -> Breaches:
+    for test in document.falsifiers:
+        check = check_of(test, own_mapping())
+        if check is not None and (looser := looser_than_claimed(check, claim_texts(document.equations, test))):
+            yield test.line_of("check", "id"), f"{test.id}: {looser}"
 
 
 def _missing_option(document: Document, context: LintContext) -> Breaches:
@@ -328,27 +343,134 @@ def _edited_file(document: Document, context: LintContext) -> Breaches:
 _E, _W = Severity.ERROR, Severity.WARN
 
 LINT_RULES: tuple[LintRule, ...] = (
-    LintRule("LINT-001", _W, "binds_to names an equation", _orphan_binding),
-    LintRule("LINT-002", _W, "a harness names an obligation, by id or property", _orphan_harness),
-    LintRule("LINT-003", _W, "ids of falsifiers have no gaps", _gap_in_ids),
-    LintRule("LINT-004", _W, "a status of FUNCTIONAL or more has evidence of a live run", _claims_too_much),
-    LintRule("LINT-005", _E, "a check exists", _unknown_check),
-    LintRule("LINT-006", _E, "commands of ours in a test, and their options, exist", _missing_option),
-    LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
-    LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
-    LintRule("LINT-015", _W, "tests of cargo and pytest that a falsifier runs are in the source tree", _missing_test),
-    LintRule("LINT-017", _W, "some result can fail a check", _vacuous_check),
-    LintRule("LINT-018", _W, "a status is a word of the ladder, or unlike any", _misspelt_status),
-    LintRule("LINT-019", _W, "files and tests that discharge evidence are in the source tree", _wrong_discharge),
-    LintRule("LINT-020", _W, "falsifiers stand in the section that is read", _unread_tests),
-    LintRule("LINT-021", _W, "no section is nearly called as one that is read", _near_section),
-    LintRule("LINT-009", _E, "sources that evidence vouches for exist", _missing_source),
-    LintRule("LINT-010", _E, "a status claims no more than some evidence gave", _overclaimed),
-    LintRule("LINT-011", _W, "evidence that a status rests on still holds", _stale),
-    LintRule("LINT-012", _E, "no FAIL refutes a claim", _refuted),
-    LintRule("LINT-013", _W, "evidence files exist", _missing_evidence_file),
-    LintRule("LINT-014", _W, "evidence files can be read and belong to a falsifier", _odd_file),
-    LintRule("LINT-016", _E, "evidence files are as they were recorded", _edited_file),
+    LintRule(
+        "LINT-001",
+        _W,
+        "binds_to names an equation",
+        "write the name of an equation, or add the equation",
+        _orphan_binding,
+    ),
+    LintRule(
+        "LINT-002",
+        _W,
+        "a harness names an obligation, by id or property",
+        "write the id or the property of an obligation",
+        _orphan_harness,
+    ),
+    LintRule(
+        "LINT-003",
+        _W,
+        "ids of falsifiers have no gaps",
+        "say in the changelog what became of the ids between, or number on",
+        _gap_in_ids,
+    ),
+    LintRule(
+        "LINT-004",
+        _W,
+        "a status of FUNCTIONAL or more has evidence of a live run",
+        "record a run (aprtui contracts check --record), or withdraw the status",
+        _claims_too_much,
+    ),
+    LintRule("LINT-005", _E, "a check exists", "write one of the checks that docs/contracts.md lists", _unknown_check),
+    LintRule(
+        "LINT-006",
+        _E,
+        "commands of ours in a test, and their options, exist",
+        "correct the command: aprtui COMMAND --help lists its options",
+        _missing_option,
+    ),
+    LintRule(
+        "LINT-007", _E, "files of the evidence are in the source tree", "correct the path, or remove it", _missing_file
+    ),
+    LintRule(
+        "LINT-008",
+        _E,
+        "functions of the evidence are named in the code of the source tree",
+        "correct the name as offered, or remove it",
+        _missing_function,
+    ),
+    LintRule(
+        "LINT-015",
+        _W,
+        "tests of cargo and pytest that a falsifier runs are in the source tree",
+        "write the test, or correct its name",
+        _missing_test,
+    ),
+    LintRule(
+        "LINT-017", _W, "some result can fail a check", "give the check a bound that some result breaks", _vacuous_check
+    ),
+    LintRule(
+        "LINT-022",
+        _E,
+        "a check asks for what the claim says",
+        "give the check the bound of the claim, or the claim that of the check",
+        _looser_check,
+    ),
+    LintRule(
+        "LINT-018", _W, "a status is a word of the ladder, or unlike any", "write the word as offered", _misspelt_status
+    ),
+    LintRule(
+        "LINT-019",
+        _W,
+        "files and tests that discharge evidence are in the source tree",
+        "correct the path or the name, or remove it",
+        _wrong_discharge,
+    ),
+    LintRule(
+        "LINT-020",
+        _W,
+        "falsifiers stand in the section that is read",
+        "move the entries to falsification_tests",
+        _unread_tests,
+    ),
+    LintRule(
+        "LINT-021",
+        _W,
+        "no section is nearly called as one that is read",
+        "rename the section as offered",
+        _near_section,
+    ),
+    LintRule(
+        "LINT-009", _E, "sources that evidence vouches for exist", "correct the path in vouches_for", _missing_source
+    ),
+    LintRule(
+        "LINT-010",
+        _E,
+        "a status claims no more than some evidence gave",
+        "withdraw the status, or record what carries it",
+        _overclaimed,
+    ),
+    LintRule(
+        "LINT-011",
+        _W,
+        "evidence that a status rests on still holds",
+        "record it again: aprtui contracts check --record",
+        _stale,
+    ),
+    LintRule(
+        "LINT-012",
+        _E,
+        "no FAIL refutes a claim",
+        "change a source until the check passes and record that, or withdraw the status",
+        _refuted,
+    ),
+    LintRule(
+        "LINT-013", _W, "evidence files exist", "record it: aprtui contracts check --record", _missing_evidence_file
+    ),
+    LintRule(
+        "LINT-014",
+        _W,
+        "evidence files can be read and belong to a falsifier",
+        "delete the file, or move it to the falsifier that it is about",
+        _odd_file,
+    ),
+    LintRule(
+        "LINT-016",
+        _E,
+        "evidence files are as they were recorded",
+        "restore the file as it was recorded, or delete it and record again",
+        _edited_file,
+    ),
 )
 """Rules about evidence files apply only where the contract itself names the check that would write them: contracts of
 others keep their evidence in their own ways. Stale evidence is a warning, so that work can go on; a claim that no
@@ -358,10 +480,10 @@ evidence ever carried is an error."""
 COMMAND, STAGE = "LINT-101", "LINT-102"
 
 COVERAGE_RULES = {
-    COMMAND: "every command of ours is run by the test of a falsifier",
-    STAGE: "every stage is bound by the check of a falsifier",
+    COMMAND: ("every command of ours is run by the test of a falsifier", "write a falsifier whose test runs it"),
+    STAGE: ("every stage is bound by the check of a falsifier", "write a falsifier whose check names the stage"),
 }
-"""What each code demands."""
+"""What each code, an information, demands, and what to do where it is not so."""
 
 
 def reverse_coverage(documents: Sequence[Document], commands: Collection[str]) -> tuple[Finding, ...]:

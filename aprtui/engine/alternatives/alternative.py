@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.model.model import Model
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
 
 MOST_VALUES = 1 << 25
@@ -20,13 +21,44 @@ MOST_VALUES = 1 << 25
 class Attempt:
     """An alternative with its parameters, for one node: what the engine did, in `words`, and how that is computed.
 
-    `fitted` is how many numbers were solved for. `of_result` is whether it changes nothing but the model's own result.
+    `fitted` is how many numbers were solved for. `changed` is the call as the engine had it, where nothing else is
+    other than in the model: other inputs, or other numbers of the model.
     """
 
     words: str
     compute: Callable[[StageCall], Array]
     fitted: int = 0
-    of_result: bool = False
+    changed: Callable[[StageCall], StageCall] | None = None
+
+
+def reading(words: str, inputs: Mapping[int, Array], fitted: int = 0) -> Attempt:
+    """An attempt of other `inputs`, by their place."""
+
+    def changed(call: StageCall) -> StageCall:
+        return replace(call, inputs=tuple(inputs.get(place, own) for place, own in enumerate(call.inputs)))
+
+    return Attempt(words, lambda call: changed(call).honest(), fitted, changed=changed)
+
+
+def configured(words: str, changes: Callable[[StageCall], Mapping[str, object]], fitted: int = 0) -> Attempt:
+    """An attempt of other numbers of the model: `changes` of its `ModelConfig`."""
+
+    def changed(call: StageCall) -> StageCall:
+        return call.configured(**changes(call))
+
+    return Attempt(words, lambda call: changed(call).honest(), fitted, changed=changed)
+
+
+Parameters = Sequence[Weight]
+
+
+def parametrised(words: str, params: Callable[[StageCall], Parameters], fitted: int = 0) -> Attempt:
+    """An attempt of other parameters of the node."""
+
+    def changed(call: StageCall) -> StageCall:
+        return call.with_params(*params(call))
+
+    return Attempt(words, lambda call: changed(call).honest(), fitted, changed=changed)
 
 
 Attempts = Callable[[StageCall, Array | None], Iterable[Attempt]]
@@ -38,7 +70,8 @@ parameters have the values that are usual."""
 class Alternative:
     """Another way to compute the stages whose name or op is one of `at`, where it `applies`; `advice` is what to do.
 
-    `may_be_meant` is whether an engine without a fault may compute so.
+    `may_be_meant` is whether an engine without a fault may compute so. `of_result` is whether it changes nothing but
+    what the model's own way gives.
     """
 
     name: str
@@ -47,6 +80,7 @@ class Alternative:
     advice: str
     applies: Callable[[Model, Node], bool] = field(default=lambda model, node: True)
     may_be_meant: bool = False
+    of_result: bool = False
 
     def concerns(self, model: Model, node: Node) -> bool:
         """Whether it is an alternative at `node`."""
@@ -57,10 +91,11 @@ class Alternative:
 def plain(
     name: str, at: Iterable[str | Op], compute: Callable[[StageCall], Array], words: str, advice: str,
     applies: Callable[[Model, Node], bool] = lambda model, node: True, *, of_result: bool = False,
+    may_be_meant: bool = False,
 ) -> Alternative:  # fmt: skip
     """An alternative without parameters."""
-    attempt = Attempt(words, compute, 0, of_result)
-    return Alternative(name, frozenset(at), lambda call, found: [attempt], advice, applies)
+    attempt = Attempt(words, compute)
+    return Alternative(name, frozenset(at), lambda call, found: [attempt], advice, applies, may_be_meant, of_result)
 
 
 def nicest(value: float, cost: Callable[[float], float]) -> float:

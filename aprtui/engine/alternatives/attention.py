@@ -55,25 +55,41 @@ def group_by_remainder(call: StageCall) -> Array:
 
 def first_head_for_all(call: StageCall) -> Array:
     """Every query head meets the first K/V head."""
-    return _with_cached(call, np.repeat(call.heads(call.inputs[1])[:, :1], call.model.config.graph.kv_heads, 1))
+    return _with_cached(call, of_first_head(call))
+
+
+def of_first_head(call: StageCall) -> Array:
+    return np.repeat(call.heads(call.inputs[1])[:, :1], call.model.config.graph.kv_heads, 1)
 
 
 def neighbouring_head(call: StageCall) -> Array:
     """Each group meets the K/V head of the next."""
-    return _with_cached(call, np.roll(call.heads(call.inputs[1]), -1, 1))
+    return _with_cached(call, of_next_head(call))
+
+
+def of_next_head(call: StageCall) -> Array:
+    return np.roll(call.heads(call.inputs[1]), -1, 1)
 
 
 def a_slot_late(call: StageCall) -> Array:
     """The cache is written a position late."""
+    return _with_cached(call, of_token_before(call))
+
+
+def of_token_before(call: StageCall) -> Array:
     cached = call.inputs[1]
-    return _with_cached(call, np.concatenate([cached[:1], cached[:-1]]))
+    return np.concatenate([cached[:1], cached[:-1]])
 
 
 def newest_not_written(call: StageCall) -> Array:
     """The row of the last token is still zero when it is read."""
+    return _with_cached(call, without_newest(call))
+
+
+def without_newest(call: StageCall) -> Array:
     cached = call.inputs[1].copy()
     cached[-1] = 0
-    return _with_cached(call, cached)
+    return cached
 
 
 def values_of_layer_before(call: StageCall) -> Array:
@@ -108,27 +124,27 @@ def _with_cached(call: StageCall, cached: Array) -> Array:
 
 def own_key_unseen(call: StageCall) -> Array:
     """Keys < query in place of ≤, but for the first query."""
-    return _seeing(call, lambda query, key: (key < query) | ((query == 0) & (key == 0)))
+    return seeing(call, lambda query, key: (key < query) | ((query == 0) & (key == 0)))
 
 
 def next_key_seen(call: StageCall) -> Array:
     """Keys ≤ query + 1."""
-    return _seeing(call, lambda query, key: key <= query + 1)
+    return seeing(call, lambda query, key: key <= query + 1)
 
 
 def no_mask(call: StageCall) -> Array:
     """Every query of a prompt sees every key."""
-    return _seeing(call, lambda query, key: key >= 0)
+    return seeing(call, lambda query, key: key >= 0)
 
 
 def first_key_unseen(call: StageCall) -> Array:
     """The first token is taken for padding, but for its own query."""
-    return _seeing(call, lambda query, key: ((key > 0) | (query == 0)) & (key <= query))
+    return seeing(call, lambda query, key: ((key > 0) | (query == 0)) & (key <= query))
 
 
 def only_itself(call: StageCall) -> Array:
     """The last token does not get the keys that were cached before it."""
-    return _seeing(call, lambda query, key: (key <= query) & ((query < query.max()) | (key == query)))
+    return seeing(call, lambda query, key: (key <= query) & ((query < query.max()) | (key == query)))
 
 
 def windowed(call: StageCall) -> Array:
@@ -138,66 +154,113 @@ def windowed(call: StageCall) -> Array:
 
 def window_one_more(call: StageCall) -> Array:
     """query − key ≤ n in place of <."""
-    window = call.model.config.graph.window(call.node.layer)
-    return _seeing(call, lambda query, key: (key <= query) & (query - key <= window))
+    return within(call, call.model.config.graph.window(call.node.layer) + 1)
 
 
 def window_left_out(call: StageCall) -> Array:
     """Every key before is seen, as in the layers without a window."""
-    return _seeing(call, lambda query, key: key <= query)
+    return within(call, 0)
 
 
 def within(call: StageCall, window: int) -> Array:
-    """Each query sees `window` positions, its own included."""
-    return _seeing(call, lambda query, key: (key <= query) & (query - key < window))
+    """Each query sees `window` positions, its own included; all before it where that is 0."""
+    return seeing(call, lambda query, key: key <= query, window)
 
 
-def last_tile_left_out(call: StageCall) -> Array:
-    """Keys behind the last full tile of eight are not summed, but where there is no full one."""
-    return _seeing(call, lambda query, key: (key <= query) & ((key < (query + 1) // TILE * TILE) | (query + 1 < TILE)))
+def last_tile_left_out(call: StageCall, tile: int = TILE) -> Array:
+    """Keys behind the last full tile are not summed, but where there is no full one."""
+    return seeing(call, lambda query, key: (key <= query) & ((key < (query + 1) // tile * tile) | (query + 1 < tile)))
+
+
+def own_key_unseen_by_all(call: StageCall, *, first: float) -> Array:
+    """Keys < query, so that the first query sees none: it weighs every key by `first`."""
+    scores = all_scores(call)
+    maps = _softmax(call, scores, _own_mask(call, *scores.shape[1:], own=False)).copy()
+    if maps.shape[1] == maps.shape[2]:
+        maps[:, 0] = first
+    return weighted(call, maps)
 
 
 def finite_mask(call: StageCall) -> Array:
     """−10 is added to what is masked, in place of −∞."""
-    scores = _all_scores(call)
-    visible = _causal(*scores.shape[1:])
-    return _weighted(call, _softmax(np.where(visible, scores, scores - 10), np.ones_like(visible)))
+    scores = all_scores(call)
+    scores = np.where(_own_mask(call, *scores.shape[1:]), scores, scores - 10)
+    return weighted(call, _softmax(call, scores, np.ones(scores.shape[1:], bool)))
 
 
 def masked_after(call: StageCall) -> Array:
     """The mask multiplies what the softmax made of all keys, so that rows do not sum to 1."""
-    scores = _all_scores(call)
-    visible = _causal(*scores.shape[1:])
-    return _weighted(call, np.where(visible, _softmax(scores, np.ones_like(visible)), np.float32(0)))
+    scores = all_scores(call)
+    maps = _softmax(call, scores, np.ones(scores.shape[1:], bool))
+    return weighted(call, np.where(_own_mask(call, *scores.shape[1:]), maps, np.float32(0)))
 
 
-def _seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]) -> Array:
-    scores = _all_scores(call)
-    count, total = scores.shape[1:]
-    return _weighted(call, _softmax(scores, sees(np.arange(total - count, total)[:, None], np.arange(total)[None])))
+def seeing(
+    call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask], window: int | None = None
+) -> Array:  # fmt: skip
+    """What keys a query `sees` gives, of them those within a window: the layer's own, unless it is given."""
+    scores = all_scores(call)
+    query, key = _places(*scores.shape[1:])
+    window = call.model.config.graph.window(call.node.layer) if window is None else window
+    visible = sees(query, key) & ((query - key < window) if window else np.True_)
+    return weighted(call, _softmax(call, scores, visible))
 
 
-def _all_scores(call: StageCall) -> Array:
+def _places(count: int, total: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.arange(total - count, total)[:, None], np.arange(total)[None]
+
+
+def _own_mask(call: StageCall, count: int, total: int, *, own: bool = True) -> Mask:
+    """The mask of the model; without the `own` key of each query, if wanted."""
+    window = call.model.config.graph.window(call.node.layer)
+    query, key = _places(count, total)
+    return (key <= query if own else key < query) & ((query - key < window) if window else np.True_)
+
+
+def _softmax_node(call: StageCall) -> Node:
+    return call.node if call.op is Op.SOFTMAX else call.model.graph.inputs(call.node)[0]
+
+
+def all_scores(call: StageCall) -> Array:
     """The scores of every query and every key: those that were computed, and above the diagonal what they would be."""
-    config = call.model.config
-    visible = call.x if call.op is Op.SOFTMAX else call.before("attn_scores")
+    config, graph = call.model.config, call.model.graph
+    source = graph.inputs(_softmax_node(call))[0]
+    seen = call.x if call.op is Op.SOFTMAX else call.seen[source]
     q, k = (call.heads(call.before(name)).astype(np.float64) for name in ("q_post_rope", "k_post_rope"))
     k = np.repeat(k, config.graph.heads // config.graph.kv_heads, 1)
     scores = np.asarray(np.einsum("nhd,thd->hnt", q, k) * config.score_scale, np.float32)
-    return np.where(_causal(*scores.shape[1:]), visible, scores)
+    if graph[source.stage].op is Op.SOFTCAP:
+        scores = ops.softcap(scores, config.softcap(graph[source.stage]))
+    computed = causal(*scores.shape[1:])
+    return np.where(computed, seen, scores * _proportion(scores[:, computed], seen[:, computed]))
 
 
-def _causal(count: int, total: int) -> Mask:
-    return np.arange(total)[None] <= np.arange(total - count, total)[:, None]
+def _proportion(own: Array, seen: Array) -> np.float32:
+    """The factor between two arrays where it is one; 1 where they are not proportional."""
+    wide, square = own.astype(np.float64), float((own.astype(np.float64) ** 2).sum())
+    factor = float((wide * seen).sum()) / square if square else 1.0
+    is_one = square > 0 and float(((seen - factor * wide) ** 2).sum()) < 1e-4 * factor**2 * square
+    return np.float32(factor if is_one else 1.0)
 
 
-def _softmax(scores: Array, visible: Mask) -> Array:
+def causal(count: int, total: int) -> Mask:
+    query, key = _places(count, total)
+    return key <= query
+
+
+def _softmax(call: StageCall, scores: Array, visible: Mask) -> Array:
+    """Softmax over the keys that are `visible`, with the sinks of the model."""
     wide = np.where(visible, scores.astype(np.float64), -np.inf)
-    powers = np.exp(wide - wide.max(-1, keepdims=True))
-    return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
+    params = call.model.params(_softmax_node(call))
+    sinks = [weight.dequantize().reshape(-1, 1, 1).astype(np.float64) for weight in params]
+    largest = np.max([np.broadcast_to(one, (*wide.shape[:2], 1)) for one in (wide.max(-1, keepdims=True), *sinks)], 0)
+    powers = np.exp(wide - np.where(np.isfinite(largest), largest, 0.0))
+    total = powers.sum(-1, keepdims=True) + sum(np.exp(sink - largest) for sink in sinks)
+    with np.errstate(invalid="ignore"):  # A query that sees nothing is NaN.
+        return np.asarray(powers / total, np.float32)
 
 
-def _weighted(call: StageCall, maps: Array) -> Array:
+def weighted(call: StageCall, maps: Array) -> Array:
     """The maps themselves, or where values are weighted, the values by them: keys behind the query count as well."""
     if call.op is Op.SOFTMAX:
         return maps
@@ -211,13 +274,34 @@ def _weighted(call: StageCall, maps: Array) -> Array:
 
 def f16_without_maximum(call: StageCall) -> Array:
     """Powers in float16 whose largest is not taken off before: scores from 11.1 on are Inf."""
-    powers = np.where(_causal(*call.x.shape[1:]), round_f16(np.exp(call.x)), np.float32(0))
+    powers = np.where(causal(*call.x.shape[1:]), round_f16(np.exp(call.x)), np.float32(0))
     return np.asarray(powers / powers.sum(-1, keepdims=True), np.float32)
 
 
 def powers_of_two(call: StageCall) -> Array:
     """2^x for e^x, with scores that were not multiplied by log₂ e."""
-    return _softmax(call.x * np.float32(np.log(2)), _causal(*call.x.shape[1:]))
+    return _softmax(call, call.x * np.float32(np.log(2)), _own_mask(call, *call.x.shape[1:]))
+
+
+def f32_without_maximum(call: StageCall) -> Array:
+    """The same in float32: scores from 88.7 on are Inf, and Inf / Inf is NaN."""
+    powers = np.where(_own_mask(call, *call.x.shape[1:]), np.exp(call.x), np.float32(0))
+    return np.asarray(powers / powers.sum(-1, keepdims=True, dtype=np.float32), np.float32)
+
+
+def one_added_to_sum(call: StageCall) -> Array:
+    """A sink of 0, which the model does not have: 1 is added to the sum of powers."""
+    wide = np.where(_own_mask(call, *call.x.shape[1:]), call.x.astype(np.float64), -np.inf)
+    largest = np.maximum(wide.max(-1, keepdims=True), 0)
+    powers = np.exp(wide - largest)
+    return np.asarray(powers / (powers.sum(-1, keepdims=True) + np.exp(-largest)), np.float32)
+
+
+def summed_over(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]) -> Array:
+    """Every visible key has its power, but only those that `sees` names join the sum that is divided by."""
+    found = call.honest().astype(np.float64)
+    summed = np.where(sees(*_places(*found.shape[1:])), found, 0.0)
+    return np.asarray(found / summed.sum(-1, keepdims=True), np.float32)
 
 
 def sinks_left_out(call: StageCall) -> Array:

@@ -9,12 +9,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.faults.setting import ConfiguredModel
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, Part
+from aprtui.model.weights import Weight
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, Part, StageGraph
 
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -29,6 +29,20 @@ def middle_two(layers: Sequence[int]) -> Sequence[int]:
     """The middle one of `layers` and the one behind it; of two both."""
     middle = max(min(len(layers) // 2, len(layers) - 2), 0)
     return layers[middle : middle + 2]
+
+
+@dataclass(frozen=True, slots=True)
+class _ChangedModel:
+    """A model of which numbers, or the parameters of one node, are others; it has what computing a node reads."""
+
+    config: ModelConfig
+    graph: StageGraph
+    original: Model
+    node: Node
+    own_params: tuple[Weight, ...] | None = None
+
+    def params(self, node: Node) -> tuple[Weight, ...]:
+        return self.own_params if self.own_params is not None and node == self.node else self.original.params(node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +85,20 @@ class StageCall:
 
     def with_config(self, *inputs: Array, **changes: object) -> Array:
         """The same with numbers of the model changed, of `ModelConfig`."""
-        model = self.model
-        config: ModelConfig = replace(model.config, **changes)  # type: ignore[arg-type]
-        nodes = NumpyNodes(cast(Model, ConfiguredModel(config, model.graph, model)), self.angles)
-        return nodes.evaluate(self.node, inputs or self.inputs, tokens=self.tokens, position=self.position)
+        return self.configured(**changes).honest(*inputs)
+
+    def configured(self, **changes: object) -> StageCall:
+        """This call of a model with other numbers, of `ModelConfig`."""
+        config: ModelConfig = replace(self.model.config, **changes)  # type: ignore[arg-type]
+        return self._of(_ChangedModel(config, self.model.graph, self.model, self.node))
+
+    def with_params(self, *params: Weight) -> StageCall:
+        """This call with other parameters of its node."""
+        return self._of(_ChangedModel(self.model.config, self.model.graph, self.model, self.node, params))
+
+    def _of(self, changed: _ChangedModel) -> StageCall:
+        model = cast(Model, changed)
+        return replace(self, model=model, engine=NumpyNodes(model, self.angles))
 
     def neighbour(self, step: int) -> Node:
         """The same stage in the next layer that has it (`step` 1), or in the one before (−1); around the ends."""

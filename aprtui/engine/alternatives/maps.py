@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aprtui.engine.alternatives import attention
-from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, nicest, plain
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, nicest, plain, reading
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.model.model import Model
@@ -15,6 +18,10 @@ from aprtui.trace.graph import Node, Op
 
 _FEW_KEYS = 32
 """Keys up to which every window is tried at the attention, of which no probability shows it."""
+_TILES = (4, 8, 16, 32, 64)
+"""Keys that kernels take together."""
+_MOST_CAP = 50
+"""A softcap so many times the largest value changes nothing that can be seen."""
 _SEEN = 1e-6
 """Probabilities from which their ratios tell of the scores."""
 
@@ -28,10 +35,14 @@ def _several_kv_heads(model: Model, node: Node) -> bool:
     return model.config.graph.kv_heads > 1
 
 
-def _plain_maps(model: Model, node: Node) -> bool:
-    """No softcap between scores and softmax, no window and no sinks."""
+def _without_sinks(model: Model, node: Node) -> bool:
+    return not model.config.graph.sinks
+
+
+def _uncapped(model: Model, node: Node) -> bool:
+    """Whether nothing caps the scores, or the logits."""
     graph = model.config.graph
-    return not graph.attn_softcap and not graph.window(node.layer) and not graph.sinks
+    return not (graph.attn_softcap if model.graph[node.stage].op is Op.SCORES else graph.logit_softcap)
 
 
 def _has_sinks(model: Model, node: Node) -> bool:
@@ -46,34 +57,24 @@ def _windows(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """A window as the probabilities show it: how many keys a query sees at most."""
     own = call.model.config.graph.window(call.node.layer)
     total = call.x.shape[2]
-    if call.op is Op.ATTEND:
-        if not _plain_maps(call.model, call.node):
-            return
-        widths = range(1, total) if total <= _FEW_KEYS else [2**power for power in range(total.bit_length())]
-        for width in widths:
+    says = f"one of {own}" if own else "none"
+    widths = range(1, total) if total <= _FEW_KEYS else [2**power for power in range(total.bit_length())]
+    if call.op is Op.SOFTMAX:
+        widths = [] if found is None else [int((found != 0).any(0).sum(-1).max())]
+    for width in widths:
+        if width != own and 0 < width < total:
             yield Attempt(
-                f"a window of {width} positions is masked, the model says none",
+                f"a window of {width} positions is masked, the model says {says}",
                 lambda call, width=width: attention.within(call, width), 1,  # type: ignore[misc]
             )  # fmt: skip
-        return
-    if found is None:
-        return
-    seen = int((found != 0).any(0).sum(-1).max())
-    if seen != own and 0 < seen < total:
-        says = f"one of {own}" if own else "none"
-        yield Attempt(
-            f"a window of {seen} positions is masked, the model says {says}",
-            lambda call: ops.softmax(call.x, seen, *call.model.params(call.node)), 1,
-        )  # fmt: skip
 
 
 def _temperatures(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Scores times a number on their way into the softmax, from how powers go along with them."""
     if found is None:
         return
-    window, params = call.model.config.graph.window(call.node.layer), call.model.params(call.node)
     own, probabilities = call.x.astype(np.float64), found.astype(np.float64)
-    seen = probabilities > _SEEN
+    seen = (probabilities > _SEEN) & attention.causal(*own.shape[1:])
     logs = np.where(seen, np.log(np.where(seen, probabilities, 1.0)), 0.0)
     counts = np.maximum(seen.sum(-1, keepdims=True), 1)
     x = np.where(seen, own - (own * seen).sum(-1, keepdims=True) / counts, 0.0)
@@ -91,10 +92,8 @@ def _temperatures(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         factor = float(np.log(2))
     if abs(factor - 1) > 1e-6:
         power = " (2ˣ in place of eˣ)" if abs(factor - np.log(2)) < 1e-6 else ""
-        yield Attempt(
-            f"scores are multiplied by {factor:.6g} on their way in{power}",
-            lambda call: ops.softmax(call.x * np.float32(factor), window, *params), 1,
-        )  # fmt: skip
+        scores = np.asarray(call.x * np.float32(factor), np.float32)
+        yield reading(f"scores are multiplied by {factor:.6g} on their way in{power}", {0: scores}, 1)
 
 
 def _softcaps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -102,26 +101,92 @@ def _softcaps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     yield Attempt("the softcap is left out", lambda call: call.x)
     if found is None:
         return
-    x, values = call.x.astype(np.float64), found.astype(np.float64)
+    cap = _solved_cap(call.x, found)
+    if abs(cap / own - 1) > 1e-6:
+        yield Attempt(f"a softcap of {cap:.6g}, the model says {own:.6g}", lambda call: ops.softcap(call.x, cap), 1)
+
+
+def _added_softcaps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    own = call.honest()
+    caps = [50.0] if found is None else [_solved_cap(own, found)]
+    for cap in caps:
+        if cap < _MOST_CAP * float(np.abs(own[np.isfinite(own)]).max(initial=0)):
+            yield Attempt(
+                f"a softcap of {cap:.6g}, the model says none",
+                lambda call, cap=cap: ops.softcap(call.honest(), cap), 1,  # type: ignore[misc]
+            )  # fmt: skip
+
+
+def _solved_cap(own: Array, found: Array) -> float:
+    x, values = own.astype(np.float64), found.astype(np.float64)
 
     def cost(logarithm: float) -> float:
         cap = np.exp(logarithm)
         return float(((cap * np.tanh(x / cap) - values) ** 2).sum() / ((values**2).sum() or 1))
 
-    cap = nicest(float(np.exp(least(cost, np.log(0.1), np.log(1e4)))), lambda value: cost(np.log(value)))
-    if abs(cap / own - 1) > 1e-6:
-        yield Attempt(f"a softcap of {cap:.6g}, the model says {own:.6g}", lambda call: ops.softcap(call.x, cap), 1)
+    return nicest(float(np.exp(least(cost, np.log(0.1), np.log(1e4)))), lambda value: cost(np.log(value)))
 
 
-def _no_window(call: StageCall) -> Array:
-    return ops.softmax(call.x, 0, *call.model.params(call.node))
+def _unseen_own_keys(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    words = "a query does not see its own key"
+    yield Attempt(words, attention.own_key_unseen)
+    total = call.x.shape[2]
+    if call.position == 0:
+        first = f"{words}, and the first query, which sees none,"
+        yield Attempt(f"{first} is NaN", partial(attention.own_key_unseen_by_all, first=np.nan))
+        yield Attempt(f"{first} weighs all keys alike", partial(attention.own_key_unseen_by_all, first=1 / total))
+
+
+def _last_keys(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    for tile in _TILES:
+        if tile <= call.x.shape[2]:
+            yield Attempt(
+                f"keys behind the last full tile of {tile} are left out",
+                partial(attention.last_tile_left_out, tile=tile),
+            )
+
+
+def _shorter_sums(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Sums of powers that not all keys join which have one."""
+    summed = {
+        "its own key": lambda query, key: (key < query) | (query == 0),
+        "the first key": lambda query, key: (key > 0) | (query == 0),
+        **{
+            f"those behind the last full tile of {tile}": partial(_in_full_tiles, tile)
+            for tile in _TILES
+            if tile <= call.x.shape[2]
+        },
+    }
+    for words, sees in summed.items():
+        yield Attempt(
+            f"the sum that a row is divided by lacks {words}",
+            lambda call, sees=sees: attention.summed_over(call, sees),  # type: ignore[misc]
+        )  # fmt: skip
+
+
+def _in_full_tiles(tile: int, query: NDArray[np.int64], key: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray((key < (query + 1) // tile * tile) | (query + 1 < tile))
 
 
 def _masked(name: str, compute: Callable[[StageCall], Array], words: str, advice: str) -> Alternative:
-    return plain(name, (Op.SOFTMAX, Op.ATTEND), compute, words, advice, _plain_maps)
+    return plain(name, (Op.SOFTMAX, Op.ATTEND), compute, words, advice)
+
+
+def _meeting(
+    name: str, cached: Callable[[StageCall], Array], words: str, advice: str,
+    applies: Callable[[Model, Node], bool] = lambda model, node: True,
+) -> Alternative:  # fmt: skip
+    """Queries, or probabilities, meet other keys or values than those that were cached."""
+
+    def changed(call: StageCall) -> StageCall:
+        return replace(call, inputs=(call.x, np.ascontiguousarray(cached(call)).reshape(call.inputs[1].shape)))
+
+    attempt = Attempt(words, lambda call: changed(call).honest(), changed=changed)
+    return Alternative(name, frozenset(_BOTH), lambda call, found: [attempt], advice, applies)
 
 
 _BOTH = (Op.SCORES, Op.ATTEND)
+_MAPS = (Op.SOFTMAX, Op.ATTEND)
 _OF_GROUPS = "query head h meets K/V head h · (K/V heads) div heads"
 _OF_CACHE = "write keys and values at the token's own position, before they are read"
 
@@ -130,30 +195,27 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
         "K/V heads by remainder", _BOTH, attention.group_by_remainder,
         "query head h meets K/V head h mod n, in place of h div (heads / n)", _OF_GROUPS, _grouped,
     ),
-    plain(
-        "one K/V head", _BOTH, attention.first_head_for_all, "every query head meets the first K/V head", _OF_GROUPS,
+    _meeting(
+        "one K/V head", attention.of_first_head, "every query head meets the first K/V head", _OF_GROUPS,
         _several_kv_heads,
     ),
-    plain(
-        "neighbouring K/V head", _BOTH, attention.neighbouring_head, "each group meets the K/V head of the next",
-        _OF_GROUPS, _several_kv_heads,
+    _meeting(
+        "neighbouring K/V head", attention.of_next_head, "each group meets the K/V head of the next", _OF_GROUPS,
+        _several_kv_heads,
     ),
-    plain(
-        "cache a position late", _BOTH, attention.a_slot_late, "each token meets what the one before it cached",
-        _OF_CACHE,
+    _meeting(
+        "cache a position late", attention.of_token_before, "each token meets what the one before it cached", _OF_CACHE
     ),
-    plain(
-        "newest not cached", _BOTH, attention.newest_not_written, "the last token's row of the cache is still zero",
-        _OF_CACHE,
+    _meeting(
+        "newest not cached", attention.without_newest, "the last token's row of the cache is still zero", _OF_CACHE
     ),
     plain(
         "values turned", (Op.ATTEND,), attention.turned_values, "values are turned, too", "turn queries and keys only",
         lambda model, node: model.config.graph.has_rope(node.layer),
     ),
     _masked("mask left out", attention.no_mask, "no mask: every query sees every key", "mask keys behind the query"),
-    _masked(
-        "mask without the own key", attention.own_key_unseen, "a query does not see its own key",
-        "mask key > query, not key ≥ query",
+    Alternative(
+        "mask without the own key", frozenset(_MAPS), _unseen_own_keys, "mask key > query, not key ≥ query"
     ),
     _masked("mask with the next key", attention.next_key_seen, "a query sees the key behind it", "mask key > query"),
     _masked(
@@ -164,9 +226,8 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
         "last token alone", attention.only_itself, "the last token sees itself only",
         "give the last position the keys that were cached before it",
     ),
-    _masked(
-        "last keys left out", attention.last_tile_left_out, "keys behind the last full tile of 8 are left out",
-        "let the loop over keys end with the last key",
+    Alternative(
+        "last keys left out", frozenset(_MAPS), _last_keys, "let the loop over keys end with the last key"
     ),
     _masked("mask of −10", attention.finite_mask, "−10 is added to what is masked", "add −∞, or leave the keys out"),
     _masked(
@@ -178,7 +239,7 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
         "read attention.sliding_window, and which layers have one",
     ),
     plain(
-        "window left out", (Op.SOFTMAX,), _no_window, "the window is left out",
+        "window left out", _MAPS, attention.window_left_out, "the window is left out",
         "read attention.sliding_window, and which layers have one", _has_window,
     ),
     Alternative(
@@ -187,7 +248,21 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
     plain(
         "softmax in float16", (Op.SOFTMAX,), attention.f16_without_maximum,
         "powers in float16, without the maximum taken off before", "subtract the row's maximum, and sum in float32",
-        _plain_maps,
+        _without_sinks,
+    ),
+    plain(
+        "softmax without maximum", (Op.SOFTMAX,), attention.f32_without_maximum,
+        "the maximum is not taken off before: powers of scores beyond 88.7 are Inf, and Inf / Inf is NaN",
+        "subtract the row's maximum before the powers", _without_sinks,
+    ),
+    Alternative(
+        "sum of the softmax", frozenset({Op.SOFTMAX}), _shorter_sums, "sum over exactly the keys that have a power",
+        of_result=True,
+    ),
+    plain(
+        "1 in the sum", (Op.SOFTMAX,), attention.one_added_to_sum,
+        "1 is added to the sum of a row: a sink of 0, which the model does not have", "leave the sink out",
+        _without_sinks,
     ),
     plain(
         "softmax not normalised", (Op.SOFTMAX,), attention.not_normalised, "powers are not divided by their sum",
@@ -202,6 +277,10 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
         "bind sink h to query head h", _has_sinks,
     ),
     Alternative("softcap", frozenset({Op.SOFTCAP}), _softcaps, "read the softcaps of the model's metadata"),
+    Alternative(
+        "softcap added", frozenset({Op.SCORES, "lm_head"}), _added_softcaps,
+        "cap nothing where the model's metadata has no softcap", _uncapped, of_result=True,
+    ),
     plain(
         "heads not transposed", (Op.ATTEND,), attention.heads_not_transposed,
         "heads come one after the other, in place of one beside the other", "transpose [heads, tokens, dim] before",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,17 +11,29 @@ from numpy.typing import NDArray
 
 from aprtui.compare.wording import counted, ranges
 from aprtui.engine.alternatives import products
-from aprtui.engine.alternatives.alternative import MOST_VALUES, Alternative, Attempt, distance, least, nicest, plain
+from aprtui.engine.alternatives.alternative import (
+    MOST_VALUES,
+    Alternative,
+    Attempt,
+    distance,
+    least,
+    nicest,
+    parametrised,
+    plain,
+    reading,
+)
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.left_out import STEP, End, squares_without
 from aprtui.engine.alternatives.places import layer_words
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
+from aprtui.model.weight_types import BlockPart, ScalePacking, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
 
 Wide = NDArray[np.float64]
 Places = NDArray[np.intp]
+Bytes = NDArray[np.uint8]
 
 _SAMPLED = 24
 _TOKENS = 16
@@ -28,6 +41,12 @@ _OFF = 1e-4
 """Of a channel's size: what a channel must err by to be one of the wrong ones; less is looked at where none does."""
 _BLOCK = 32
 _MOST_ROWS = 512
+_EQUATIONS = 3
+"""Values that are looked at for each number that is solved for."""
+_SOLVED = 1e-2
+"""What a number that is solved for may be off by."""
+_SHIFTS = 8
+_TERMS = (1, 8, 16, 32, 64, 128, 256)
 _INPUTS = {
     "f16": "float16", "bf16": "bfloat16", "q8_0": "Q8_0", "q8_1": "Q8_1", "q8_k": "Q8_K",
     "int8_row": "int8, a scale a row", "fp8": "FP8",
@@ -72,7 +91,7 @@ def _other_weights(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     others = {
         (node, place): weight
         for node in graph.nodes
-        if graph[node.stage].op is Op.MATMUL
+        if graph[node.stage].op in (Op.MATMUL, Op.EMBED)
         for place, weight in enumerate(call.model.params(node))
     }
     chosen: dict[int, tuple[Node, int, Weight]] = {}
@@ -90,8 +109,8 @@ def _other_weights(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             chosen[place] = node, at, others[node, at]
     if chosen and all(weight.rows * weight.columns <= MOST_VALUES for _, _, weight in chosen.values()):
         words = _weight_words(call, {place: (node, at) for place, (node, at, _) in chosen.items()})
-        replacing = {place: weight for place, (_, _, weight) in chosen.items()}
-        yield Attempt(f"computed with the weights of {words}", partial(_with_weights, replacing))
+        own = dict(enumerate(weights)) | {place: weight for place, (_, _, weight) in chosen.items()}
+        yield parametrised(f"computed with the weights of {words}", lambda c: list(own.values()))
 
 
 _QKV = ("Q", "K", "V")
@@ -110,15 +129,6 @@ def _weight_words(call: StageCall, chosen: dict[int, tuple[Node, int]]) -> str:
         of = "" if node == call.node else layer_words(call.node, node)
         texts.append(f"{part}{' of ' if part and of else ''}{of} in place of {_QKV[place]}")
     return " and ".join(texts)
-
-
-def _with_weights(others: dict[int, Weight], call: StageCall) -> Array:
-    weights = call.model.params(call.node)
-    out, starts = call.honest().copy(), _offsets(weights)
-    for place, other in others.items():
-        product = call.x.astype(np.float64) @ other.dequantize().astype(np.float64).T
-        out[:, starts[place] : starts[place + 1]] = product
-    return out
 
 
 def _left_out(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -153,6 +163,11 @@ def _summed_without(count: int, end: End, wrong: Places, call: StageCall) -> Arr
     x[:, -count:] = 0 if end is End.LAST else x[:, -count:]
     if end is End.FIRST:
         x[:, :count] = 0
+    return _in_channels(call, x, wrong)
+
+
+def _in_channels(call: StageCall, x: Array, wrong: Places) -> Array:
+    """The product of other inputs, where the wrong channels are few in these alone."""
     out, changed = call.honest().copy(), call.honest(x)
     if wrong.size > out.shape[1] / 2:
         return changed
@@ -237,6 +252,237 @@ def _input_limits(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     )  # fmt: skip
 
 
+def _terms(call: StageCall, found: Array, size: int) -> tuple[Wide, Wide, Places] | None:
+    """What blocks of `size` inputs contribute to some wrong channels, `[tokens · channels, blocks]`; what these err by,
+    `[tokens · channels]`; all wrong channels. None where these are too few to tell the blocks apart."""
+    wrong, columns = _wrong_channels(call, found), call.x.shape[1]
+    if not wrong.size or columns % size or not np.isfinite(found).all():
+        return None
+    tokens = _some(np.arange(len(call.x)), _TOKENS)
+    sample = _some(wrong, -(-2 * columns // size // len(tokens)) + _SAMPLED)
+    if len(tokens) * sample.size < _EQUATIONS * columns // size:
+        return None
+    rows = _rows_of(call.model.params(call.node), sample.tolist()).reshape(sample.size, -1, size)
+    x = call.x[tokens].astype(np.float64).reshape(len(tokens), -1, size)
+    error = (found - call.honest())[tokens][:, sample].astype(np.float64)
+    return np.einsum("tbk,cbk->tcb", x, rows).reshape(-1, columns // size), error.ravel(), wrong
+
+
+def _input_blocks(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Blocks of 32 inputs that are not summed, summed twice, or with another sign, as the errors add up."""
+    terms = None if found is None else _terms(call, found, _BLOCK)
+    if terms is None:
+        return
+    solved, *_ = np.linalg.lstsq(terms[0], terms[1], rcond=None)
+    factors = 1 + np.where(np.abs(solved) < _SOLVED, 0.0, solved)
+    off = np.flatnonzero(factors != 1)
+    if not 0 < off.size < len(factors) or (off.size == 1 and terms[2].size <= call.honest().shape[1] / 2):
+        return  # One block of a few rows is a matter of the weights.
+    middle = nicest(float(np.median(factors[off])), lambda value: float(((factors[off] - value) ** 2).mean()))
+    middle = 0.0 if abs(middle) < _SOLVED else middle
+    if np.abs(factors[off] - middle).max() > _SOLVED:
+        return
+    how = {0.0: "not summed", 2.0: "summed twice"}.get(middle, f"multiplied by {middle:.6g}")
+    inputs = np.flatnonzero(np.repeat(factors != 1, _BLOCK))
+    of = _channels_words(terms[2], call.honest().shape[1])
+    yield Attempt(
+        f"inputs {ranges(inputs.tolist())} of {call.x.shape[1]} are {how}{of}",
+        partial(_with_inputs, inputs, np.float32(middle), terms[2]), 1 + off.size,
+    )  # fmt: skip
+
+
+def _with_inputs(inputs: Places, factor: np.float32, wrong: Places, call: StageCall) -> Array:
+    x = call.x.copy()
+    x[:, inputs] *= factor
+    return _in_channels(call, x, wrong)
+
+
+def _head_orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Heads of the attention that a product reads in another order, twice or not at all: which head meets which columns
+    of the weight is solved for, all at once."""
+    dim = call.model.config.graph.head_dim
+    (source,) = call.model.graph.inputs(call.node)
+    if found is None or call.model.graph[source.stage].op is not Op.ATTEND or call.x.shape[1] % dim:
+        return
+    heads, wrong = call.x.shape[1] // dim, _wrong_channels(call, found)
+    if heads < 2 or not wrong.size or not np.isfinite(found).all():
+        return
+    tokens = _some(np.arange(len(call.x)), 2 * _TOKENS)
+    sample = _some(wrong, -(-_EQUATIONS * heads * heads // len(tokens)))
+    if len(tokens) * sample.size < 2 * heads * heads:
+        return
+    rows = _rows_of(call.model.params(call.node), sample.tolist()).reshape(sample.size, heads, dim)
+    x = call.x[tokens].astype(np.float64).reshape(len(tokens), heads, dim)
+    terms = np.einsum("tpk,chk->tchp", x, rows).reshape(-1, heads * heads)
+    solved, *_ = np.linalg.lstsq(terms, found[tokens][:, sample].astype(np.float64).ravel(), rcond=None)
+    table = solved.reshape(heads, heads)
+    order = table.argmax(1)
+    if np.abs(table - np.eye(heads)[order]).max() < _SOLVED and (order != np.arange(heads)).any():
+        joined = np.ascontiguousarray(call.heads(call.x)[:, order]).reshape(call.x.shape)
+        yield reading(f"reads the heads of {source.stage} in the order {order.tolist()[:16]}", {0: joined})
+
+
+def _input_orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Inputs that are read in another order: of those that come of other layouts, and of shifts, the nearest on some
+    channels."""
+    if found is None:
+        return
+    width, dim = call.x.shape[1], call.model.config.graph.head_dim
+    orders = dict(_usual_orders(width, dim))
+    orders |= {
+        f"shifted by {counted(abs(step), 'channel')} {'up' if step > 0 else 'down'}": np.roll(np.arange(width), step)
+        for step in (*range(-_SHIFTS, 0), *range(1, _SHIFTS + 1))
+    }
+    sample, tokens = _some(np.arange(found.shape[1]), _SAMPLED), _some(np.arange(len(call.x)), _TOKENS)
+    rows, seen = _rows_of(call.model.params(call.node), sample.tolist()), found[tokens][:, sample]
+    x = call.x[tokens].astype(np.float64)
+    name = min(orders, key=lambda name: distance(x[:, orders[name]] @ rows.T, seen))
+    yield reading(f"its input is {name}", {0: np.ascontiguousarray(call.x[:, orders[name]])})
+
+
+def _usual_orders(width: int, dim: int) -> Iterator[tuple[str, Places]]:
+    """Orders of channels that come of a wrong transpose, by what is read."""
+    channels = np.arange(width)
+    yield "in reverse", channels[::-1]
+    if width % 2 == 0:
+        yield "read with even and odd channels for halves", channels.reshape(-1, 2).T.ravel()
+        yield "read with halves for even and odd channels", channels.reshape(2, -1).T.ravel()
+        yield "read with its halves exchanged", np.roll(channels, width // 2)
+    if dim and width % dim == 0 and width > dim:
+        heads = channels.reshape(-1, dim)
+        yield "read as [channels, heads] in place of [heads, channels]", heads.T.ravel()
+        yield "[channels, heads] that is read as [heads, channels]", channels.reshape(dim, -1).T.ravel()
+        yield (
+            "read with even and odd channels of each head for halves",
+            heads.reshape(len(heads), -1, 2).swapaxes(1, 2).ravel(),
+        )
+        yield (
+            "read with halves of each head for even and odd channels",
+            heads.reshape(len(heads), 2, -1).swapaxes(1, 2).ravel(),
+        )
+
+
+def _decodings(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Blocks that are decoded in another way, each weight of a fused product alike: another type of the same size,
+    scales of another block, fewer bits of them, quants without their offset."""
+    weights = call.model.params(call.node)
+    for words, change in _DECODINGS.items():
+        changed = [change(weight) for weight in weights]
+        if any(other is not None for other in changed):
+            params = [own if other is None else other for own, other in zip(weights, changed, strict=True)]
+            yield parametrised(words, lambda c, params=params: params)  # type: ignore[misc]
+    for kind in WeightType:
+        taken = [as_type(weight, kind) for weight in weights]
+        others = [weight for weight in taken if weight is not None]
+        if len(others) == len(weights):
+            names = " and ".join(dict.fromkeys(weight.type.name for weight in weights))
+            yield parametrised(
+                f"weights are decoded as {kind.name}, the model's are {names}",
+                lambda c, others=others: others,  # type: ignore[misc]
+            )
+
+
+def as_type(weight: Weight, kind: WeightType) -> Weight | None:
+    """The bytes of a weight taken for those of another type; None where that has blocks of another size."""
+    own, other = weight.type.format, kind.format
+    sizes = (own.block_values, own.block_bytes) == (other.block_values, other.block_bytes)
+    return replace(weight, type=kind) if sizes and kind is not weight.type else None
+
+
+def _with_part(weight: Weight, part: BlockPart, change: Callable[[Bytes], Bytes]) -> Weight | None:
+    """A weight of which the bytes of one part of all blocks, `[rows, blocks, bytes]`, are changed."""
+    row = weight.type.format
+    if part not in row.parts:
+        return None
+    data = weight.data.copy()
+    of_part = data.reshape(weight.rows, -1, row.block_bytes)[..., row.parts[part]]
+    of_part[...] = change(of_part.copy())
+    return replace(weight, data=data)
+
+
+def of_block_before(weight: Weight, part: BlockPart = BlockPart.SCALE) -> Weight | None:
+    """Each block has that `part` of the one before it in its row."""
+    return _with_part(weight, part, lambda packed: np.roll(packed, 1, 1))
+
+
+def without_upper_bits(weight: Weight) -> Weight | None:
+    """Of sub-blocks' scales of six bits the later ones lack the upper two, which lie with the first ones."""
+    if weight.type.format.scale_packing is not ScalePacking.SIX_BITS:
+        return None
+
+    def cut(packed: Bytes) -> Bytes:
+        packed[..., :8] &= 63
+        return packed
+
+    return _with_part(weight, BlockPart.SUB_BLOCK_SCALES, cut)
+
+
+def without_offset(weight: Weight) -> Weight | None:
+    """Quants that are not counted from the middle of their range."""
+    row = weight.type.format
+    zeroed = _with_part(weight, BlockPart.QUANTS, np.zeros_like) if row.offset and not row.codebook else None
+    return None if zeroed is None else weight.of_values(weight.dequantize() - zeroed.dequantize())
+
+
+_DECODINGS: Mapping[str, Callable[[Weight], Weight | None]] = {
+    "each block of weights has the scale of the one before": of_block_before,
+    "each block of weights has the sub-block scales of the one before": partial(
+        of_block_before, part=BlockPart.SUB_BLOCK_SCALES
+    ),
+    "the upper bits of the later sub-blocks' scales are left out": without_upper_bits,
+    "quants are not counted from the middle of their range": without_offset,
+}
+
+
+def _narrow_sums(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Sums that are kept in 16 bits, over as many terms at a time as some channels show."""
+    if found is None:
+        return
+    sample, tokens = _some(np.arange(found.shape[1]), _SAMPLED), _some(np.arange(len(call.x)), _TOKENS)
+    rows, x = _rows_of(call.model.params(call.node), sample.tolist()), call.x[tokens].astype(np.float64)
+    seen = found[tokens][:, sample]
+    ways = {
+        (kind, terms): narrow_sums(x, rows, kind, terms)
+        for kind in ("f16", "bf16")
+        for terms in _TERMS
+        if terms < x.shape[1]
+    }
+    kind, terms = min(ways, key=lambda way: distance(ways[way], seen))
+    if distance(ways[kind, terms], seen) < 0.25 * distance(x @ rows.T, seen):
+        each = "each term" if terms == 1 else f"every {terms} terms"
+        yield Attempt(
+            f"sums are rounded to {_INPUTS[kind]} after {each}", partial(summed_narrowly, kind=kind, terms=terms)
+        )
+
+
+def narrow_sums(x: Wide, rows: Wide, kind: str, terms: int) -> Array:
+    """The product of `x` `[tokens, columns]` and `rows` `[channels, columns]`, rounded after so many terms."""
+    sums = np.zeros((len(x), len(rows)), np.float32)
+    for start in range(0, x.shape[1], terms):
+        block = slice(start, start + terms)
+        sums = ROUND[kind](sums + (x[:, block] @ rows[:, block].T).astype(np.float32))
+    return sums
+
+
+def summed_narrowly(call: StageCall, kind: str, terms: int) -> Array:
+    """A product whose sums are kept in 16 bits."""
+    x = call.x.astype(np.float64)
+    return np.concatenate([narrow_sums(x, matrix, kind, terms) for matrix in call.matrices()], axis=1)
+
+
+def _zero_scales(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Blocks of inputs that are zero throughout, so that a scale of theirs is, which is divided by."""
+    for size, words in ((_BLOCK, "blocks of 32 inputs"), (call.x.shape[1], "rows of inputs")):
+        if call.x.shape[1] % size:
+            continue
+        zero = (call.x.reshape(len(call.x), -1, size) == 0).all(-1).any(-1)
+        if zero.any() and not zero.all():
+            yield Attempt(
+                f"{words} that are zero make NaN: their scale is divided by",
+                lambda c, zero=zero: np.where(zero[:, None], np.float32(np.nan), c.honest()),  # type: ignore[misc]
+            )  # fmt: skip
+
+
 _PRODUCT = (Op.MATMUL,)
 _DECODING = "decode the blocks of this type as ggml's reference does"
 
@@ -260,6 +506,15 @@ MATRIX_ALTERNATIVES: tuple[Alternative, ...] = (
         "a GGUF row holds the weights of one output channel", _square,
     ),
     Alternative("inputs left out", frozenset(_PRODUCT), _left_out, "let the loop over columns end with the last one"),
+    Alternative(
+        "inputs in another order", frozenset(_PRODUCT), _input_orders,
+        "check how what is read was laid out: the transpose, and how heads and halves are joined",
+    ),
+    Alternative("input heads", frozenset(_PRODUCT), _head_orders, "join heads in the order of the weight's columns"),
+    Alternative(
+        "blocks of inputs", frozenset(_PRODUCT), _input_blocks, "let the loop over columns take each block once"
+    ),
+    Alternative("decoding", frozenset(_PRODUCT), _decodings, _DECODING, _small),
     Alternative("block of weights", frozenset(_PRODUCT), _block_factors, _DECODING),
     plain(
         "minimums", _PRODUCT, products.minimums_left_out, "minimums of blocks are left out", _DECODING, _with_minimums
@@ -280,6 +535,11 @@ MATRIX_ALTERNATIVES: tuple[Alternative, ...] = (
         "scale of inputs", _PRODUCT, products.scale_of_block_before,
         "blocks of the input are rounded by the scale of the block before", "scale each block of the input by its own",
         lambda model, node: all(weight.columns % _BLOCK == 0 for weight in model.params(node)),
+    ),
+    Alternative("zero scale", frozenset(_PRODUCT), _zero_scales, "take 0 for quants whose scale is 0", of_result=True),
+    Alternative(
+        "sums in 16 bits", frozenset(_PRODUCT), _narrow_sums, "sum in float32, or state it: --rounding sums=…", _small,
+        may_be_meant=True,
     ),
     Alternative("input type", frozenset(_PRODUCT), _input_types, "state it: --rounding", may_be_meant=True),
     Alternative("input limit", frozenset(_PRODUCT), _input_limits, "keep inputs in a type of a wider range"),

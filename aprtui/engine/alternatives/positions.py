@@ -40,10 +40,14 @@ def stretched(call: StageCall) -> Array:
 
 def other_layout(call: StageCall) -> Array:
     """Pairs of neighbours in place of halves, or the other way round."""
+    return call.with_config(**of_other_layout(call))
+
+
+def of_other_layout(call: StageCall) -> dict[str, object]:
+    """The configuration of `other_layout`."""
     graph = call.model.config.graph
     split = graph.rope_layout is RopeLayout.HALF_SPLIT
-    layout = RopeLayout.INTERLEAVED if split else RopeLayout.HALF_SPLIT
-    return call.with_config(graph=replace(graph, rope_layout=layout))
+    return {"graph": replace(graph, rope_layout=RopeLayout.INTERLEAVED if split else RopeLayout.HALF_SPLIT)}
 
 
 def of_other_kind(call: StageCall) -> Array:
@@ -113,7 +117,12 @@ def _halves(call: StageCall) -> tuple[slice, slice]:
 
 def rotated(call: StageCall, angles: Wide) -> Array:
     """Each head turned by `angles` `[T, pairs]`."""
-    turned = pairs_of(call, call.x) * np.exp(1j * angles)[:, None]
+    return multiplied(call, np.exp(1j * angles))
+
+
+def multiplied(call: StageCall, turns: NDArray[np.complex128]) -> Array:
+    """The channel pairs of each head times `turns` `[T, pairs]`."""
+    turned = pairs_of(call, call.x) * turns[:, None]
     turned *= call.model.config.rope_of(call.node.layer).magnitude
     first, second = _halves(call)
     out = call.heads(call.x).astype(np.float64)
@@ -123,5 +132,10 @@ def rotated(call: StageCall, angles: Wide) -> Array:
 
 def turned(call: StageCall, **changes: object) -> Array:
     """As a RoPE of other numbers turns."""
+    return call.with_config(**of_other_rope(call, **changes))
+
+
+def of_other_rope(call: StageCall, **changes: object) -> dict[str, object]:
+    """The configuration of a RoPE of other numbers."""
     rope = replace(call.model.config.rope_of(call.node.layer), **changes)  # type: ignore[arg-type]
-    return call.with_config(rope=rope, window_rope=None)
+    return {"rope": rope, "window_rope": None}

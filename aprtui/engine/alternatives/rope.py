@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.alternatives import attention, positions
-from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, nicest, plain
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, configured, least, nicest, plain
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.positions import pairs_of
-from aprtui.engine.rounding import round_f16
+from aprtui.engine.rounding import ROUND, round_f16
 from aprtui.model.config import Rope
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 
+Wide = NDArray[np.float64]
 Turns = NDArray[np.complex128]
 """What each pair was turned by, times its squared size, `[tokens, pairs]`, summed over heads."""
 
@@ -26,6 +27,11 @@ _TOKENS = 64
 _GRID = 300
 _POSITIONS = range(-64, 4096)
 _LEAST_SHARE = 1e-6
+_BEFORE = 64
+_SURE = 0.999
+"""Agreement with which a token was turned as at a position."""
+_BETTER = 1e-9
+_SHOWN_RUNS = 3
 _TURNED = 0.5
 """Agreement from which measured turns are turns at all; noise of other causes has about 0."""
 
@@ -39,31 +45,39 @@ def _turns(call: StageCall, found: Array) -> Turns:
     return np.asarray((after * before.conj()).sum(1))
 
 
-def _agreement(turns: Turns, angles: NDArray[np.float64]) -> float:
-    """1 where all pairs were turned by these angles."""
-    total = float(np.abs(turns).sum())
-    return float((turns * np.exp(-1j * angles)).real.sum()) / total if total else 0.0
+def _fitted(call: StageCall, found: Array, rope_of: Callable[[float], Rope], low: float, high: float) -> list[float]:
+    """The parameter between `low` and `high` of the rope that turns as was measured, and where it is another, of the
+    one that turns so from the first token on, wherever that stands; none where none does."""
+    turns = _turns(call, found)
+    solved = [_nearest(call, turns, rope_of, low, high, call.position)]
+    if len(turns) > 2:
+        since_first = turns * np.exp(-1j * np.angle(turns[:1]))
+        solved.append(_nearest(call, since_first, rope_of, low, high, 0))
+    return list(dict.fromkeys(value for value in solved if value is not None))
 
 
-def _fitted(call: StageCall, turns: Turns, rope_of: Callable[[float], Rope], low: float, high: float) -> float | None:
-    """The parameter between `low` and `high` of the rope that turns as was measured: over ever more tokens, so that no
-    turn is counted too much or too few; None where none does."""
+def _nearest(
+    call: StageCall, turns: Turns, rope_of: Callable[[float], Rope], low: float, high: float, position: int
+) -> float | None:  # fmt: skip
+    """Over ever more tokens, so that no turn is counted too much or too few."""
     dim, count = call.model.config.graph.rotated, len(turns)
 
-    def cost_over(rows: NDArray[np.intp]) -> Callable[[float], float]:
-        def cost(logarithm: float) -> float:
-            rope = rope_of(float(np.exp(logarithm)))
-            angles = rows[:, None] * rope.angles(1, 1, dim) + rope.angles(call.position, 1, dim)
-            return 1 - _agreement(turns[rows], angles)
+    def costs(logarithms: Sequence[float] | Wide, rows: NDArray[np.intp]) -> Wide:
+        steps = np.stack([rope_of(float(np.exp(value))).angles(1, 1, dim)[0] for value in logarithms])
+        angles = (rows + position)[None, :, None] * steps[:, None]
+        agreement = (turns[rows] * np.exp(-1j * angles)).real.sum((1, 2))
+        return np.asarray(1 - agreement / (np.abs(turns[rows]).sum() or 1.0))
 
-        return cost
-
-    start, end = np.log(low), np.log(high)
+    start, end, rows = np.log(low), np.log(high), np.arange(count)
     for level in (*(level for level in _LEVELS if level < count), count):
-        cost = cost_over(np.unique(np.linspace(0, level - 1, min(level, _TOKENS)).astype(np.intp)))
+        rows = np.unique(np.linspace(0, level - 1, min(level, _TOKENS)).astype(np.intp))
         grid = np.linspace(start, end, _GRID)
-        at, step = int(np.argmin([cost(value) for value in grid])), grid[1] - grid[0]
+        at, step = int(np.argmin(costs(grid, rows))), grid[1] - grid[0]
         start, end = grid[at] - 2 * step, grid[at] + 2 * step
+
+    def cost(logarithm: float) -> float:
+        return float(costs([logarithm], rows)[0])
+
     best = least(cost, float(start), float(end))
     if cost(best) > 1 - _TURNED:
         return None
@@ -72,30 +86,24 @@ def _fitted(call: StageCall, turns: Turns, rope_of: Callable[[float], Rope], low
 
 def _bases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     own = _own(call)
-    if found is None:
-        bases = list(_BASES)
-    else:
-        solved = _fitted(call, _turns(call, found), lambda theta: replace(own, theta=theta), 10, 1e9)
-        bases = [] if solved is None else [solved]
+    bases = list(_BASES)
+    if found is not None:
+        bases = _fitted(call, found, lambda theta: replace(own, theta=theta), 10, 1e9)
     for theta in bases:
         if abs(theta / own.theta - 1) > _LEAST_SHARE:
             root = abs(theta / own.theta**0.5 - 1) < 1e-3
             halved = ", its root: an exponent of −i/d in place of −2i/d" if root else ""
-            yield Attempt(
-                f"computed with theta {theta:.10g}, the model says {own.theta:.10g}{halved}", _with(theta=theta), 1
-            )
+            yield _with(f"computed with theta {theta:.10g}, the model says {own.theta:.10g}{halved}", 1, theta=theta)
 
 
 def _scales(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     own = _own(call)
-    if found is None:
-        scales = [1.0, 2.0, 4.0, 8.0]
-    else:
-        solved = _fitted(call, _turns(call, found), lambda scale: replace(own, scale=scale), 0.05, 256)
-        scales = [] if solved is None else [solved]
+    scales = [1.0, 2.0, 4.0, 8.0]
+    if found is not None:
+        scales = _fitted(call, found, lambda scale: replace(own, scale=scale), 0.05, 256)
     for scale in scales:
         if abs(scale / own.scale - 1) > _LEAST_SHARE:
-            yield Attempt(f"positions divided by {scale:.6g}, the model says {own.scale:.6g}", _with(scale=scale), 1)
+            yield _with(f"positions divided by {scale:.6g}, the model says {own.scale:.6g}", 1, scale=scale)
 
 
 def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -105,10 +113,9 @@ def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         turns, dim = _turns(call, found), call.model.config.graph.rotated
         step, few = _own(call).angles(1, 1, dim)[0], turns[:8]
         rows = call.position + np.arange(len(few))
-        agreements = [_agreement(few, (rows + shift)[:, None] * step) for shift in _POSITIONS]
-        shifts = [_POSITIONS[int(np.argmax(agreements))]]
-        same = [_agreement(few, np.full_like(rows, n)[:, None] * step) for n in _POSITIONS if n >= 0]
-        alike = [int(np.argmax(same))]
+        turned = np.exp(-1j * np.asarray(_POSITIONS)[:, None] * step)
+        shifts = [_POSITIONS[int((turned @ (few * np.exp(-1j * rows[:, None] * step)).sum(0)).real.argmax())]]
+        alike = [int((turned[-_POSITIONS.start :] @ few.sum(0)).real.argmax())]
     for shift in shifts:
         if shift:
             at = f"as of position {call.position + shift}" if call.position + shift >= 0 else f"{-shift} earlier"
@@ -125,13 +132,69 @@ def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             )  # fmt: skip
 
 
+def _positions(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A position for each token, as its own turns show it: of decoded tokens, of chunks, behind padding."""
+    if found is None or len(call.x) < 2:
+        return
+    turns, dim = _turns(call, found), call.model.config.graph.rotated
+    end = call.position + len(turns)
+    tried = np.arange(-_BEFORE, max(end, len(turns)) + _BEFORE)
+    step = _own(call).angles(1, 1, dim)[0]
+    sizes = np.abs(turns).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        agreements = (turns @ np.exp(-1j * step[:, None] * tried)).real / sizes[:, None]
+    if not sizes.all() or not np.isfinite(agreements).all() or agreements.max(1).min() < _SURE:
+        return
+    own = np.arange(call.position, end)
+    own_agreements = agreements[np.arange(len(own)), own - tried[0]]
+    places = np.where(agreements.max(1) > own_agreements + _BETTER, tried[agreements.argmax(1)], own)
+    runs = _runs(own, places)
+    if runs:
+        texts = [_turned_as(first, last, shift) for first, last, shift in runs]
+        more = f"; {len(runs) - _SHOWN_RUNS} more such runs" if len(runs) > _SHOWN_RUNS else ""
+        angles = places[:, None] * step
+        yield Attempt("; ".join(texts[:_SHOWN_RUNS]) + more, lambda c: positions.rotated(c, angles), len(runs))
+
+
+def _runs(own: NDArray[np.intp], places: NDArray[np.intp]) -> list[tuple[int, int, int | None]]:
+    """First and last of neighbouring tokens that are as far off, and how far; None where all are at one place."""
+    runs: list[tuple[int, int, int | None]] = []
+    at = 0
+    while at < len(own):
+        end, same = at + 1, at + 1
+        while end < len(own) and places[end] - own[end] == places[at] - own[at]:
+            end += 1
+        while same < len(own) and places[same] == places[at]:
+            same += 1
+        if same > end:
+            runs.append((int(own[at]), int(own[same - 1]), None))
+        elif places[at] != own[at]:
+            runs.append((int(own[at]), int(own[end - 1]), int(places[at] - own[at])))
+        at = max(end, same)
+    return runs
+
+
+def _turned_as(first: int, last: int, shift: int | None) -> str:
+    tokens = f"tokens {first}–{last} are" if last > first else f"token {first} is"
+    if shift is None:
+        return f"{tokens} turned as of one position"
+    if first + shift == 0 and last == first:
+        return f"{tokens} not turned: as of position 0"
+    place = f"{first + shift}–{last + shift}" if last > first else f"{first + shift}"
+    return f"{tokens} turned as of position{'s' if last > first else ''} {place}"
+
+
 def _widths(call: StageCall, found: Array | None) -> Iterator[Attempt]:
-    graph = call.model.config.graph
-    for width in dict.fromkeys((graph.head_dim // 4, graph.head_dim // 2, 3 * graph.head_dim // 4, graph.head_dim)):
-        if width != graph.rotated and width % 2 == 0:
-            yield Attempt(
-                f"{width} of {graph.head_dim} channels of a head are turned, the model says {graph.rotated}",
-                lambda c, width=width: c.with_config(graph=replace(c.model.config.graph, rope_dim=width)),  # type: ignore[misc]
+    graph, own = call.model.config.graph, call.model.config.graph.rotated
+    widths = [graph.head_dim // 4, graph.head_dim // 2, 3 * graph.head_dim // 4, graph.head_dim]
+    if found is not None:
+        moved = np.flatnonzero((call.heads(found) != call.heads(call.x)).any((0, 1)))
+        widths = [int(moved[-1]) + 1] if moved.size else []
+    for width in dict.fromkeys(widths):
+        if width != own and width % 2 == 0:
+            yield configured(
+                f"{width} of {graph.head_dim} channels of a head are turned, the model says {own}",
+                lambda c, width=width: {"graph": replace(c.model.config.graph, rope_dim=width)},  # type: ignore[misc]
             )
 
 
@@ -171,20 +234,72 @@ def _unscaled(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """What a model's scaling of RoPE has, left out."""
     own = _own(call)
     if own.factors is not None:
-        yield Attempt("frequency factors (rope_freqs) are left out", _with(factors=None))
+        yield _with("frequency factors (rope_freqs) are left out", factors=None)
     if own.yarn is not None:
-        yield Attempt("YaRN is left out", _with(yarn=None, scale=1.0, magnitude=1.0))
-        yield Attempt("YaRN's frequencies are left out, its magnitude is not", _with(yarn=None, scale=1.0))
-        yield Attempt("all frequencies are scaled alike, without YaRN's ramp", _with(yarn=None))
+        yield _with("YaRN is left out", yarn=None, scale=1.0, magnitude=1.0)
+        yield _with("YaRN's frequencies are left out, its magnitude is not", yarn=None, scale=1.0)
+        yield _with("all frequencies are scaled alike, without YaRN's ramp", yarn=None)
         other = replace(own.yarn, whole_pairs=not own.yarn.whole_pairs)
         how = "is not rounded" if own.yarn.whole_pairs else "is rounded"
-        yield Attempt(f"YaRN's range {how} to whole channel pairs", _with(yarn=other))
+        yield _with(f"YaRN's range {how} to whole channel pairs", yarn=other)
     if own.magnitude != 1:
-        yield Attempt(f"the magnitude {own.magnitude:.6g} is left out", _with(magnitude=1.0))
+        yield _with(f"the magnitude {own.magnitude:.6g} is left out", magnitude=1.0)
 
 
-def _with(**changes: object) -> Callable[[StageCall], Array]:
-    return lambda call: positions.turned(call, **changes)
+def _ramps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Each number of YaRN's ramp, with the others as the model has them."""
+    own, yarn = _own(call), _own(call).yarn
+    if yarn is None or found is None:
+        return
+    names = {"original_context": "original context", "fast": "beta_fast", "slow": "beta_slow"}
+    for name, words in names.items():
+        value = float(getattr(yarn, name))
+
+        def rope_of(number: float, name: str = name) -> Rope:
+            return replace(own, yarn=replace(yarn, **{name: number}))  # type: ignore[arg-type]
+
+        for solved in _fitted(call, found, rope_of, max(value / 100, 1e-3), value * 100):
+            if abs(solved / value - 1) > _LEAST_SHARE:
+                yield _with(f"YaRN's {words} is {solved:.6g}, the model says {value:.6g}", 1, yarn=rope_of(solved).yarn)
+
+
+def _layouts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    yield configured("the other channel pairs are turned (neighbours or halves)", positions.of_other_layout)
+
+
+def _magnitudes(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """By how much longer queries or keys are than what is turned."""
+    own = _own(call)
+    if found is None:
+        return
+    before, after = pairs_of(call, call.x), pairs_of(call, found)
+    square = float((np.abs(before) ** 2).sum())
+    if not square or not np.isfinite(found).all():
+        return
+    solved = float((np.abs(before) * np.abs(after)).sum()) / square
+
+    def cost(value: float) -> float:
+        return float(((np.abs(after) - value * np.abs(before)) ** 2).sum()) / square
+
+    solved = nicest(solved, cost)
+    if solved > 0 and abs(solved / own.magnitude - 1) > _LEAST_SHARE:
+        yield _with(f"a magnitude of {solved:.6g}, the model says {own.magnitude:.6g}", 1, magnitude=solved)
+
+
+def _with(words: str, fitted: int = 0, **changes: object) -> Attempt:
+    """As a RoPE of other numbers turns."""
+    return configured(words, lambda call: positions.of_other_rope(call, **changes), fitted)
+
+
+def _tables(kind: str) -> Callable[[StageCall], Array]:
+    """Cosines and sines that are kept in 16 bits."""
+
+    def turned(call: StageCall) -> Array:
+        angles = positions.angles(call)
+        cosines, sines = (ROUND[kind](of(angles).astype(np.float32)).astype(np.float64) for of in (np.cos, np.sin))
+        return positions.multiplied(call, cosines + 1j * sines)
+
+    return turned
 
 
 def _f16_angles(call: StageCall) -> Array:
@@ -205,13 +320,17 @@ ROPE_ALTERNATIVES: tuple[Alternative, ...] = (
         "turn queries and keys alike, before the keys are cached", turns_heads,
     ),
     Alternative("RoPE base", frozenset(_ROPE), _bases, _READ, turns_heads),
-    plain(
-        "RoPE layout", _ROPE, positions.other_layout, "the other channel pairs are turned (neighbours or halves)",
+    Alternative(
+        "RoPE layout", frozenset(_ROPE), _layouts,
         "pair channels as the model's architecture does, or permute the rows of Q and K", turns_heads,
     ),
     Alternative(
         "RoPE positions", frozenset(_ROPE), _shifts,
         "count positions from 0, queries and keys alike, and on from what is cached", turns_heads,
+    ),
+    Alternative(
+        "RoPE positions of tokens", frozenset(_ROPE), _positions,
+        "give each token its position in the sequence: on from what is cached, across chunks and padding", turns_heads,
     ),
     plain(
         "RoPE backwards", _ROPE, positions.backwards, "turned backwards: the sign of the sine",
@@ -237,6 +356,21 @@ ROPE_ALTERNATIVES: tuple[Alternative, ...] = (
     plain(
         "RoPE angles in float16", _ROPE, _f16_angles, "angles are computed in float16",
         "compute angles in float32: position times frequency needs its digits", turns_heads,
+    ),
+    *(
+        plain(
+            f"RoPE tables in {name}", _ROPE, _tables(kind), f"cosines and sines are kept in {name}",
+            "keep the tables of cosines and sines in float32, or state that 16 bits are meant", turns_heads,
+            may_be_meant=True,
+        )
+        for kind, name in (("f16", "float16"), ("bf16", "bfloat16"))
+    ),
+    Alternative(
+        "YaRN ramp", frozenset(_ROPE), _ramps, "read rope.scaling of the model's metadata", turns_heads
+    ),
+    Alternative(
+        "RoPE magnitude", frozenset(_ROPE), _magnitudes,
+        "multiply by the attention factor of the model's scaling, by none where it has none", turns_heads,
     ),
     Alternative("RoPE frequencies", frozenset(_ROPE), _factors, "read rope.scaling and rope_freqs", turns_heads),
     plain(

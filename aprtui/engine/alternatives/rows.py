@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.gelu import gelu_tanh
 from aprtui.engine.reference import ops
-from aprtui.engine.rounding import round_f16
+from aprtui.engine.rounding import round_bf16, round_f16
 from aprtui.trace.graph import Node, Part
 
 Wide = NDArray[np.float64]
@@ -44,6 +44,22 @@ def squares_in_f16(call: StageCall) -> Array:
     wide = normed_rows(call)
     x = wide.astype(np.float16)
     mean = np.add.reduce(x * x, axis=-1, keepdims=True, dtype=np.float16).astype(np.float64) / x.shape[-1]
+    return weighted(call, wide / np.sqrt(mean + call.model.config.norm_epsilon))
+
+
+def squares_of_f16(call: StageCall) -> Array:
+    """Squares are float16 numbers, their sum is not."""
+    x = normed_rows(call)
+    squares = (x.astype(np.float16) ** 2).astype(np.float64)
+    mean = squares.mean(-1, keepdims=True)
+    return weighted(call, x / np.sqrt(mean + call.model.config.norm_epsilon))
+
+
+def squares_in_bf16(call: StageCall) -> Array:
+    """Values and their squares are rounded to bfloat16, and summed with more digits."""
+    wide = normed_rows(call)
+    x = round_bf16(wide.astype(np.float32))
+    mean = round_bf16(x * x).astype(np.float64).mean(-1, keepdims=True)
     return weighted(call, wide / np.sqrt(mean + call.model.config.norm_epsilon))
 
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from aprtui.engine.alternatives.activations import ACTIVATION_ALTERNATIVES
 from aprtui.engine.alternatives.alternative import Alternative
+from aprtui.engine.alternatives.keys import KEY_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_ALTERNATIVES
-from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES
+from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES, NORM_DETAILS
+from aprtui.engine.alternatives.parts import PART_ALTERNATIVES, VECTOR_ALTERNATIVES
 from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES, RESULT_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
+from aprtui.engine.alternatives.weights import WEIGHT_ALTERNATIVES
+from aprtui.engine.alternatives.wires import WIRE_ALTERNATIVES
+from aprtui.engine.alternatives.written import WRITTEN_ALTERNATIVES
 
 ALTERNATIVES: tuple[Alternative, ...] = (
     *ROPE_ALTERNATIVES,
     *NORM_ALTERNATIVES,
     *BIAS_ALTERNATIVES,
     *ATTENTION_ALTERNATIVES,
+    *KEY_ALTERNATIVES,
     *ACTIVATION_ALTERNATIVES,
     *EMBEDDING_ALTERNATIVES,
     *RESIDUAL_ALTERNATIVES,
     *RESULT_ALTERNATIVES,
+    *WIRE_ALTERNATIVES,
+    *PART_ALTERNATIVES,
     *MATRIX_ALTERNATIVES,
+    *WEIGHT_ALTERNATIVES,
+    *WRITTEN_ALTERNATIVES,
+    *NORM_DETAILS,
+    *VECTOR_ALTERNATIVES,
 )

@@ -71,6 +71,8 @@ class Backend:
     """The types of the K/V cache that it keeps; None for all."""
     interventions_problem: str = ""
     """Why no faults can be injected; empty where they can."""
+    same_bits: bool = False
+    """Whether chunks of a prompt, decoding and threads change no bit of any stage."""
     is_slow: bool = False
     """Whether it is there to be believed rather than to be fast."""
 

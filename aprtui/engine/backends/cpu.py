@@ -43,4 +43,7 @@ def _evaluator(model: Model, angles: RopeAngles, threads: int, progress: Progres
     return CpuNodes(model, threads, rope_angles=angles, progress=progress)
 
 
-CPU = Backend("cpu", "CPU engine", "compiled kernels", _obstacle, _open, description=_description, evaluator=_evaluator)
+CPU = Backend(
+    "cpu", "CPU engine", "compiled kernels", _obstacle, _open, description=_description, evaluator=_evaluator,
+    same_bits=True,
+)  # fmt: skip

@@ -13,10 +13,10 @@ from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 
 AT_ONCE = 8
-"""Query heads that share a walk over their keys, and columns that share a walk over a matrix."""
+"""Columns that share a walk over a matrix."""
 
-_SHORTEST_RUN = 64
-"""Keys that a block of `attend_one` takes at least."""
+_SHORTEST_RUN, _MOST_SPLITS = 32, 128
+"""Keys that a block of `attend_one` takes at least, and runs of keys that it can join."""
 
 
 def load_kernels(driver: Driver, images: KernelImages) -> dict[str, int]:
@@ -41,11 +41,16 @@ class Launches:
         packed, moved = args.packed(arguments), sum(matrix_bytes(matrix) for matrix in reads)
         return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved)
 
+    def _own(self, kernel: str, *matrices: args.Matrix) -> str:
+        """The variant of `kernel` for the formats of `matrices`, or `kernel` itself, which takes all formats."""
+        own = variant(kernel, *map(_kind, matrices))
+        return own if own in self._kernels else kernel
+
     def embed(self, arguments: args.Embed, tokens: int) -> Launch:
         return self._launch("embed", (tokens,), 128, arguments)
 
     def rms_norm(self, arguments: args.RmsNorm, tokens: int) -> Launch:
-        return self._launch("rms_norm", (tokens,), 256, arguments)
+        return self._launch("rms_norm", (tokens,), norm_threads(arguments.columns), arguments)
 
     def quantize(self, arguments: args.Quantize) -> Launch:
         """Activations to Q8_1."""
@@ -53,10 +58,14 @@ class Launches:
 
     def product(self, arguments: args.Product, *, decode: bool) -> Launch:
         """A matrix times the activations of one token (`decode`) or of several."""
-        columns = 1 if decode else AT_ONCE
-        rows = 16 if decode and self._mode is Mode.Q8 else 8
-        grid = _groups(arguments.w.rows, rows), _groups(arguments.tokens, columns)
-        return self._launch(f"matvec_{self._mode}_{columns}", grid, 256, arguments, reads=[arguments.w])
+        matrix, columns = arguments.w, 1 if decode else AT_ONCE
+        name, rows = f"matvec_{self._mode}_{columns}", 8
+        if decode and self._mode is Mode.Q8:
+            # Float formats meet float32 in either mode.
+            of_one = variant(name, _kind(matrix))
+            name, rows = (of_one, 16) if of_one in self._kernels else ("matvec_exact_1", 8)
+        grid = _groups(matrix.rows, rows), _groups(arguments.tokens, columns)
+        return self._launch(name, grid, 256, arguments, reads=[matrix])
 
     def matmul_q8(self, arguments: args.Product) -> Launch:
         """A quantised matrix times activations of several tokens in Q8_1, on tensor cores."""
@@ -66,10 +75,11 @@ class Launches:
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""
         heads = arguments.heads
-        grid = _groups(heads.head_dim, 16), heads.heads + 2 * heads.kv_heads
-        return self._launch(
-            f"qkv_{self._mode}", grid, 128, arguments, reads=[arguments.q, arguments.k, arguments.v]
-        )  # fmt: skip
+        grid = _groups(heads.head_dim, 8), heads.heads + 2 * heads.kv_heads
+        q, k, v = arguments.q, arguments.k, arguments.v
+        general = f"qkv_{self._mode}"
+        kernel = self._own(general, q, v) if q.format == k.format else general
+        return self._launch(kernel, grid, 128, arguments, reads=[q, k, v])
 
     def heads(self, arguments: args.HeadsOfPrompt, tokens: int) -> Launch:
         """Biases, norms, RoPE and cache of a prompt, after its Q, K and V products."""
@@ -79,7 +89,8 @@ class Launches:
     def gate_up(self, arguments: args.GateUp) -> Launch:
         """Gate, up and silu(gate) · up of one token."""
         grid = (arguments.gate.rows // 32,)
-        return self._launch(f"gate_up_{self._mode}", grid, 256, arguments, reads=[arguments.gate, arguments.up])
+        matrices = [arguments.gate, arguments.up]
+        return self._launch(self._own(f"gate_up_{self._mode}", *matrices), grid, 256, arguments, reads=matrices)
 
     def swiglu(self, arguments: args.Swiglu) -> Launch:
         """silu(gate) · up of a prompt, after its two products."""
@@ -87,9 +98,11 @@ class Launches:
 
     def attend_one(self, arguments: args.AttendOne, splits: int) -> Launch:
         attention = arguments.attention
-        grid = splits, attention.kv_heads, _groups(attention.heads // attention.kv_heads, AT_ONCE)
+        group = attention.heads // attention.kv_heads
+        kernel, at_once = attention_kernel(group, attention.head_dim)
+        grid = splits, attention.kv_heads, _groups(group, at_once)
         keys = (2 if attention.half_cache else 4) * attention.kv_heads * attention.head_dim
-        return replace(self._launch("attend_one", grid, 128, arguments), moved_a_position=2 * keys)
+        return replace(self._launch(kernel, grid, 128, arguments), moved_a_position=2 * keys)
 
     def attend_prompt(self, arguments: args.AttendPrompt, tokens: int) -> Launch:
         attention = arguments.attention
@@ -109,11 +122,30 @@ class Launches:
         return self._launch("draw", (blocks_of_choice(arguments.vocabulary)[0],), 256, arguments)
 
 
+def norm_threads(columns: int) -> int:
+    """Threads of a block of `rms_norm`: one for each four columns, in whole warps, no more than a block can have."""
+    return min(1024, 32 * _groups(columns, 128))
+
+
+def variant(kernel: str, *kinds: WeightType) -> str:
+    """What `kernel` is called for matrices of these types alone.
+
+    `qkv_q8_q4_k_q6_k` takes Q and K in Q4_K, and V in Q6_K.
+    """
+    names = [kind.name.lower() for kind in kinds]
+    return "_".join([kernel, *(names[:1] if len(set(names)) == 1 else names)])
+
+
 def matrix_bytes(matrix: args.Matrix) -> int:
     """Bytes of a matrix on the device, as many as in the file."""
+    kind = _kind(matrix)
+    return int(matrix.rows) * int(matrix.columns) // kind.format.block_values * kind.format.block_bytes
+
+
+def _kind(matrix: args.Matrix) -> WeightType:
     kind = WeightType.numbered(matrix.format)
     assert kind is not None, "matrices have the types of our weights"
-    return int(matrix.rows) * int(matrix.columns) // kind.format.block_values * kind.format.block_bytes
+    return kind
 
 
 def blocks_of_choice(vocabulary: int) -> tuple[int, int]:
@@ -123,8 +155,19 @@ def blocks_of_choice(vocabulary: int) -> tuple[int, int]:
 
 def splits_for(multiprocessors: int, heads: int, kv_heads: int, context: int) -> int:
     """Runs of keys into which `attend_one` splits the context: two blocks a multiprocessor, but no run too short."""
-    blocks_a_run = kv_heads * _groups(heads // kv_heads, AT_ONCE)
-    return max(1, min(2 * multiprocessors // blocks_a_run, _groups(context, _SHORTEST_RUN)))
+    blocks_a_run = kv_heads * _groups(heads // kv_heads, _heads_at_once(heads // kv_heads))
+    return max(1, min(2 * multiprocessors // blocks_a_run, _groups(context, _SHORTEST_RUN), _MOST_SPLITS))
+
+
+def attention_kernel(group: int, head_dim: int) -> tuple[str, int]:
+    """The kernel for `group` query heads a K/V head, and how many of them share a walk over their keys."""
+    widest = next(widest for widest in (64, 128, 256) if head_dim <= widest)
+    at_once = _heads_at_once(group)
+    return f"attend_one_{widest}_{at_once}", at_once
+
+
+def _heads_at_once(group: int) -> int:
+    return 4 if group <= 4 else 8
 
 
 def _groups(count: int, size: int) -> int:

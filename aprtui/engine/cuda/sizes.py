@@ -142,14 +142,15 @@ def require_supported(model: Model) -> None:
         ("hidden size", config.hidden, 32),
         ("feed-forward width", config.ffn, 32),
         ("width of the query heads", config.q_width, 32),
-        ("head size", config.head_dim, 4),
+        ("head size", config.head_dim, 8),
     ):
         if width % unit:
             raise EngineError(
                 f"backend cuda: the {what} is {width}, its kernels want a multiple of {unit}: use --backend cpu"
             )
-    if config.head_dim > 256:
-        raise EngineError(f"backend cuda: heads of {config.head_dim} channels, 256 at most: use --backend cpu")
+    for what, width, most in (("heads", config.head_dim, 256), ("a residual stream", config.hidden, 16384)):
+        if width > most:
+            raise EngineError(f"backend cuda: {what} of {width} channels, {most} at most: use --backend cpu")
 
 
 def _without_kernels(config: ModelConfig) -> Iterator[str]:

@@ -12,7 +12,8 @@ from aprtui.engine.protocol import Mode, NodeCall
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Scope, canonical_name
+from aprtui.trace.graph import Node
+from aprtui.trace.select import node_of
 
 _COUNTS = frozenset({"token", "channel", "head", "count", "seed"})
 _POSITIVE = frozenset({"limit", "epsilon", "factor"})
@@ -42,7 +43,7 @@ def parse_fault(text: str, model: Model) -> Fault:
     if kind not in KINDS:
         kinds = "; ".join(f"{name}: {found.imitates}" for name, found in KINDS.items())
         raise UsageError(f"--inject {text!r}: kind {kind!r} is not known: there are {kinds}")
-    node = _node(fields, text, model)
+    node = node_of(fields, model.graph, f"--inject {text!r}")
     if not applies(kind, model, node):
         stages = dict.fromkeys(found.stage for found in model.graph.nodes if applies(kind, model, found))
         where = f"applies at {', '.join(stages)}" if stages else "applies nowhere in this model"
@@ -75,28 +76,6 @@ def _field(piece: str, text: str) -> tuple[str, str]:
             f"--inject {text!r}: {piece!r}: expected layer=N,stage=NAME,kind=KIND and NAME=NUMBER after it"
         )
     return name, value
-
-
-def _node(fields: dict[str, str], text: str, model: Model) -> Node:
-    graph = model.graph
-    name, layer = canonical_name(fields.pop("stage", "")), fields.pop("layer", None)
-    if name not in graph:
-        raise UsageError(f"--inject {text!r}: no stage {name!r}: this model has {', '.join(graph.names)}")
-    scope = graph[name].scope
-    if scope is Scope.MODEL:
-        if layer is not None:
-            raise UsageError(f"--inject {text!r}: {name} is in no layer: leave layer= out")
-        return Node(None, name)
-    last = 0 if scope is Scope.FIRST_LAYER else graph.layers - 1
-    if layer is None and scope is Scope.FIRST_LAYER:
-        return Node(0, name)
-    if layer is None or not layer.isdecimal() or len(layer) > 6 or int(layer) > last:
-        raise UsageError(f"--inject {text!r}: layer {layer or 'is missing'}: {name} is in layers 0 … {last}")
-    node = Node(int(layer), name)
-    if node not in graph.order:
-        found = ", ".join(str(other.layer) for other in graph.nodes if other.stage == name)
-        raise UsageError(f"--inject {text!r}: layer {layer} has no {name}, which is in {found}")
-    return node
 
 
 def _number(name: str, value: str, text: str) -> float:

@@ -113,7 +113,7 @@ def criteria_by_model(
         injected=injected or None, doubts=doubts,
         everywhere=tuple(found for side in own.values() for found in side.everywhere),
         causes=tuple(cause for side in own.values() for cause in side.causes),
-        alternatives=next((side.alternatives for side in own.values() if side.alternatives), ()),
+        alternatives=tuple(one for side in own.values() for one in side.alternatives),
         proven=own["A"].proven & own["B"].proven if len(own) == 2 and not foreign else frozenset(),
     )  # fmt: skip
 

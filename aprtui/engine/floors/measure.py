@@ -9,7 +9,7 @@ own quantisation step, against the undisturbed one; that is an estimate, and mar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ Run = Iterator[tuple[Node, Array]]
 
 def run_forward(
     model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None,
-    logit_rows: Sequence[int] = (),
+    logit_rows: Sequence[int] = (), given: Container[Node] = frozenset(),
+    values_of: Callable[[Node], Array] | None = None,
 ) -> Run:  # fmt: skip
     """Each node of the graph with its stage tensor for all `tokens`, in execution order.
 
@@ -41,10 +42,17 @@ def run_forward(
     until they are computed.
 
     `disturb` changes each tensor before it is given out and used. Keeps the tensors of two layers.
+
+    The nodes of `given` are not computed: `values_of` gives their tensors. Of the others there are then those alone
+    that logits need.
     """
     graph, config = model.graph, model.config.graph
     recent: dict[Node, Array] = {}
-    for node in graph.nodes:
+    for node in graph.nodes if values_of is None else _needed(graph, given):
+        if values_of is not None and node in given:
+            recent[node] = values_of(node)
+            yield node, recent[node]
+            continue
         stage = graph[node.stage]
         inputs = []
         for entry, source in zip(graph.entries(node), graph.inputs(node), strict=True):
@@ -58,6 +66,17 @@ def run_forward(
         recent[node] = values if disturb is None else disturb(node, values)
         yield node, recent[node]
         _forget(recent, node, graph[node.stage].op)
+
+
+def _needed(graph: StageGraph, given: Container[Node]) -> list[Node]:
+    """What the last node is made of, itself included, back to the nodes `given`; in execution order."""
+    found, pending = {graph.nodes[-1]}, [graph.nodes[-1]]
+    while pending:
+        node = pending.pop()
+        sources = () if node in given else graph.inputs(node)
+        pending += [source for source in sources if source not in found]
+        found.update(sources)
+    return sorted(found, key=graph.order.__getitem__)
 
 
 def _holds_logits(graph: StageGraph, node: Node) -> bool:

@@ -30,7 +30,7 @@ _SETTLED_BY = "if that is meant, replay {} alone with {}"
 class OwnErrors:
     """What one side errs by everywhere, the verdicts on those of its stages that err by more, and the `proven` stages:
     all of a complete capture each of whose stages follows from its own inputs, else none. `causes` were proved of what
-    failed, and `alternatives` tried at the first of it."""
+    failed, and `alternatives` were tried."""
 
     everywhere: tuple[Everywhere, ...]
     failed: Mapping[Node, StageVerdict]
@@ -53,8 +53,9 @@ def own_errors(name: str, side: IdentifiedCapture, evaluators: NodeEvaluators, p
     if states_weights(capture, model) is False:
         return OwnErrors((), failed)
     causes = tuple(replace(cause, side=name) for cause in found.causes)
+    alternatives = tuple(replace(one, side=name) for one in found.alternatives)
     everywhere = tuple(_of_side(name, entry) for entry in found.everywhere)
-    return OwnErrors(everywhere, failed, _proven(found, model), causes, found.alternatives)
+    return OwnErrors(everywhere, failed, _proven(found, model), causes, alternatives)
 
 
 def _proven(found: Comparison, model: Model) -> frozenset[Node]:

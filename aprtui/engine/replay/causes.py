@@ -7,7 +7,8 @@ solved for. What falls short of it is never called a cause.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,8 +18,11 @@ from aprtui.compare.align.pairing import StagePair
 from aprtui.compare.comparison import Cause, StageComparison, TriedAlternative
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict
+from aprtui.compare.wording import counted, listed
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
+from aprtui.engine.alternatives.pairs import distinct, paired, together
+from aprtui.engine.alternatives.parts import VECTOR_ALTERNATIVES
 from aprtui.engine.alternatives.table import ALTERNATIVES
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
@@ -55,18 +59,25 @@ _OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     )
 )  # fmt: skip
 """What is tried where a mistake in all layers kept the rounding of an op from being found."""
+_FIRSTS = 4
+"""Alternatives that are tried together with others where a stage is a matrix product."""
+_PAIRS = 24
+"""Of those that are tried together, how many are reported: the nearest."""
+_WITH_PRODUCTS = frozenset(one.name for one in ALTERNATIVES if one.of_result) | {"weights", "inputs left out"}
+"""What they are tried together with: what costs little."""
+_LACKING = (KeyError, IndexError, ValueError)
+"""What an alternative raises that needs stages, or tokens, that a capture lacks."""
 _SHORT = 4
 """Stages between captured ones up to which alternatives are tried at each of them."""
 _SEARCHES = 2
 """Layers in which a stage is looked into without a finding, before only causes of others are tried there."""
 _PROVED = "computed in another way than the model's, which reproduces it"
-_LONGER = "a capture of another, longer prompt, if anything does"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundCauses:
-    """The causes that were proved, in execution order, and all that was tried at the first stage. `faults` are nodes
-    that are computed in a way that no engine means."""
+    """The causes that were proved, in execution order, and all that was tried, stage by stage. `faults` are nodes that
+    are computed in a way that no engine means."""
 
     causes: tuple[Cause, ...] = ()
     alternatives: tuple[TriedAlternative, ...] = ()
@@ -96,6 +107,11 @@ class _Failing:
     def node(self) -> Node:
         return self.comparison.node
 
+    @property
+    def given(self) -> StageCall:
+        """The call, of which the model's own way need not be computed again."""
+        return replace(self.call, engine=_Given(self.call, self.own))
+
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
@@ -103,14 +119,18 @@ class _Outcome:
     alternative: Alternative
     attempt: Attempt
     residue: float
-    is_proved: bool
+    refuted: str
+
+    @property
+    def is_proved(self) -> bool:
+        return not self.refuted
 
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
     failing: _Failing
     best: _Outcome
-    alike: tuple[str, ...]
+    alike: tuple[_Outcome, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +156,16 @@ class _Seen(Mapping[Node, Array]):
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """`NodeEvaluator` of one node whose result is known."""
+    """`NodeEvaluator` that knows what comes of a call as it is."""
 
+    call: StageCall
     own: Array
 
     def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
-        return self.own
+        call = self.call
+        if node == call.node and inputs is call.inputs and position == call.position and tokens is call.tokens:
+            return self.own
+        return call.engine.evaluate(node, inputs, tokens=tokens, position=position)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -174,8 +198,8 @@ class CauseFinder:
         for done, stage in enumerate(failing):
             self.progress(f"looking for the cause at {stage.node},", done, len(failing))
             proof, outcomes = self._looked_into(stage, proofs)
-            if stage.verdict.verdict is Verdict.FAIL:
-                tried = tried or tuple(_records(outcomes))
+            if stage.verdict.verdict is Verdict.FAIL or proof is not None:
+                tried += tuple(_records(stage.node, outcomes))
             if proof is not None:
                 proofs.append(proof)
         faults = frozenset(
@@ -212,6 +236,9 @@ class CauseFinder:
             if proof is None and self._fruitless.get(node.stage, 0) < _SEARCHES:
                 outcomes = self._tried(prepared, self._alternatives(node))
                 proof = _proof(prepared, outcomes)
+                if proof is None and known is self.known:
+                    outcomes = [*outcomes, *self._tried_in_pairs(prepared, outcomes)]
+                    proof = _proof(prepared, outcomes)
                 nearest = nearest if nearest and proof is None else outcomes
             if proof is not None:
                 if known is not self.known:
@@ -263,12 +290,20 @@ class CauseFinder:
             with np.errstate(all="ignore"):
                 concerned = frozenset(other for other in nodes if alternative.concerns(self.model, other))
                 together = [concerned] if len(concerned) > 1 and node == failing.node else []
-                for attempt in alternative.attempts(call, None):
+                for attempt in alternative.attempts(call, self._implied(node, failing)):
                     for at in (frozenset({node}), *together):
                         values = self._through(at, failing, attempt)
                         if values is not None:
                             outcomes.append(replace(self._outcome(failing, alternative, attempt, values), node=node))
         return outcomes
+
+    def _implied(self, node: Node, failing: _Failing) -> Array | None:
+        """What a stage that was not captured must have been, where nothing but a bias was added to it."""
+        graph = self.model.graph
+        if graph[failing.node.stage].op is not Op.BIAS or graph.inputs(failing.node) != (node,):
+            return None
+        bias = np.concatenate([weight.dequantize().reshape(-1) for weight in self.model.params(failing.node)])
+        return np.asarray(failing.found - bias, np.float32)
 
     def _through(self, nodes: frozenset[Node], failing: _Failing, attempt: Attempt) -> Array | None:
         def other(angles: RopeAngles) -> NodeEvaluator:
@@ -278,7 +313,7 @@ class CauseFinder:
         arithmetic = Recomputation(self.model, self.known.rounding, other, self.known.outputs)
         try:
             found = Recomputer(self.model, self.stages, arithmetic).recompute(failing.node, failing.found.shape[-2])
-        except (KeyError, IndexError, ValueError):
+        except _LACKING:
             return None
         return np.ascontiguousarray(found.values) if found.values.shape == failing.own.shape else None
 
@@ -309,13 +344,23 @@ class CauseFinder:
         return Recomputation(self.model, self.known.rounding, self.evaluators).changes_products
 
     def _by_known(self, failing: _Failing, proofs: Sequence[_Proof]) -> _Proof | None:
-        """The cause of another stage, where it is the cause here."""
-        for name in dict.fromkeys(proof.best.alternative.name for proof in proofs):
-            same = [one for one in self._alternatives(failing.node) if one.name == name]
-            words = {proof.best.attempt.words for proof in proofs}
-            outcomes = [one for one in self._tried(failing, same) if one.is_proved and one.attempt.words in words]
+        """The cause of another stage, where it is the cause here: with the number that was solved there, which a stage
+        that shows it less well would have solved as another."""
+        numbers = {proof.best.attempt.words: proof.best for proof in proofs if proof.best.attempt.fitted}
+        for best in numbers.values():
+            if best.alternative.concerns(self.model, failing.node):
+                values = self._values(failing, best.attempt, of_result=best.alternative.of_result)
+                if values is not None:
+                    outcome = self._outcome(failing, best.alternative, best.attempt, values)
+                    if outcome.is_proved:
+                        return _Proof(failing, outcome, ())
+        words = {proof.best.attempt.words for proof in proofs}
+        for same in {proof.best.alternative.name: proof.best.alternative for proof in proofs}.values():
+            if not same.concerns(self.model, failing.node):
+                continue
+            outcomes = [one for one in self._tried(failing, [same]) if one.is_proved and one.attempt.words in words]
             if outcomes:
-                return _Proof(failing, outcomes[0], ())
+                return _Proof(failing, outcomes[0])
         return None
 
     def _prepared(self, stage: StageComparison, known: KnownArithmetic) -> _Failing:
@@ -337,42 +382,91 @@ class CauseFinder:
         return _Failing(stage, call, own, found, bound, known)
 
     def _tried(self, failing: _Failing, alternatives: Sequence[Alternative]) -> list[_Outcome]:
-        outcomes = []
-        for alternative in alternatives:
-            with np.errstate(all="ignore"):
-                for attempt in alternative.attempts(replace(failing.call, engine=_Given(failing.own)), failing.found):
-                    values = self._values(failing, attempt)
-                    if values is not None:
-                        outcomes.append(self._outcome(failing, alternative, attempt, values))
-        return outcomes
+        return [
+            outcome
+            for one in alternatives
+            for outcome in self._outcomes_of(failing, one, one.attempts(failing.given, failing.found))
+        ]
 
-    def _values(self, failing: _Failing, attempt: Attempt) -> Array | None:
+    def _tried_in_pairs(self, failing: _Failing, outcomes: Sequence[_Outcome]) -> list[_Outcome]:
+        """Two alternatives at once: of a matrix product those that come nearest, else all, with those of a few numbers;
+        until two of them are proved."""
+        alternatives = [one for one in self._alternatives(failing.node) if one not in VECTOR_ALTERNATIVES]
+        if self._is_product(failing.node):
+            error, seconds = self._error(failing), [one for one in alternatives if one.name in _WITH_PRODUCTS]
+            near = [one for one in outcomes if one.residue < error and one.alternative in alternatives]
+            nearest = sorted(near, key=lambda one: one.residue)[:_FIRSTS]
+            firsts = [(one.alternative, one.attempt) for one in nearest]
+        else:
+            seconds = alternatives
+            firsts = [(one, attempt) for one in alternatives for attempt in distinct(one, failing.given, failing.found)]
+        found: list[_Outcome] = []
+        for first, attempt in firsts:
+            for second in seconds:
+                if second is not first and (second.of_result or not first.of_result):
+                    attempts = together(attempt, second, failing.given, failing.found)
+                    found += self._outcomes_of(failing, paired(first, second), attempts)
+            if any(one.is_proved for one in found):
+                break
+        return sorted(found, key=lambda one: one.residue)[:_PAIRS]
+
+    def _is_product(self, node: Node) -> bool:
+        return self.model.graph[node.stage].op in MATRIX_PRODUCTS
+
+    def _outcomes_of(
+        self, failing: _Failing, alternative: Alternative, attempts: Iterable[Attempt]
+    ) -> Iterator[_Outcome]:  # fmt: skip
+        with np.errstate(all="ignore"), suppress(*_LACKING):
+            for attempt in attempts:
+                values = self._values(failing, attempt, of_result=alternative.of_result)
+                if values is not None:
+                    yield self._outcome(failing, alternative, attempt, values)
+
+    def _values(self, failing: _Failing, attempt: Attempt, *, of_result: bool) -> Array | None:
         """What an attempt makes of the stage; None where it needs what the capture lacks."""
-        node, call = failing.node, failing.call
+        node, call, model = failing.node, failing.call, self.model
 
         def other(angles: RopeAngles) -> NodeEvaluator:
-            engine: NodeEvaluator = _Given(failing.own) if attempt.of_result else self.evaluators(angles)
-            return AlternativeNodes(self.model, angles, engine, attempt.compute, frozenset({node}), self._seen)
+            engine = self.evaluators(angles)
+            return AlternativeNodes(model, angles, engine, attempt.compute, frozenset({node}), self._seen)
 
-        run = Recomputation(self.model, failing.known.rounding, other, failing.known.outputs)
+        evaluators: NodeEvaluators = other
         try:
-            if attempt.of_result:
-                values = attempt.compute(replace(call, engine=_Given(failing.own)))
+            if of_result:
+                values = attempt.compute(failing.given)
             else:
+                if attempt.changed is not None:
+                    call = attempt.changed(call)
+                    model, engine = call.model, call.engine
+                    evaluators = self.evaluators if model is self.model else lambda angles: engine
+                run = Recomputation(model, failing.known.rounding, evaluators, failing.known.outputs)
                 values = run.evaluate(node, call.inputs, call.tokens, call.position)
-        except (KeyError, IndexError, ValueError):
+        except _LACKING:
             return None
         return None if values.shape != failing.own.shape else np.ascontiguousarray(values, np.float32)
 
     def _outcome(self, failing: _Failing, alternative: Alternative, attempt: Attempt, values: Array) -> _Outcome:
-        residue, own = self._residue(failing.node, values, failing.found), self._error(failing)
-        by_place = failing.comparison.verdict.metric is Metric.PLACE
-        is_near = residue <= failing.bound and (by_place or residue * _FAR <= own)
-        if by_place:
-            is_near = is_near and _left(values, failing.found) < _left(failing.own, failing.found)
-        enough = _affected(failing) >= _VALUES_A_NUMBER * attempt.fitted
-        is_proved = is_near and enough and self._is_even(failing, values)
-        return _Outcome(failing.node, alternative, attempt, residue, is_proved)
+        residue = self._residue(failing.node, values, failing.found)
+        refuted = self._refuted(failing, attempt, values, residue)
+        return _Outcome(failing.node, alternative, attempt, residue, refuted)
+
+    def _refuted(self, failing: _Failing, attempt: Attempt, values: Array, residue: float) -> str:
+        """Why what an attempt leaves is no proof; empty where it is one."""
+        own, by_place = self._error(failing), failing.comparison.verdict.metric is Metric.PLACE
+        if residue == float("inf"):
+            return "has NaN or Inf where the capture has none, or lacks them"
+        if residue > failing.bound:
+            return f"leaves {residue:.2g}, where honest engines leave up to {failing.bound:.2g}"
+        if not by_place and residue * _FAR > own:
+            return f"leaves {residue:.2g}, where the model's own way leaves {own:.2g}: not {_FAR:g} times as much"
+        if by_place and _left(values, failing.found) >= _left(failing.own, failing.found):
+            return "leaves no less than the model's own way"
+        affected = _affected(failing)
+        if affected < _VALUES_A_NUMBER * attempt.fitted:
+            of = f"{counted(attempt.fitted, 'number')} solved for"
+            return f"{counted(affected, 'value')} off, and {of}: {_VALUES_A_NUMBER} times as many prove them"
+        place = self._standing_out(failing, values)
+        return f"leaves a place that stands out: {place}" if place else ""
 
     def _error(self, failing: _Failing) -> float:
         return self._residue(failing.node, failing.own, failing.found)
@@ -383,13 +477,14 @@ class CauseFinder:
         error = metrics.token_rel_l2
         return float("inf") if metrics.mismatches else 0.0 if error is None else error
 
-    def _is_even(self, failing: _Failing, values: Array) -> bool:
-        """Whether no place stands out in what an alternative leaves."""
+    def _standing_out(self, failing: _Failing, values: Array) -> str:
+        """The place that stands out in what an alternative leaves; empty where none does."""
         node = failing.node
         first = len(self.stages.tokens) - failing.found.shape[-2]
         pair = StagePair(node, values, failing.found, self.model.graph[node.stage].axes, first, "")
         passed = StageVerdict(node, Verdict.PASS, Metric.TOKEN_REL_L2, 0.0, 0.0, failing.bound, "", Signal.INJECTED)
-        return self.places.judged(pair, passed).verdict is Verdict.PASS
+        judged = self.places.judged(pair, passed)
+        return "" if judged.verdict is Verdict.PASS else judged.reason
 
     def _causes(self, proofs: Sequence[_Proof], compared: Sequence[StageComparison]) -> Iterator[Cause]:
         groups: dict[tuple[str, str], list[_Proof]] = {}
@@ -397,13 +492,21 @@ class CauseFinder:
             groups.setdefault((proof.best.alternative.name, proof.best.attempt.words), []).append(proof)
         for (name, words), of_group in groups.items():
             nodes = tuple(proof.best.node for proof in of_group)
-            alike = tuple(dict.fromkeys(text for proof in of_group for text in proof.alike))
+            alike = tuple(dict.fromkeys(one.attempt.words for proof in of_group for one in proof.alike))
             yield Cause(
                 name, words, of_group[0].best.alternative.advice, nodes, _is_everywhere(nodes, compared),
                 max(self._error(proof.failing) for proof in of_group),
                 max(proof.best.residue for proof in of_group),
-                max(proof.failing.bound for proof in of_group), alike, _LONGER if alike else "",
+                max(proof.failing.bound for proof in of_group), alike, self._told_apart_by(of_group) if alike else "",
             )  # fmt: skip
+
+    def _told_apart_by(self, proofs: Sequence[_Proof]) -> str:
+        """What would tell alternatives apart that come out alike: the stages at which they differ, or other values."""
+        nodes = dict.fromkeys(one.node for proof in proofs for one in (proof.best, *proof.alike))
+        missing = dict.fromkeys(node.stage for node in nodes if not self.stages.rows(node))
+        if missing:
+            return f"{listed(missing)} of the same run"
+        return f"a longer prompt than these {counted(len(self.stages.tokens), 'token')}, if anything does"
 
 
 def _affected(failing: _Failing) -> int:
@@ -428,12 +531,12 @@ def _proof(failing: _Failing, outcomes: Sequence[_Outcome]) -> _Proof | None:
     nearest = min(outcome.residue for outcome in proved)
     best, *others = [one for one in proved if one.residue <= max(_AS_NEAR * nearest, _FLOAT32)]
     others = [one for one in others if one.attempt.fitted <= best.attempt.fitted + _MORE_NUMBERS]
-    return _Proof(failing, best, tuple(dict.fromkeys(one.attempt.words for one in others)))
+    return _Proof(failing, best, tuple({one.attempt.words: one for one in others}.values()))
 
 
-def _records(outcomes: Sequence[_Outcome]) -> Iterator[TriedAlternative]:
+def _records(node: Node, outcomes: Sequence[_Outcome]) -> Iterator[TriedAlternative]:
     for one in sorted(outcomes, key=lambda outcome: outcome.residue):
-        yield TriedAlternative(one.node, one.alternative.name, one.attempt.words, one.residue, one.is_proved)
+        yield TriedAlternative(one.node, node, one.alternative.name, one.attempt.words, one.residue, one.refuted)
 
 
 def _is_everywhere(nodes: Sequence[Node], compared: Sequence[StageComparison]) -> bool:

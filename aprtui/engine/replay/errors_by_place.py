@@ -16,8 +16,9 @@ from aprtui.compare.groupings import GROUPINGS, TOKENS, Grouping, heads_of
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.standing_out import StandingOut, standing_out
 from aprtui.compare.verdict import StageVerdict, Verdict
+from aprtui.compare.wording import counted, ranges
 from aprtui.engine.replay.arithmetic import KnownArithmetic
-from aprtui.engine.replay.bounds import OUTPUT_STEP, flip_error
+from aprtui.engine.replay.bounds import MARGIN, OUTPUT_STEP, flip_error
 from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.replay.value_types import rounding_steps
 from aprtui.model.model import Model
@@ -28,6 +29,15 @@ Array = NDArray[np.float32]
 
 _LOOKED_AT = frozenset({Op.RMS_NORM, Op.MATMUL, Op.BIAS, Op.ADD, Op.MULTIPLY, Op.SILU, Op.GELU, Op.ROPE})
 """Ops that compute each channel of a token from that token alone, by few roundings of about the token's size."""
+
+_BY_CHANNEL = frozenset({Op.RMS_NORM, Op.ADD, Op.MULTIPLY})
+"""Those whose channels err by their own size, whatever the size of the others."""
+_OUTLIER = 8.0
+"""Times the median of a token, from which a channel is an outlier; normal noise has one in ten million."""
+_HIDDEN = 0.5
+"""Of a token's norm: less than that is not seen in it."""
+_MOST = 0.9
+_LISTED = 4
 
 _SAMPLED = 64
 """Channels of a product whose terms are counted where tokens are in question."""
@@ -46,9 +56,47 @@ class ErrorsByPlace:
         if verdict.verdict is not Verdict.PASS:
             return verdict
         found = self._standing_out(pair)
-        if found is None:
+        if found is not None:
+            return StageVerdict(pair.node, Verdict.FAIL, Metric.PLACE, found.times, 1.0, found.bound, str(found))
+        return self._beside_outliers(pair, verdict)
+
+    def _beside_outliers(self, pair: StagePair, verdict: StageVerdict) -> StageVerdict:
+        """`verdict`, or FAIL where a few channels are so large that the norm of a token is theirs, and the others are
+        beyond the bound by their own norm."""
+        node, graph = pair.node, self.model.graph
+        if graph[node.stage].op not in _BY_CHANNEL or not verdict.bound or not pair.a.size:
             return verdict
-        return StageVerdict(pair.node, Verdict.FAIL, Metric.PLACE, found.times, 1.0, found.bound, str(found))
+        rows = pair.a.shape[0]
+        sources = graph.inputs(node) if graph[node.stage].op is Op.ADD else ()
+        if any(self.stages.rows(source) < rows for source in sources):
+            return verdict
+        values = [pair.a, *(self.stages.values(source)[-rows:] for source in sources)]
+        sizes = [np.abs(x.astype(np.float64)) for x in values]
+        quiet = np.isfinite(pair.b)
+        for size in sizes:
+            quiet &= size <= _OUTLIER * np.median(size, 1, keepdims=True)
+        # What is taken off a large value is as inexact as that: all of them count as what a channel is made of.
+        made_of = np.sqrt(sum((np.where(quiet, size, 0) ** 2).sum(1) for size in sizes))
+        total = np.sqrt((sizes[0] ** 2).sum(1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            difference = np.where(quiet, pair.b.astype(np.float64) - pair.a, 0)
+            errors = np.sqrt((difference**2).sum(1)) / made_of
+        hidden = (made_of < _HIDDEN * total) & (quiet.mean(1) > _MOST)
+        wrong = np.flatnonzero(hidden & (errors > verdict.bound))
+        if not wrong.size:
+            return verdict
+        worst = int(wrong[errors[wrong].argmax()])
+        channels = np.flatnonzero(~quiet[worst])
+        times = MARGIN * float(errors[worst]) / verdict.bound
+        typical = np.sqrt(np.mean(sizes[0][worst][quiet[worst]] ** 2)) or 1.0
+        largest = sizes[0][worst][channels].max() / typical
+        named = ranges(channels.tolist()[:_LISTED])
+        reason = (
+            f"beside {counted(channels.size, 'channel')} up to {largest:.2g} × as large ({named}), "
+            f"the others of token {worst + pair.first_token} are off by "
+            f"{100 * errors[worst]:.2g} %, {times:.2g} × what rounding gives there"
+        )
+        return StageVerdict(node, Verdict.FAIL, Metric.PLACE, times, 1.0, MARGIN, reason)
 
     def _standing_out(self, pair: StagePair) -> StandingOut | None:
         output = self.known.output_type(pair.node)

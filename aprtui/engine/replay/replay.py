@@ -326,7 +326,7 @@ def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
     return Criteria(
         injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False, everywhere=everywhere,
         causes=tuple(replace(cause, side=name) for name, side in replayed for cause in side.causes),
-        alternatives=next((side.alternatives for _, side in replayed if side.alternatives), ()),
+        alternatives=tuple(replace(one, side=name) for name, side in replayed for one in side.alternatives),
     )  # fmt: skip
 
 

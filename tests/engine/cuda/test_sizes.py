@@ -10,7 +10,6 @@ from aprtui.engine.cuda.sizes import require_supported
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Activation
-from tests.conftest import CHECKOUT
 from tests.engine.tiny_model import CPU_MODELS, TINY, tiny_model
 
 KNOWN = [kind for kind in WeightType if kind.format.cuda_struct is not None]
@@ -26,8 +25,19 @@ def test_a_weight_type_without_a_struct_in_the_kernels_is_refused_by_name(kind: 
 @pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.name)
 def test_a_weight_type_with_a_struct_is_not_refused(kind: WeightType) -> None:
     require_supported(tiny_model(kinds=(WeightType.Q4_K, kind)))  # type: ignore[arg-type]
-    reader = f"case GGML_{kind.name}: return visit({kind.format.cuda_struct}(matrix));"
-    assert reader in (CHECKOUT / "kernels" / "formats.cuh").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"heads": 8, "head_dim": 60}, "the head size is 60, its kernels want a multiple of 8"),
+        ({"head_dim": 264}, "heads of 264 channels, 256 at most"),
+        ({"hidden": 16640}, "a residual stream of 16640 channels, 16384 at most"),
+    ],
+)
+def test_widths_that_no_kernel_takes_are_refused(change: dict[str, int], refusal: str) -> None:
+    with pytest.raises(EngineError, match=refusal):
+        require_supported(tiny_model(replace(TINY, layers=1, **change), (WeightType.F16,)))  # type: ignore[arg-type]
 
 
 def test_what_no_kernel_computes_is_refused_by_its_op() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.headline import headline
@@ -117,3 +118,42 @@ def test_no_channel_of_an_honest_engine_stands_out(
     result = replay_capture(written(arithmetic, kind=kind), model, ReplayOptions(), evaluators)
     assert result.verdict is not Verdict.FAIL
     assert all(stage.verdict.metric is not Metric.PLACE for stage in result.stages)
+
+
+@pytest.mark.parametrize(("share", "seen"), [(0.0, False), (0.15, True)])
+@pytest.mark.parametrize("arithmetic", ["float32", *KINDS])
+def test_outlier_channels_never_hide_an_error(
+    model: Model, evaluators: Evaluators, tmp_path: Path, arithmetic: str, share: float, seen: bool
+) -> None:
+    """One channel is so much larger than the others, as models have it, that a cosine is 0.9998 where these are off by
+    15 %."""
+    outlier, fault = Node(2, "ffn_out"), Node(2, "post_ffn_residual")
+
+    def change(node: Node, values: Array) -> Array:
+        values = values.copy()
+        if node == outlier:
+            values[:, 7] = 5000
+        if node == fault:
+            noise = np.random.default_rng(1).standard_normal(values.shape).astype(np.float32)
+            off = np.float32(share) * noise * np.abs(values)
+            off[:, 7] = 0
+            values += off
+        return ROUND[KINDS[arithmetic]](values) if arithmetic in KINDS else values
+
+    honest, changed = {}, {}
+
+    def kept(node: Node, values: Array) -> Array:
+        if node == fault:
+            honest[node] = values
+            changed[node] = change(node, values)
+        return change(node, values)
+
+    tensors = stage_tensors(ARITHMETICS[arithmetic], model, TOKENS, evaluators, change=kept)
+    a, b = (x[fault].astype(np.float64).ravel() for x in (honest, changed))
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9998
+    capture = write_kind(CAPTURE_KINDS["complete"], tensors, model.graph, TOKENS, tmp_path / "capture")
+    options = ReplayOptions(selection=Selection(stages=fault.stage, layers="2"))
+    result = replay_capture(capture, model, options, evaluators)
+    assert (result.verdict is Verdict.FAIL) == seen, headline(result)
+    if seen and arithmetic == "bfloat16":
+        assert "beside 1 channel up to" in headline(result) and "(7), the others of token" in headline(result)

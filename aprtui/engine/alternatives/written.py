@@ -1,0 +1,139 @@
+"""Alternatives of what stands in a buffer: single values, channels of the token before, a number taken off a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.wording import counted, ranges
+from aprtui.engine.alternatives.alternative import Alternative, Attempt
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.results import of_result
+from aprtui.trace.graph import ENTRY
+
+Wide = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+_OFF = 1e-4
+_NEAR = 1e-5
+_FEW = 4
+_DOUBLED = 1.5
+"""Of a logarithm to base 2: what is doubled or halved may be meant."""
+_ALIKE = 1e-4
+
+
+def _sizes(own: Wide) -> Wide:
+    """The root mean square of each row."""
+    return np.asarray(np.sqrt((own**2).mean(-1, keepdims=True)))
+
+
+def _single_values(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A few values that are wrong among all: of the other sign, zero, or with one bit of theirs the other way."""
+    own = call.honest()
+    if found is None or own.ndim != 2:
+        return
+    with np.errstate(invalid="ignore"):
+        off = np.abs(found.astype(np.float64) - own) > _OFF * _sizes(own.astype(np.float64))
+    off |= ~np.isfinite(found) & np.isfinite(own)
+    places = np.argwhere(off)
+    if not 0 < len(places) <= _FEW:
+        return
+    kinds = [_kind(float(own[row, column]), float(found[row, column])) for row, column in places]
+    if None in kinds:
+        return
+    texts = [
+        f"channel {column} of token {row + call.position} {kind}"
+        for (row, column), kind in zip(places.tolist(), kinds, strict=True)
+    ]
+    values = found[off]
+    yield Attempt("; ".join(texts), partial(_with_values, off, values))
+
+
+def _kind(own: float, found: float) -> str | None:
+    """What happened to one value; None where it could be anything."""
+    if own != 0 and abs(found / own + 1) < _NEAR:
+        return "has the other sign: its sign bit is flipped"
+    if found == 0:
+        return "is zero"
+    ratio = found / own if own else 0.0
+    if ratio > 0 and abs(np.log2(ratio)) > _DOUBLED and abs(np.log2(ratio) - round(np.log2(ratio))) < _NEAR:
+        bits = np.array([own, found], np.float32).view(np.uint32) >> 23
+        if int(bits[0] ^ bits[1]).bit_count() == 1:
+            return f"is multiplied by {ratio:.4g}: one bit of its exponent is flipped"
+    return None
+
+
+def _with_values(off: NDArray[np.bool_], values: Array, call: StageCall) -> Array:
+    changed = call.honest().copy()
+    changed[off] = values
+    return changed
+
+
+def _stale_channels(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Channels in which each token has the values of the one before: a work-group that did not write."""
+    own = call.honest()
+    if found is None or own.ndim != 2 or len(own) < 3:
+        return
+    wide, values = own.astype(np.float64), found.astype(np.float64)
+    size = np.sqrt((wide**2).mean()) or 1.0
+    is_own = np.abs(values - wide)[1:].max(0) <= _OFF * size
+    is_before = np.abs(values[1:] - wide[:-1]).max(0) <= _OFF * size
+    stale = np.flatnonzero(is_before & ~is_own)
+    if stale.size and (is_own | is_before).all() and not is_before.all():
+        which = ranges(stale.tolist()) if stale[-1] - stale[0] + 1 == stale.size else counted(stale.size, "channel")
+        last = ", the last of them," if stale[-1] == own.shape[1] - 1 else ""
+        yield Attempt(
+            f"channels {which}{last} have the values of the token before", partial(_of_token_before, stale),
+        )  # fmt: skip
+
+
+def _of_token_before(channels: Places, call: StageCall) -> Array:
+    own = call.honest()
+    changed = own.copy()
+    changed[1:, channels] = own[:-1, channels]
+    return changed
+
+
+def _offsets(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """One number that is taken off all logits of a token."""
+    own = call.honest()
+    if found is None or own.ndim != 2:
+        return
+    wide = own.astype(np.float64)
+    offsets = np.median(wide - found, -1)
+    largest = wide.max(-1)
+    sums = np.log(np.exp(wide - largest[:, None]).sum(-1)) + largest
+    scale = float(_sizes(wide).max())
+    for words, expected in (
+        ("logarithms of probabilities, not logits: the logarithm of their sum is taken off", sums),
+        ("the largest logit of each token is taken off", largest),
+    ):
+        if np.abs(offsets - expected).max() <= _ALIKE * scale:
+            yield Attempt(words, partial(_less, expected))
+
+
+def _less(offsets: Wide, call: StageCall) -> Array:
+    return np.asarray(call.honest() - offsets[:, None], np.float32)
+
+
+def _shifted_ids(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Rows of the table that are counted from another one on."""
+    for shift, words in ((1, "behind"), (-1, "before")):
+        yield Attempt(f"each token has the row {words} its own in the table", partial(_with_ids, shift))
+
+
+def _with_ids(shift: int, call: StageCall) -> Array:
+    ids = [(token + shift) % call.model.config.graph.vocabulary for token in call.tokens]
+    return call.engine.evaluate(call.node, call.inputs, tokens=ids, position=call.position)
+
+
+WRITTEN_ALTERNATIVES: tuple[Alternative, ...] = (
+    Alternative("row of the table", frozenset({ENTRY}), _shifted_ids, "count rows of the table from 0"),
+    Alternative("logits less a number", frozenset({"lm_head", "logit_softcap"}), _offsets,
+                "hand out logits as they are, or compare what is computed of them", of_result=True),
+    of_result("stale channels", _stale_channels, "check that the last work-group writes its outputs"),
+    of_result("single values", _single_values, "check the memory: single values are wrong"),
+)  # fmt: skip

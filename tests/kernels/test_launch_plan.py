@@ -1,0 +1,67 @@
+"""What a token of a 7B model launches: nodes, waves, and enough bytes under way to load the memory of an H200."""
+
+from __future__ import annotations
+
+import pytest
+
+from aprtui.engine.cuda.driver import Launch
+from tests.kernels.estimate import ASSUMED, ENOUGH, estimated, grouped, table
+from tests.kernels.launch_plan import MULTIPROCESSORS, token_launches
+from tests.kernels.machine_code import Code
+
+CONTEXT, POSITION = 641, 513
+WEIGHTS = 4_371_000_000
+"""Bytes that a token of Qwen2.5-7B in Q4_K_M reads."""
+
+
+@pytest.fixture(scope="module")
+def launches() -> list[Launch]:
+    return token_launches("7b", context=CONTEXT)
+
+
+def test_a_token_is_seven_nodes_a_layer_and_four_more(launches: list[Launch]) -> None:
+    assert len(launches) == 28 * 7 + 4
+    assert [launch.name for launch in launches][-2:] == ["matvec_q8_1_q6_k", "greedy"]
+    assert sum(launch.moved for launch in launches) == pytest.approx(WEIGHTS, rel=0.01)
+
+
+def test_statistics_of_all_stages_are_two_nodes_more(launches: list[Launch]) -> None:
+    counted = token_launches("7b", context=CONTEXT, statistics=True)
+    assert len(counted) == len(launches) + 2
+
+
+def test_attention_has_blocks_for_all_multiprocessors_at_32k() -> None:
+    (attention,) = {launch.grid for launch in token_launches("7b", context=32768) if launch.moved_a_position}
+    splits, kv_heads, passes = attention
+    assert splits * kv_heads * passes >= MULTIPROCESSORS
+
+
+@pytest.mark.group("nvdisasm")
+def test_whoever_reads_4_mb_has_3_mb_under_way(launches: list[Launch], machine_code: dict[str, Code]) -> None:
+    large = [launch for _, launch in grouped(launches) if launch.moved > 4_000_000]
+    assert len(large) == 7
+    for launch in large:
+        assert estimated(launch, machine_code, POSITION).under_way >= ENOUGH, launch.name
+    for context in (4224, 32768):
+        (attention,) = [one for _, one in grouped(token_launches("7b", context=context)) if one.moved_a_position]
+        assert estimated(attention, machine_code, context - 128).under_way >= ENOUGH
+
+
+@pytest.mark.group("nvdisasm")
+def test_matrices_of_a_layer_take_one_wave_but_for_gate_and_up(
+    launches: list[Launch], machine_code: dict[str, Code]
+) -> None:
+    waves = {
+        (launch.name, launch.moved): estimated(launch, machine_code, POSITION).waves for _, launch in grouped(launches)
+    }
+    several = {name: found for (name, _), found in waves.items() if found > 1}
+    assert set(several) == {"gate_up_q8_q4_k", "matvec_q8_1_q6_k"}
+    assert several["gate_up_q8_q4_k"] <= 1.5
+    assert several["matvec_q8_1_q6_k"] > 10, "a tail of less than a tenth"
+
+
+@pytest.mark.group("nvdisasm")
+def test_the_estimate_of_a_token_is_no_faster_than_its_bytes(machine_code: dict[str, Code]) -> None:
+    rows, seconds = table(machine_code, "7b", CONTEXT, POSITION)
+    assert len(rows) == 2 + 11
+    assert WEIGHTS / ASSUMED.copy < seconds < 1.75e-3, "docs/gpu-estimate.md says less"

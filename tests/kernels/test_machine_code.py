@@ -1,0 +1,107 @@
+"""The code of the kernels for sm_90: what the comments claim of registers, arguments and loads that overlap.
+
+How long a wait takes is not known here; how many there are, and how much is under way at each, is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+
+import pytest
+
+from aprtui.engine.cuda import arguments as args
+from aprtui.engine.cuda.images import entry_points, kernel_files
+from tests.kernels.machine_code import Code, Instruction, Wait, _instruction, _waits
+
+pytestmark = [pytest.mark.group("nvdisasm"), pytest.mark.xdist_group("machine code")]
+
+ARGUMENTS: dict[str, type[ctypes.Structure]] = {
+    "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
+    "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.Product,
+    "matvec": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
+    "stage_statistics": args.StageStatistics, "swiglu": args.Swiglu, "top_candidates": args.TopCandidates,
+}  # fmt: skip
+
+# Bytes that a lane has under way in the loop over two rows, and blocks that a multiprocessor must have room for.
+PRODUCTS = {
+    "q4_k": (176, 3), "q5_k": (240, 2), "q6_k": (120, 3), "q4_0": (160, 3), "q5_0": (88, 3), "q8_0": (108, 4),
+}  # fmt: skip
+
+SIXTEEN = 16
+
+
+def test_every_kernel_is_looked_at(machine_code: dict[str, Code]) -> None:
+    assert set(machine_code) == {name for file in kernel_files() for name in entry_points(file)}
+
+
+def test_no_kernel_spills_or_loads_from_an_unknown_space(machine_code: dict[str, Code]) -> None:
+    assert {name: code.spills for name, code in machine_code.items() if code.spills} == {}
+    assert {name: code.generic_loads for name, code in machine_code.items() if code.generic_loads} == {}
+
+
+def test_the_host_packs_as_many_bytes_as_a_kernel_takes(machine_code: dict[str, Code]) -> None:
+    for name, code in machine_code.items():
+        (arguments,) = (kind for prefix, kind in ARGUMENTS.items() if name.startswith(prefix))
+        assert len(args.packed(arguments())) == code.argument_bytes, name
+
+
+@pytest.mark.parametrize("kernel", ["matvec_q8_1", "gate_up_q8"])
+@pytest.mark.parametrize("kind", list(PRODUCTS))
+def test_all_that_a_turn_of_a_product_takes_is_under_way_together(
+    machine_code: dict[str, Code], kind: str, kernel: str
+) -> None:
+    code, (size, blocks) = machine_code[f"{kernel}_{kind}"], PRODUCTS[kind]
+    (loop,) = code.product_loops
+    assert [wait.bytes for wait in code.loop_waits(loop)] == [size]
+    assert code.resident_blocks(256) >= blocks
+
+
+def test_all_that_a_turn_of_q_k_and_v_takes_is_under_way_together(machine_code: dict[str, Code]) -> None:
+    variants = {name: code for name, code in machine_code.items() if name.startswith("qkv_q8_")}
+    assert len(variants) == 8
+    for name, code in variants.items():
+        kinds = re.findall(r"q\d_[k\d]", name)
+        sizes = sorted(PRODUCTS[kind][0] for kind in (kinds[0], kinds[0], kinds[-1]))
+        found = [[wait.bytes for wait in code.loop_waits(loop)] for loop in code.product_loops]
+        assert sorted(found) == [[size] for size in sizes], name
+        assert code.resident_blocks(128) >= 5, name
+
+
+def test_a_norm_loads_everything_before_its_barrier(machine_code: dict[str, Code]) -> None:
+    code = machine_code["rms_norm"]
+    barriers = [at for at, one in enumerate(code.instructions) if one.name.startswith("BAR")]
+    loads = [at for at, one in enumerate(code.instructions) if one.loads]
+    assert [code.instructions[at].loads for at in loads] == [
+        SIXTEEN
+    ] * 10  # of rows up to 4096 two, of wider ones eight
+    begins = [0, barriers[0]]
+    of_path = [sum(begin < at < end for at in loads) for begin, end in zip(begins, barriers, strict=True)]
+    assert sorted(of_path) == [2, 8]
+
+
+@pytest.mark.parametrize(("kernel", "size"), [("64_4", 4), ("64_8", 4), ("128_4", 8), ("128_8", 8), ("256_8", 16)])
+def test_a_tile_of_keys_and_values_is_under_way_while_the_one_before_is_used(
+    machine_code: dict[str, Code], kernel: str, size: int
+) -> None:
+    code = machine_code[f"attend_one_{kernel}"]
+    turns = [wait for loop in code.loops for wait in code.loop_waits(loop) if wait.loads == (SIXTEEN,) * size]
+    assert turns, "a turn waits once, for all loads of its tile"
+    assert code.resident_blocks(128) >= 2
+
+
+def test_waits_are_counted_as_a_warp_meets_them() -> None:
+    def load(register: int) -> Instruction:
+        return _instruction("LDG.E.128", f"R{register}, desc[UR4][R2.64]")
+
+    use = _instruction("FFMA", "R30, R5, R6, R30")
+    assert load(4).written == {4, 5, 6, 7}
+    assert load(4).read == {2, 3}
+    assert _waits([load(4), load(8), use, use]) == [Wait((16, 16))]
+    other = _instruction("FADD", "R31, R9, R31")
+    assert _waits([load(4), use, load(8), other]) == [Wait((16,)), Wait((16,))]
+    assert _waits([load(4), other]) == []
+    store = _instruction("STG.E.128", "desc[UR4][R2.64], R4")
+    assert _waits([load(4), store]) == [Wait((16,))]
+    assert _instruction("IADD3", "R6, P0, R4, R8, RZ").written == {6}
+    assert _instruction("ISETP.GE.AND", "P4, PT, R4, R3, PT").written == set()
