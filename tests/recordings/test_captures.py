@@ -62,6 +62,7 @@ def test_the_commands_for_captures_take_recordings(tmp_path: Path) -> None:
         ("diff", a, tmp_path / "a.zip"),
         ("import", a, "--out", tmp_path / "c"),
         ("diff", tmp_path / "c", b),
+        ("parity", a, b),
     ):
         result = run(*arguments)
         assert result.exception is None, (arguments, result.exception)

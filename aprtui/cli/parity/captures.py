@@ -29,11 +29,12 @@ def captures_in(targets: Sequence[Path]) -> tuple[Path, ...]:
     """
     from aprtui.importing.formats.registry import format_of
     from aprtui.importing.importer import is_capture
+    from aprtui.recordings.reading import is_recording
     from aprtui.trace.archive import is_archive
 
     def is_one(path: Path) -> bool:
         if path.is_dir():
-            return is_capture(path) or format_of(path) is not None
+            return is_capture(path) or is_recording(path) or format_of(path) is not None
         return path.exists() and is_archive(path)
 
     if len(targets) == 1 and targets[0].is_dir() and not is_one(targets[0]):
