@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.comparison.options import announce, warn_about
+from aprtui.cli.comparison.options import warn_about
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL, parse_tokens, requested_model
 from aprtui.cli.progress import ProgressLine
@@ -67,15 +67,15 @@ def command(
         raise UsageError("--until: ends what --at begins: give --at as well")
     if layers is not None and stages is None:
         raise UsageError("--layers: says where the stages of --stage are: give --stage as well")
+    from aprtui.cli.comparison.recordings import readable
     from aprtui.engine.grafting import Grafting
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators
-    from aprtui.importing.importer import as_capture
     from aprtui.trace.capture import Capture
 
     loaded = requested_model(model)
     ids = None if tokens is None else tuple(parse_tokens(tokens, loaded.config.graph.vocabulary))
-    with ProgressLine() as progress, as_capture(capture, lambda: loaded.graph, announce, progress) as folder:
+    with ProgressLine() as progress, readable(capture, lambda: loaded.graph, progress) as folder:
         opened = Capture.open(folder)
         warn_about(opened)
         with Evaluators(loaded, backend, threads, progress) as evaluators:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.comparison.options import announce, warn_about
+from aprtui.cli.comparison.options import warn_about
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import VERDICT_CODES, UsageError, printable
@@ -29,11 +29,12 @@ def captures_in(targets: Sequence[Path]) -> tuple[Path, ...]:
     """
     from aprtui.importing.formats.registry import format_of
     from aprtui.importing.importer import is_capture
+    from aprtui.recordings.reading import is_recording
     from aprtui.trace.archive import is_archive
 
     def is_one(path: Path) -> bool:
         if path.is_dir():
-            return is_capture(path) or format_of(path) is not None
+            return is_capture(path) or is_recording(path) or format_of(path) is not None
         return path.exists() and is_archive(path)
 
     if len(targets) == 1 and targets[0].is_dir() and not is_one(targets[0]):
@@ -59,9 +60,9 @@ class _Pair:
 
 def compare_paths(paths: Sequence[Path], model: Path | None, tolerances: Sequence[str], as_json: bool) -> int:
     """Hold each of `paths` against the first one and print how they came out; the exit code of the verdict."""
+    from aprtui.cli.comparison.recordings import readable
     from aprtui.cli.options import requested_model
     from aprtui.compare.verdict import Verdict
-    from aprtui.importing.importer import as_capture
     from aprtui.trace.capture import Capture
 
     if model is not None and tolerances:
@@ -74,7 +75,7 @@ def compare_paths(paths: Sequence[Path], model: Path | None, tolerances: Sequenc
         progress = stack.enter_context(ProgressLine())
         opened = []
         for path in paths:
-            capture = Capture.open(stack.enter_context(as_capture(path, graph, announce, progress)))
+            capture = Capture.open(stack.enter_context(readable(path, graph, progress)))
             warn_about(capture)
             opened.append(capture)
         pairs = [

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from aprtui.cli.comparison.options import announce
+from aprtui.cli.comparison.recordings import readable
 from aprtui.cli.progress import ProgressLine
 from aprtui.engine.scanning.stored import LogitFile, logits_of_capture
 from aprtui.engine.scanning.walk import StoredLogits
 from aprtui.errors import UnreadableError
 from aprtui.importing.formats.registry import sample_format_of
 from aprtui.importing.import_format import PartChoice
-from aprtui.importing.importer import as_capture, is_capture
+from aprtui.importing.importer import is_capture
 from aprtui.model.model import Model
 
 
@@ -22,7 +23,7 @@ def read_logits(path: Path, model: Model, step: int) -> LogitFile:
     """
     entry = None if is_capture(path) else sample_format_of(path)
     if entry is None:
-        with ProgressLine() as progress, as_capture(path, lambda: model.graph, announce, progress) as folder:
+        with ProgressLine() as progress, readable(path, lambda: model.graph, progress) as folder:
             return logits_of_capture(folder, model)
     samples = entry.read(path, PartChoice(steps=range(step, step + 1)), model)
     vocabulary = model.config.graph.vocabulary

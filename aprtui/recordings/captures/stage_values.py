@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.errors import UnreadableError
 from aprtui.importing.elements import ELEMENTS, Raw, SourceTensor
 from aprtui.importing.import_format import PartChoice
 from aprtui.importing.passes import ForwardPass, joined
@@ -34,10 +35,10 @@ class RecordedStages:
 
 
 class _UnreadWeights:
-    """Weights that nothing is computed from: zeros take no memory until they are looked at."""
+    """Weights that nothing is computed from: they take no memory, however large they say they are."""
 
     def weight_bytes(self, _name: str, size: int) -> Bytes:
-        return np.zeros(size, np.uint8)
+        return np.broadcast_to(np.zeros(1, np.uint8), size)
 
 
 def stage_values(
@@ -55,13 +56,18 @@ def stage_values(
     for number, passed in enumerate(recording.graphs):
         progress("reading stages", number, len(recording.graphs))
         memory.begin(passed)
-        _take_graph(memory, NodeNames(passed, recording.header.stages, places), collected)
+        try:
+            _take_graph(memory, NodeNames(passed, recording.header.stages, places), collected)
+        except (MemoryError, BufferError, ValueError) as error:
+            raise UnreadableError(
+                f"{recording.path}: graph {number}: an op writes into a weight: record again"
+            ) from error
     return RecordedStages(dict(collected.whole(recording.graphs)), tuple(collected.notes()))
 
 
 def _take_graph(memory: Memory, names: NodeNames, collected: _Collected) -> None:
     passed = names.graph
-    collected.begin(passed)
+    collected.begin(names.stages)
     parts, views = StageParts(names.stages, collected.put), names.views()
     for node in passed.nodes:
         found = names.places(node)
@@ -104,9 +110,11 @@ class _Collected:
 
     graphs: list[dict[Node, Floats]] = field(default_factory=list)
     without_rows: set[str] = field(default_factory=set)
+    states: set[str] = field(default_factory=set)
 
-    def begin(self, _graph: OpGraph) -> None:
+    def begin(self, stages: StageGraph) -> None:
         self.graphs.append({})
+        self.states |= {stage.name for stage in stages.stages if stage.holds_state}
 
     def put(self, node: Node, values: Floats) -> None:
         self.graphs[-1][node] = values
@@ -115,7 +123,11 @@ class _Collected:
         """The stages that all graphs have, joined."""
         for node in self.graphs[0]:
             found = [each[node] for each in self.graphs if node in each]
-            if len(found) == len(self.graphs) and len({part.shape[-1] for part in found if part.ndim == 2}) <= 1:
+            if len(found) < len(self.graphs):
+                continue
+            if node.stage in self.states:
+                yield node, found[-1]  # that after the last token
+            elif len({part.shape[-1] for part in found if part.ndim == 2}) <= 1:
                 yield node, _joined(found, passes)
 
     def notes(self) -> Iterator[str]:
@@ -132,8 +144,7 @@ def _joined(parts: list[Floats], passes: tuple[OpGraph, ...]) -> Floats:
     if len(parts) == 1:
         return parts[0]
     if parts[0].ndim == 2:
-        # A state is that after the last token.
-        return np.concatenate(parts) if len(parts[0]) == passes[0].count else parts[-1]
+        return np.concatenate(parts)
     last = passes[-1]
     maps = np.zeros((parts[0].shape[0], last.position + last.count, last.position + last.count), np.float32)
     for part, passed in zip(parts, passes, strict=True):
