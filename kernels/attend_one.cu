@@ -309,9 +309,9 @@ INLINE void attend(const Attention& a, const Step* step, float* partial, unsigne
   attend<WIDEST, HEADS / WARPS>(a, step, partial, counters, queries, powers, keys, values)
 #define ARGUMENTS Attention a, const Step *step, float *partial, unsigned *counters
 
-KERNEL __launch_bounds__(128, 3) attend_one_64_4(ARGUMENTS) { RUN(64, 4); }
-KERNEL __launch_bounds__(128, 3) attend_one_64_8(ARGUMENTS) { RUN(64, 8); }
-KERNEL __launch_bounds__(128, 3) attend_one_128_4(ARGUMENTS) { RUN(128, 4); }
-KERNEL __launch_bounds__(128, 3) attend_one_128_8(ARGUMENTS) { RUN(128, 8); }
+KERNEL __launch_bounds__(128, 2) attend_one_64_4(ARGUMENTS) { RUN(64, 4); }
+KERNEL __launch_bounds__(128, 2) attend_one_64_8(ARGUMENTS) { RUN(64, 8); }
+KERNEL __launch_bounds__(128, 2) attend_one_128_4(ARGUMENTS) { RUN(128, 4); }
+KERNEL __launch_bounds__(128, 2) attend_one_128_8(ARGUMENTS) { RUN(128, 8); }
 KERNEL __launch_bounds__(128, 2) attend_one_256_4(ARGUMENTS) { RUN(256, 4); }
 KERNEL __launch_bounds__(128, 2) attend_one_256_8(ARGUMENTS) { RUN(256, 8); }

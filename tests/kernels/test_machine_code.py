@@ -25,7 +25,8 @@ ARGUMENTS: dict[str, type[ctypes.Structure]] = {
 
 # Bytes that a lane has under way in the loop over two rows, and blocks that a multiprocessor must have room for.
 PRODUCTS = {
-    "q4_k": (176, 3), "q5_k": (240, 2), "q6_k": (120, 3), "q4_0": (160, 3), "q5_0": (88, 3), "q8_0": (108, 4),
+    "q4_k": (176, 3), "q5_k": (240, 2), "q6_k": (120, 3), "q4_0": (160, 3), "q4_1": (168, 2), "q5_0": (88, 3),
+    "q5_1": (92, 3), "q8_0": (108, 4),
 }  # fmt: skip
 
 SIXTEEN = 16
@@ -59,7 +60,7 @@ def test_all_that_a_turn_of_a_product_takes_is_under_way_together(
 
 def test_all_that_a_turn_of_q_k_and_v_takes_is_under_way_together(machine_code: dict[str, Code]) -> None:
     variants = {name: code for name, code in machine_code.items() if name.startswith("qkv_q8_")}
-    assert len(variants) == 8
+    assert len(variants) == 10
     for name, code in variants.items():
         kinds = re.findall(r"q\d_[k\d]", name)
         sizes = sorted(PRODUCTS[kind][0] for kind in (kinds[0], kinds[0], kinds[-1]))
