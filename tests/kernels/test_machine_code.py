@@ -20,6 +20,7 @@ ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
     "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.Product,
     "matvec": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
+    "softmax_maps": args.SoftmaxMaps,
     "stage_statistics": args.StageStatistics, "swiglu": args.Swiglu, "top_candidates": args.TopCandidates,
 }  # fmt: skip
 

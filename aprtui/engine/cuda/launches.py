@@ -104,6 +104,11 @@ class Launches:
         keys = (2 if attention.half_cache else 4) * attention.kv_heads * attention.head_dim
         return replace(self._launch(kernel, grid, 128, arguments), moved_a_position=2 * keys)
 
+    def softmax_maps(self, arguments: args.SoftmaxMaps, layers: int) -> Launch:
+        """The maps of exponentials of one token, of neighbouring layers."""
+        grid = _groups(arguments.map_stride, 1024), arguments.heads, layers
+        return self._launch("softmax_maps", grid, 256, arguments)
+
     def attend_prompt(self, arguments: args.AttendPrompt, tokens: int) -> Launch:
         attention = arguments.attention
         shared = 4 * (16 * attention.head_dim + 32 * min(attention.head_dim, 128) + 544)
