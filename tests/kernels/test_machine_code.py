@@ -14,7 +14,7 @@ from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.images import entry_points, kernel_files
 from tests.kernels.machine_code import Code, Instruction, Wait, _instruction, _waits
 
-pytestmark = [pytest.mark.group("nvdisasm"), pytest.mark.xdist_group("machine code")]
+pytestmark = pytest.mark.group("nvdisasm")
 
 ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
