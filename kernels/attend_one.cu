@@ -1,9 +1,10 @@
 // Attention of one token over all positions so far, keys split among blocks.
 //
-//   attend_one_<widest>_<heads> (Attention a, const Step* step, float* partial, unsigned* counters)
+//   attend_one_<widest>_<heads> (Attention a, const Step* step, float* partial, unsigned* counters, float2* states)
+//   softmax_maps(float* maps, const float2* states, const Step* step, int heads, int map_stride, int layer_stride)
 //
-// For heads of up to `widest` channels, a multiple of 8, and so many query heads at once. Shapes: see Attention, tokens = 1;
-// q8 only where heads / kv_heads * head_dim is a multiple of 32. partial holds [heads, splits, head_dim] and behind it
+// For heads of up to `widest` channels, a multiple of 8, and so many query heads at once. Shapes: see Attention, tokens = 1,
+// a.softmax null; q8 only where heads / kv_heads * head_dim is a multiple of 32. partial holds [heads, splits, head_dim] and behind it
 // [heads, splits, 2]; counters [kv_heads * ceil(heads / kv_heads / at once)], 0 before and left at 0; splits at most 128.
 //
 // A block of 128 threads takes a K/V head, some of its query heads, and a run of keys, a tile at a time, which goes through
@@ -11,7 +12,11 @@
 // values, with a running maximum (Milakov & Gimelshein 2018, arXiv:1805.02867). A tile's loads are under way while the one
 // before it is used. The last block of a K/V head joins the runs. These are at least 32 keys long, so in a short context some
 // blocks have no keys, and one graph serves all lengths.
-// Launch: grid (splits, kv_heads, ceil(heads / kv_heads / at once)). Must move: keys and values of all positions once (for
+// A map of exponentials needs the largest score of all runs and their sum, which are stored as states [heads] (or not, if that
+// is null). softmax_maps makes the maps of many layers from them at once, behind the last one: of maps [layers, layer_stride],
+// each of which begins with scores [heads, map_stride] and goes on with the exponentials, and states [layers, heads].
+// Launch: grid (splits, kv_heads, ceil(heads / kv_heads / at once)); softmax_maps: blocks of 256 threads, grid
+// (ceil(map_stride / 1024), heads, layers). Must move: keys and values of all positions once (for
 // each walk over them), 4 bytes a value of q and out; taps 4 bytes a key and head, twice.
 #include "attention.cuh"
 
@@ -178,25 +183,11 @@ INLINE void store_run(const Attention& a, const Run& run, int first_head, const 
   }
 }
 
-// A row of the map of exponentials, by a warp, from that of the scores; sixteen keys a lane are under way together.
-INLINE void store_softmax(const Attention& a, int head, int total, float largest, float sum) {
-  const size_t row = static_cast<size_t>(head) * a.map_stride;
-#pragma unroll 1
-  for (int first = lane_index(); first < total; first += TOGETHER * WARP) {
-    float scores[TOGETHER];
-#pragma unroll
-    for (int j = 0; j < TOGETHER; ++j)
-      scores[j] = load_through_l2(a.scores + row + min(first + j * WARP, total - 1));
-#pragma unroll
-    for (int j = 0; j < TOGETHER; ++j)
-      if (first + j * WARP < total) a.softmax[row + first + j * WARP] = power(scores[j], largest) / sum;
-  }
-}
-
 // A warp has a head: its lanes are runs, then channels.
-INLINE void join_runs(const Attention& a, const Run& run, const float* partial, Shared<float> weights, Shared<float> results) {
+INLINE void join_runs(const Attention& a, const Run& run, const float* partial, float2* states, Shared<float> weights,
+                      Shared<float> results) {
   const int splits = gridDim.x, used = (run.total + run.length - 1) / run.length, dim = a.head_dim;
-  const float2* states = reinterpret_cast<const float2*>(partial + static_cast<size_t>(a.heads) * splits * dim);
+  const float2* of_runs = reinterpret_cast<const float2*>(partial + static_cast<size_t>(a.heads) * splits * dim);
   const Shared<float> own_weights = part_of(weights, warp_index() * MAX_SPLITS);
   for (int g = warp_index(); g < run.heads; g += WARPS) {
     const int head = run.first_head + g;
@@ -206,7 +197,7 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
 #pragma unroll
     for (int i = 0; i < MAX_SPLITS / WARP; ++i) {
       const int s = lane_index() + i * WARP;
-      own[i] = s < used ? load_through_l2(states + static_cast<size_t>(head) * splits + s) : make_float2(-INFINITY, 0.0f);
+      own[i] = s < used ? load_through_l2(of_runs + static_cast<size_t>(head) * splits + s) : make_float2(-INFINITY, 0.0f);
       largest = fmaxf(largest, own[i].x);
     }
     largest = warp_max(largest);
@@ -222,15 +213,15 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
       float4 value = make_float4(0, 0, 0, 0);
       // Sixteen runs are under way together; those behind the last one have the weight 0.
       for (int first = 0; first < used; first += TOGETHER) {
-        float4 of_runs[TOGETHER];
+        float4 loaded[TOGETHER];
 #pragma unroll
         for (int j = 0; j < TOGETHER; ++j)
-          of_runs[j] = load_through_l2(reinterpret_cast<const float4*>(runs + static_cast<size_t>(min(first + j, used - 1)) * dim + i));
+          loaded[j] = load_through_l2(reinterpret_cast<const float4*>(runs + static_cast<size_t>(min(first + j, used - 1)) * dim + i));
 #pragma unroll
         for (int j = 0; j < TOGETHER; ++j) {
           const float weight = own_weights[first + j];
-          value.x = fmaf(weight, of_runs[j].x, value.x), value.y = fmaf(weight, of_runs[j].y, value.y);
-          value.z = fmaf(weight, of_runs[j].z, value.z), value.w = fmaf(weight, of_runs[j].w, value.w);
+          value.x = fmaf(weight, loaded[j].x, value.x), value.y = fmaf(weight, loaded[j].y, value.y);
+          value.z = fmaf(weight, loaded[j].z, value.z), value.w = fmaf(weight, loaded[j].w, value.w);
         }
       }
       value = make_float4(value.x / sum, value.y / sum, value.z / sum, value.w / sum);
@@ -238,7 +229,7 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
       const int at = g * dim + i;
       results[at] = value.x, results[at + 1] = value.y, results[at + 2] = value.z, results[at + 3] = value.w;
     }
-    if (a.softmax) store_softmax(a, head, run.total, largest, sum);
+    if (states && lane_index() == 0) states[head] = make_float2(largest, sum);
     __syncwarp();
   }
   if (!a.q8.levels) return;
@@ -282,8 +273,8 @@ INLINE void attend_run(const Attention& a, const Run& run, float* partial, Share
 }
 
 template <int WIDEST, int OF_WARP>
-INLINE void attend(const Attention& a, const Step* step, float* partial, unsigned* counters, Shared<float> queries,
-                   Shared<float> powers, Shared<int4> keys, Shared<int4> values) {
+INLINE void attend(const Attention& a, const Step* step, float* partial, unsigned* counters, float2* states,
+                   Shared<float> queries, Shared<float> powers, Shared<int4> keys, Shared<int4> values) {
   constexpr int HEADS = WARPS * OF_WARP;
   const int group = a.heads / a.kv_heads, total = step->position + 1, splits = gridDim.x;
   const int length = ((total + splits - 1) / splits + SHORTEST_RUN - 1) / SHORTEST_RUN * SHORTEST_RUN;
@@ -296,7 +287,8 @@ INLINE void attend(const Attention& a, const Step* step, float* partial, unsigne
     else
       attend_run<float, WIDEST, OF_WARP>(a, run, partial, queries, powers, keys, values);
   }
-  if (last_block(counters + blockIdx.y * gridDim.z + blockIdx.z, splits)) join_runs(a, run, partial, powers, queries);
+  if (last_block(counters + blockIdx.y * gridDim.z + blockIdx.z, splits)) 
+    join_runs(a, run, partial, states, powers, queries);
 }
 
 // Tiles in float32 are the largest, but for heads of 256 channels, which have half as many keys.
@@ -306,12 +298,28 @@ INLINE void attend(const Attention& a, const Step* step, float* partial, unsigne
   SHARED(float, powers, WARPS * MAX_SPLITS); /* then weights of runs */ \
   SHARED(int4, keys, TILE > HALF ? TILE : HALF);                  \
   SHARED(int4, values, TILE > HALF ? TILE : HALF);                \
-  attend<WIDEST, HEADS / WARPS>(a, step, partial, counters, queries, powers, keys, values)
-#define ARGUMENTS Attention a, const Step *step, float *partial, unsigned *counters
+  attend<WIDEST, HEADS / WARPS>(a, step, partial, counters, states, queries, powers, keys, values)
+#define ARGUMENTS Attention a, const Step *step, float *partial, unsigned *counters, float2 *states
 
-KERNEL __launch_bounds__(128, 3) attend_one_64_4(ARGUMENTS) { RUN(64, 4); }
-KERNEL __launch_bounds__(128, 3) attend_one_64_8(ARGUMENTS) { RUN(64, 8); }
-KERNEL __launch_bounds__(128, 3) attend_one_128_4(ARGUMENTS) { RUN(128, 4); }
-KERNEL __launch_bounds__(128, 3) attend_one_128_8(ARGUMENTS) { RUN(128, 8); }
+KERNEL __launch_bounds__(128, 2) attend_one_64_4(ARGUMENTS) { RUN(64, 4); }
+KERNEL __launch_bounds__(128, 2) attend_one_64_8(ARGUMENTS) { RUN(64, 8); }
+KERNEL __launch_bounds__(128, 2) attend_one_128_4(ARGUMENTS) { RUN(128, 4); }
+KERNEL __launch_bounds__(128, 2) attend_one_128_8(ARGUMENTS) { RUN(128, 8); }
 KERNEL __launch_bounds__(128, 2) attend_one_256_4(ARGUMENTS) { RUN(256, 4); }
 KERNEL __launch_bounds__(128, 2) attend_one_256_8(ARGUMENTS) { RUN(256, 8); }
+
+KERNEL __launch_bounds__(256) softmax_maps(float* maps, const float2* states, const Step* step, int heads, int map_stride,
+                                           int layer_stride) {
+  constexpr int OF_THREAD = 4, OF_BLOCK = 256 * OF_THREAD;
+  const int total = step->position + 1, first = blockIdx.x * OF_BLOCK + threadIdx.x;
+  if (first >= total) return;
+  float* const scores = maps + static_cast<size_t>(blockIdx.z) * layer_stride + static_cast<size_t>(blockIdx.y) * map_stride;
+  float* const softmax = scores + static_cast<size_t>(heads) * map_stride;
+  const float2 state = states[blockIdx.z * heads + blockIdx.y];
+  float found[OF_THREAD];
+#pragma unroll
+  for (int i = 0; i < OF_THREAD; ++i) found[i] = scores[min(first + 256 * i, total - 1)];
+#pragma unroll
+  for (int i = 0; i < OF_THREAD; ++i)
+    if (first + 256 * i < total) softmax[first + 256 * i] = power(found[i], state.x) / state.y;
+}

@@ -7,7 +7,7 @@
 struct Attention {
   const float* q;                             // [tokens, heads * head_dim], rotated
   const void *key_cache, *value_cache;        // [kv_heads, context, head_dim], float32 or half
-  float *scores, *softmax;                    // taps, or null; softmax needs scores too
+  float *scores, *softmax;                    // taps, or null; softmax, of a prompt, needs scores too
   float* out;                                 // [tokens, heads * head_dim]
   Q8Output q8;                                // of out, or null
   int heads, kv_heads, head_dim, context;     // head_dim a multiple of 8, at most 256

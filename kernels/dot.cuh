@@ -81,12 +81,17 @@ INLINE int half_sum(const Q8Scale& x, int column) { return column % 32 ? x.high_
 
 // `total` plus the product of a lane's weights: integer products, with one float32 term for each of their scales. OFFSET is
 // the amount by which the levels of the weights are too large.
-template <int OFFSET>
+template <int OFFSET, bool MINIMUM>
 INLINE float add_product(const Unit& w, const Q8Column& x, float total) {
   const Q8Scale p = x.scales[w.low_column / 32], q = x.scales[w.high_column / 32];
   int low = dot16(w.low, x.at(w.low_column), 0), high = dot16(w.high, x.at(w.high_column), 0);
-  if (OFFSET) low -= OFFSET * half_sum(p, w.low_column), high -= OFFSET * half_sum(q, w.high_column);
-  const float low_term = w.low_scale * static_cast<float>(low), high_term = w.high_scale * static_cast<float>(high);
+  const int low_sum = half_sum(p, w.low_column), high_sum = half_sum(q, w.high_column);
+  if (OFFSET) low -= OFFSET * low_sum, high -= OFFSET * high_sum;
+  float low_term = w.low_scale * static_cast<float>(low), high_term = w.high_scale * static_cast<float>(high);
+  if (MINIMUM) {
+    low_term = fmaf(-w.low_minimum, static_cast<float>(low_sum), low_term);
+    high_term = fmaf(-w.high_minimum, static_cast<float>(high_sum), high_term);
+  }
   return fmaf(p.scale, low_term, fmaf(q.scale, high_term, total));
 }
 INLINE float add_product(const Pair& w, const Q8Column& x, float total) {
@@ -100,12 +105,12 @@ INLINE float add_product(const Pair& w, const Q8Column& x, float total) {
 }
 
 // The weights that a lane takes at a time in q8: 64 if they share a header, which takes as long to read as 32 weights.
-template <class Format, bool MINIMUM>
+template <class Format, bool PAIRED>
 struct Q8Part {
-  static constexpr int SPAN = UNIT, TURNS = Format::NUMBER == GGML_Q4_0 ? 2 : 1;
+  static constexpr int SPAN = UNIT, TURNS = Format::NUMBER == GGML_Q4_0 || Format::NUMBER == GGML_Q4_1 ? 2 : 1;
   Unit weights;
   INLINE Q8Part(const Format& format, int row, int index) : weights(format.template load<false>(row, index)) {}
-  INLINE float added(const Q8Column& x, float total) const { return add_product<Format::OFFSET>(weights, x, total); }
+  INLINE float added(const Q8Column& x, float total) const { return add_product<Format::OFFSET, Format::HAS_MINIMUM>(weights, x, total); }
 };
 template <class Format>
 struct Q8Part<Format, true> {
@@ -119,7 +124,7 @@ struct Q8Part<Format, true> {
 template <int ROWS, int COLUMNS, class Format>
 INLINE void accumulate_q8(const Format& format, const Matrix& matrix, int row, const signed char* levels,
                           const Q8Scale* scales, int given, float (&sums)[ROWS][COLUMNS]) {
-  using Part = Q8Part<Format, Format::HAS_MINIMUM>;
+  using Part = Q8Part<Format, Format::PAIRED>;
   // What a turn loads is under way together. Two turns of a format of few bytes are; those of others cost registers.
 #pragma unroll(COLUMNS == 1 ? Part::TURNS : 1)
   for (int index = lane_index(); index < matrix.columns / Part::SPAN; index += WARP) {

@@ -1,7 +1,7 @@
 // Weight formats, taken apart a unit at a time.
 //
 // A unit is 32 weights of a row that are adjacent in memory: 16 that multiply activations low_column … low_column + 15,
-// and 16 that multiply high_column … . Both halves have one scale each (and Q4_K, Q5_K one minimum; these span 32 columns
+// and 16 that multiply high_column … . Both halves have one scale each (and Q4_K, Q5_K, Q4_1, Q5_1 one minimum; these span 32 columns
 // but in Q6_K, where they span 16), so that
 //
 //     weight = scale * level - minimum,      level a signed byte, four of them in an int
@@ -9,15 +9,15 @@
 // which gives the values of gguf.quants.dequantize to the bit: scale and scale * level are exact in float32. Formats without a
 // minimum store level + OFFSET; load<false> leaves it in, for products that subtract it from the sum.
 //
-// Q4_K and Q5_K are stored as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 22, 34 and 210
-// bytes, which no vector load can take; aprtui/engine/cuda/storage.py lays them out as planes, matrix by matrix, in the
+// Q4_K and Q5_K are stored as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 20, 22, 24, 34
+// and 210 bytes, which no vector load can take; aprtui/engine/cuda/storage.py lays them out as planes, matrix by matrix, in the
 // order of the members below. Each plane but the scales starts at a multiple of 16 bytes.
 #pragma once
 
 #include "types.cuh"
 
-constexpr int GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q5_0 = 6, GGML_Q8_0 = 8, GGML_Q4_K = 12, GGML_Q5_K = 13,
-              GGML_Q6_K = 14, GGML_BF16 = 30;
+constexpr int GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q4_1 = 3, GGML_Q5_0 = 6, GGML_Q5_1 = 7, GGML_Q8_0 = 8,
+              GGML_Q4_K = 12, GGML_Q5_K = 13, GGML_Q6_K = 14, GGML_BF16 = 30;
 
 constexpr int UNIT = 32;
 
@@ -87,7 +87,7 @@ struct KHeader {
 
 struct Q4K {
   static constexpr int NUMBER = GGML_Q4_K;
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
+  static constexpr bool PAIRED = true, QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 144;
   const unsigned char* blocks;
   int blocks_of_row;
@@ -127,7 +127,7 @@ struct Q4K {
 
 struct Q5K {
   static constexpr int NUMBER = GGML_Q5_K;
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
+  static constexpr bool PAIRED = true, QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 176;
   const unsigned char* blocks;
   int blocks_of_row;
@@ -176,7 +176,7 @@ struct Q5K {
 struct Q6K {
   static constexpr int NUMBER = GGML_Q6_K;
   static constexpr int OFFSET = 32;
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = true;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = true;
   const unsigned char *nibbles, *pairs, *scales, *block_scales;
   int blocks_of_row;
 
@@ -213,18 +213,21 @@ struct Q6K {
 };
 
 // The 32-blocks: a unit is a block, its halves values 0-15 and 16-31.
-INLINE void set_block(Unit& unit, float scale, int index) {
+INLINE void set_block(Unit& unit, float scale, float minimum, int index) {
   unit.low_scale = unit.high_scale = scale;
-  unit.low_minimum = unit.high_minimum = 0.0f;
+  unit.low_minimum = unit.high_minimum = minimum;
   unit.low_column = UNIT * index;
   unit.high_column = unit.low_column + 16;
 }
+
+// Bits 0-3 of `bits` to bit 4 of each byte: the products put them there and nothing else into 0x10101010.
+INLINE int fifth_bits(unsigned bits) { return static_cast<int>((bits & 15u) * 0x00204081u & 0x01010101u) << 4; }
 
 // Planes: nibbles 16 bytes a block | half scale.
 struct Q40 {
   static constexpr int NUMBER = GGML_Q4_0;
   static constexpr int OFFSET = 8;
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *scales;
   int blocks_of_row;
 
@@ -242,7 +245,33 @@ struct Q40 {
       unit.low[i] = levels_of<OFFSET, REDUCE>(loaded[i] & 0x0F0F0F0F);
       unit.high[i] = levels_of<OFFSET, REDUCE>(loaded[i] >> 4 & 0x0F0F0F0F);
     }
-    set_block(unit, half_at(scales + 2 * block), index);
+    set_block(unit, half_at(scales + 2 * block), 0.0f, index);
+    return unit;
+  }
+};
+
+// Planes: nibbles 16 bytes a block | half scale | half, what the level 0 stands for.
+struct Q41 {
+  static constexpr int NUMBER = GGML_Q4_1;
+  static constexpr int OFFSET = 0;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
+  const unsigned char *nibbles, *scales, *lowest;
+  int blocks_of_row;
+
+  INLINE explicit Q41(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
+    const size_t blocks = static_cast<size_t>(m.rows) * blocks_of_row;
+    scales = nibbles + 16 * blocks;
+    lowest = scales + 2 * blocks;
+  }
+  template <bool REDUCE = true>
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const size_t block = block_at(row, blocks_of_row, index);
+    int loaded[4];
+    load16(loaded, nibbles + 16 * block);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) unit.low[i] = loaded[i] & 0x0F0F0F0F, unit.high[i] = loaded[i] >> 4 & 0x0F0F0F0F;
+    set_block(unit, half_at(scales + 2 * block), -half_at(lowest + 2 * block), index);
     return unit;
   }
 };
@@ -251,7 +280,7 @@ struct Q40 {
 struct Q50 {
   static constexpr int NUMBER = GGML_Q5_0;
   static constexpr int OFFSET = 16;
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *fifths, *scales;
   int blocks_of_row;
 
@@ -260,8 +289,6 @@ struct Q50 {
     fifths = nibbles + 16 * blocks;
     scales = fifths + 4 * blocks;
   }
-  // Bits 0-3 of `bits` to bit 4 of each byte: the products put them there and nothing else into 0x10101010.
-  static INLINE int spread(unsigned bits) { return static_cast<int>((bits & 15u) * 0x00204081u & 0x01010101u) << 4; }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -271,10 +298,41 @@ struct Q50 {
     const unsigned bits = *reinterpret_cast<const unsigned*>(fifths + 4 * block);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      unit.low[i] = levels_of<OFFSET, REDUCE>((loaded[i] & 0x0F0F0F0F) | spread(bits >> 4 * i));
-      unit.high[i] = levels_of<OFFSET, REDUCE>((loaded[i] >> 4 & 0x0F0F0F0F) | spread(bits >> (16 + 4 * i)));
+      unit.low[i] = levels_of<OFFSET, REDUCE>((loaded[i] & 0x0F0F0F0F) | fifth_bits(bits >> 4 * i));
+      unit.high[i] = levels_of<OFFSET, REDUCE>((loaded[i] >> 4 & 0x0F0F0F0F) | fifth_bits(bits >> (16 + 4 * i)));
     }
-    set_block(unit, half_at(scales + 2 * block), index);
+    set_block(unit, half_at(scales + 2 * block), 0.0f, index);
+    return unit;
+  }
+};
+
+// Planes: nibbles 16 bytes a block | fifth bits 4 bytes, bit i for value i | half scale | half, as in Q4_1.
+struct Q51 {
+  static constexpr int NUMBER = GGML_Q5_1;
+  static constexpr int OFFSET = 0;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
+  const unsigned char *nibbles, *fifths, *scales, *lowest;
+  int blocks_of_row;
+
+  INLINE explicit Q51(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
+    const size_t blocks = static_cast<size_t>(m.rows) * blocks_of_row;
+    fifths = nibbles + 16 * blocks;
+    scales = fifths + 4 * blocks;
+    lowest = scales + 2 * blocks;
+  }
+  template <bool REDUCE = true>
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const size_t block = block_at(row, blocks_of_row, index);
+    int loaded[4];
+    load16(loaded, nibbles + 16 * block);
+    const unsigned bits = *reinterpret_cast<const unsigned*>(fifths + 4 * block);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      unit.low[i] = (loaded[i] & 0x0F0F0F0F) | fifth_bits(bits >> 4 * i);
+      unit.high[i] = (loaded[i] >> 4 & 0x0F0F0F0F) | fifth_bits(bits >> (16 + 4 * i));
+    }
+    set_block(unit, half_at(scales + 2 * block), -half_at(lowest + 2 * block), index);
     return unit;
   }
 };
@@ -283,7 +341,7 @@ struct Q50 {
 struct Q80 {
   static constexpr int NUMBER = GGML_Q8_0;
   static constexpr int OFFSET = 0;
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *levels, *scales;
   int blocks_of_row;
 
@@ -296,7 +354,7 @@ struct Q80 {
     const size_t block = block_at(row, blocks_of_row, index);
     load16(unit.low, levels + 32 * block);
     load16(unit.high, levels + 32 * block + 16);
-    set_block(unit, half_at(scales + 2 * block), index);
+    set_block(unit, half_at(scales + 2 * block), 0.0f, index);
     return unit;
   }
 };
@@ -374,14 +432,15 @@ using FormatOf = typename Referred<T>::Type;
 // The formats that a kernel can meet. Code for one of them alone takes fewer registers than code that chooses.
 template <class... Formats>
 struct Among {
+  static constexpr int COUNT = sizeof...(Formats);
   // Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
   template <class Visit>
   static INLINE void visit(const Matrix& matrix, Visit visit) {
-    if constexpr (sizeof...(Formats) == 1)
+    if constexpr (COUNT == 1)
       (visit(Formats(matrix)), ...);
     else
       static_cast<void>(((matrix.format == Formats::NUMBER && (visit(Formats(matrix)), true)) || ...));
   }
 };
-using Quantised = Among<Q4K, Q5K, Q6K, Q40, Q50, Q80>;
-using Every = Among<Q4K, Q5K, Q6K, Q40, Q50, Q80, F16, BF16, F32>;
+using Quantised = Among<Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80>;
+using Every = Among<Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80, F16, BF16, F32>;

@@ -46,5 +46,7 @@ KERNEL __launch_bounds__(256, 3) gate_up_q8_q4_k(ARGUMENTS) { RUN(Mode::Q8, 2, A
 KERNEL __launch_bounds__(256, 2) gate_up_q8_q5_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q5K>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q6_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q6K>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q4_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q40>); }
+KERNEL __launch_bounds__(256, 2) gate_up_q8_q4_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q41>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q5_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q50>); }
+KERNEL __launch_bounds__(256, 3) gate_up_q8_q5_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q51>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q8_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q80>); }

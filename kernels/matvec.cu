@@ -47,7 +47,9 @@ KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_k(ARGUMENTS) { matvec<Mode::Q8, 
 KERNEL __launch_bounds__(256, 2) matvec_q8_1_q5_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q5K>>(GIVEN); }
 KERNEL __launch_bounds__(256, 3) matvec_q8_1_q6_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q6K>>(GIVEN); }
 KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q40>>(GIVEN); }
+KERNEL __launch_bounds__(256, 2) matvec_q8_1_q4_1(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q41>>(GIVEN); }
 KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q50>>(GIVEN); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_1(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q51>>(GIVEN); }
 KERNEL __launch_bounds__(256, 3) matvec_q8_1_q8_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q80>>(GIVEN); }
 
 KERNEL __launch_bounds__(256, 2) matvec_q8_8(ARGUMENTS) { matvec<Mode::Q8, 1, 8>(GIVEN); }

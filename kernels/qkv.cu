@@ -37,13 +37,20 @@ INLINE void qkv(const Matrix& q, const Matrix& k, const Matrix& v, const Activat
                 unsigned* counters, Shared<float> values, Shared<float> scratch) {
   const int head = blockIdx.y, dim = h.head_dim;
   float* const products = h.product + head * dim;
-  // Each matrix has code of its own: an argument that is known when compiled takes no registers.
-  if (head < h.heads)
-    multiply_head<MODE, ROWS, OfQK>(q, head, dim, x, products);
-  else if (head < h.heads + h.kv_heads)
-    multiply_head<MODE, ROWS, OfQK>(k, head - h.heads, dim, x, products);
-  else
-    multiply_head<MODE, ROWS, OfV>(v, head - h.heads - h.kv_heads, dim, x, products);
+  const bool is_q = head < h.heads, is_k = !is_q && head < h.heads + h.kv_heads;
+  const int k_head = head - h.heads, v_head = k_head - h.kv_heads;
+  if constexpr (OfQK::COUNT > 1) {
+    const Matrix w = is_q ? q : is_k ? k : v;  // a copy: of arguments with an address a thread would keep its own
+    multiply_head<MODE, ROWS, OfQK>(w, is_q ? head : is_k ? k_head : v_head, dim, x, products);
+  } else {
+    // Each matrix has code of its own: an argument that is known when compiled takes no registers.
+    if (is_q)
+      multiply_head<MODE, ROWS, OfQK>(q, head, dim, x, products);
+    else if (is_k)
+      multiply_head<MODE, ROWS, OfQK>(k, k_head, dim, x, products);
+    else
+      multiply_head<MODE, ROWS, OfV>(v, v_head, dim, x, products);
+  }
   if (last_block(counters + head, gridDim.x)) finish_head(h, head, 0, step->position, values, scratch);
 }
 
@@ -61,5 +68,7 @@ KERNEL __launch_bounds__(128, 5) qkv_q8_q5_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among
 KERNEL __launch_bounds__(128, 5) qkv_q8_q5_k_q6_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q5K>, Among<Q6K>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q6_k(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q6K>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q4_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q40>); }
+KERNEL __launch_bounds__(128, 5) qkv_q8_q4_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q41>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q5_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q50>); }
+KERNEL __launch_bounds__(128, 5) qkv_q8_q5_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q51>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q8_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q80>); }

@@ -147,7 +147,7 @@ class WeightType(IntEnum):
         fields=(_SCALE, _quants(16)),
     )  # fmt: skip
     Q4_1 = 3, WeightFormat(
-        32, 20, InputRounding.Q8_1_F16, None, sub_block=32, levels=(0, 15),
+        32, 20, InputRounding.Q8_1_F16, "Q41", sub_block=32, levels=(0, 15),
         fields=(_SCALE, _MINIMUM, _quants(16)),
     )  # fmt: skip
     Q5_0 = 6, WeightFormat(
@@ -155,7 +155,7 @@ class WeightType(IntEnum):
         fields=(_SCALE, _quants(4), _quants(16)),
     )  # fmt: skip
     Q5_1 = 7, WeightFormat(
-        32, 24, InputRounding.Q8_1_F16, None, sub_block=32, levels=(0, 31),
+        32, 24, InputRounding.Q8_1_F16, "Q51", sub_block=32, levels=(0, 31),
         fields=(_SCALE, _MINIMUM, _quants(4), _quants(16)),
     )  # fmt: skip
     Q8_0 = 8, WeightFormat(

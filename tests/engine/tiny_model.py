@@ -230,7 +230,9 @@ MODELS: dict[str, Callable[[], TinyModel]] = {
     "qwen3": lambda: tiny_model(QWEN3, (WeightType.Q5_K, WeightType.Q8_0, WeightType.Q4_K)),
     "llama": lambda: tiny_model(LLAMA, (WeightType.Q8_0, WeightType.Q5_0, WeightType.F16)),
     "odd heads": lambda: tiny_model(
-        ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32), rope=Rope(1e4, 8.0, None, Yarn(256), 1.2)
+        ODD_HEADS,
+        (WeightType.Q4_0, WeightType.BF16, WeightType.F32, WeightType.Q4_1),
+        rope=Rope(1e4, 8.0, None, Yarn(256), 1.2),
     ),
 }
 

@@ -40,9 +40,9 @@ class Case:
         self.softmax = ops.softmax(self.scores)
         self.out = ops.attend(self.softmax, v.astype(np.float32), config)
 
-    def arguments(self, *, taps: bool, q8: Struct = NO_Q8) -> Struct:
+    def arguments(self, *, taps: bool, q8: Struct = NO_Q8, softmax: bool = True) -> Struct:
         maps = np.full((self.heads, self.tokens, self.map_stride), 77, np.float32)
-        tapped = (InOut(maps), InOut(maps)) if taps else (None, None)
+        tapped = (InOut(maps) if taps else None, InOut(maps) if taps and softmax else None)
         return Struct((
             self.q, *self.caches, *tapped, Out(self.out.shape), q8, self.heads, self.kv_heads, self.dim, self.context,
             self.map_stride, int(self.half),
@@ -70,14 +70,46 @@ def test_one_token_attends_to_all_before(
     grid, run = (splits, case.kv_heads, passes), image_of("attend_one").run
     whole_blocks = case.heads // case.kv_heads * case.dim % 32 == 0
     q8 = q8_out(case.out.size) if whole_blocks else NO_Q8
-    scores, softmax, out, *quantised, counters = run(kernel, grid, 128, case.arguments(taps=True, q8=q8), *rest)
+    tapped = case.arguments(taps=True, q8=q8, softmax=False)
+    scores, out, *quantised, counters, states = run(kernel, grid, 128, tapped, *rest, Out((case.heads, 2)))
     assert relative(out, case.out) <= BOUND
-    case.check_maps(scores, softmax)
+    maps = np.stack([scores, np.full_like(scores, 77)])[None]
+    (maps,) = run(
+        "softmax_maps",
+        (1, case.heads, 1),
+        256,
+        InOut(maps),
+        states,
+        step(position),
+        case.heads,
+        case.map_stride,
+        maps.size,
+    )
+    case.check_maps(*maps[0])
     assert not counters.any()
     if whole_blocks:
         assert_q8_of(out, *quantised)
-    plain = run(kernel, grid, 128, case.arguments(taps=False), *rest, orders=1)
+    plain = run(kernel, grid, 128, case.arguments(taps=False), *rest, None, orders=1)
     np.testing.assert_array_equal(plain[0], out)
+
+
+def test_maps_of_exponentials_of_many_layers_are_made_from_their_scores(image_of: Images) -> None:
+    layers, heads, total, stride, layer_stride = 3, 2, 2500, 2600, 2 * 2 * 2600 + 40
+    random = np.random.default_rng(4)
+    maps = np.full((layers, layer_stride), 77, np.float32)
+    both = maps[:, : 2 * heads * stride].reshape(layers, 2, heads, stride)
+    scores = random.standard_normal((layers, heads, total), np.float32) * 3
+    both[:, 0, :, :total] = scores
+    largest = scores.max(-1, keepdims=True)
+    powers = np.exp(scores - largest)
+    sums = powers.sum(-1, keepdims=True)
+    states = np.concatenate([largest, sums], -1)
+    (found,) = image_of("attend_one").run(
+        "softmax_maps", (3, heads, layers), 256, InOut(maps), states, step(total - 1), heads, stride, layer_stride
+    )
+    both[:, 1, :, :total] = powers / sums
+    assert relative(found[found != 77], maps[maps != 77]) <= BOUND
+    np.testing.assert_array_equal(found == 77, maps == 77)
 
 
 def prompt_shared(head_dim: int) -> int:

@@ -15,7 +15,9 @@ from tests.kernels.emulated import kernel_names
 
 TARGETS = [str(capability) for capability in images.TARGETS]
 SOURCES = sorted(resources.kernels().glob("*.cu"))
-REGISTERS = 128
+REGISTERS, OF_ATTENTION = 128, 216
+"""The most of a thread. Attention of one token has few blocks; it trades room for others for loads under way."""
+
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", re.DOTALL)
 
 
@@ -33,7 +35,8 @@ def test_kernels_compile_within_their_registers(source: Path, target: str, tmp_p
     assert set(found) == set(kernel_names(source))
     for name, (spilt, registers) in found.items():
         assert spilt == 0, f"{name} spills {spilt} bytes"
-        assert registers <= REGISTERS, f"{name} uses {registers} registers"
+        most = OF_ATTENTION if name.startswith("attend_one") else REGISTERS
+        assert registers <= most, f"{name} uses {registers} registers"
 
 
 @pytest.mark.group("nvrtc")

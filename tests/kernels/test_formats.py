@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from aprtui.engine.cuda.images import entry_points, kernel_files
+from aprtui.engine.cuda.launches import variant
 from aprtui.engine.cuda.storage import in_planes
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.resources import kernels
@@ -40,6 +42,12 @@ def constant(kind: WeightType, name: str) -> str | None:
 def test_the_kernels_read_the_types_that_the_table_says_they_read() -> None:
     assert {kind.name: kind.format.cuda_struct for kind in READ} == STRUCTS
     assert {kind.name: int(kind) for kind in READ} == NUMBERS
+
+
+@pytest.mark.parametrize("kind", QUANTISED, ids=lambda kind: kind.name)
+def test_a_quantised_type_has_its_entry_points(kind: WeightType) -> None:
+    names = {name for file in kernel_files() for name in entry_points(file)}
+    assert {variant(kernel, kind) for kernel in ("matvec_q8_1", "gate_up_q8", "qkv_q8")} <= names
 
 
 @pytest.mark.parametrize("kind", QUANTISED, ids=lambda kind: kind.name)

@@ -25,9 +25,10 @@ def test_a_token_is_seven_nodes_a_layer_and_four_more(launches: list[Launch]) ->
     assert sum(launch.moved for launch in launches) == pytest.approx(WEIGHTS, rel=0.01)
 
 
-def test_statistics_of_all_stages_are_two_nodes_more(launches: list[Launch]) -> None:
-    counted = token_launches("7b", context=CONTEXT, statistics=True)
-    assert len(counted) == len(launches) + 2
+def test_statistics_of_all_stages_are_three_nodes_more(launches: list[Launch]) -> None:
+    counted = [launch.name for launch in token_launches("7b", context=CONTEXT, statistics=True)]
+    assert len(counted) == len(launches) + 3
+    assert counted[-4:-1] == ["softmax_maps", "stage_statistics", "stage_statistics"]
 
 
 def test_attention_has_blocks_for_all_multiprocessors_at_32k() -> None:

@@ -14,18 +14,20 @@ from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.images import entry_points, kernel_files
 from tests.kernels.machine_code import Code, Instruction, Wait, _instruction, _waits
 
-pytestmark = [pytest.mark.group("nvdisasm"), pytest.mark.xdist_group("machine code")]
+pytestmark = pytest.mark.group("nvdisasm")
 
 ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
     "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.Product,
     "matvec": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
+    "softmax_maps": args.SoftmaxMaps,
     "stage_statistics": args.StageStatistics, "swiglu": args.Swiglu, "top_candidates": args.TopCandidates,
 }  # fmt: skip
 
 # Bytes that a lane has under way in the loop over two rows, and blocks that a multiprocessor must have room for.
 PRODUCTS = {
-    "q4_k": (176, 3), "q5_k": (240, 2), "q6_k": (120, 3), "q4_0": (160, 3), "q5_0": (88, 3), "q8_0": (108, 4),
+    "q4_k": (176, 3), "q5_k": (240, 2), "q6_k": (120, 3), "q4_0": (160, 3), "q4_1": (168, 2), "q5_0": (88, 3),
+    "q5_1": (92, 3), "q8_0": (108, 4),
 }  # fmt: skip
 
 SIXTEEN = 16
@@ -59,7 +61,7 @@ def test_all_that_a_turn_of_a_product_takes_is_under_way_together(
 
 def test_all_that_a_turn_of_q_k_and_v_takes_is_under_way_together(machine_code: dict[str, Code]) -> None:
     variants = {name: code for name, code in machine_code.items() if name.startswith("qkv_q8_")}
-    assert len(variants) == 8
+    assert len(variants) == 10
     for name, code in variants.items():
         kinds = re.findall(r"q\d_[k\d]", name)
         sizes = sorted(PRODUCTS[kind][0] for kind in (kinds[0], kinds[0], kinds[-1]))

@@ -116,7 +116,19 @@ class Swiglu(ctypes.Structure):
 class AttendOne(ctypes.Structure):
     """See attend_one.cu."""
 
-    _fields_ = (("attention", Attention), ("step", _Pointer), ("partial", _Pointer), ("counters", _Pointer))
+    _fields_ = (
+        ("attention", Attention), ("step", _Pointer), ("partial", _Pointer), ("counters", _Pointer),
+        ("states", _Pointer),
+    )  # fmt: skip
+
+
+class SoftmaxMaps(ctypes.Structure):
+    """Of `softmax_maps` in attend_one.cu."""
+
+    _fields_ = (
+        ("maps", _Pointer), ("states", _Pointer), ("step", _Pointer), ("heads", _Int), ("map_stride", _Int),
+        ("layer_stride", _Int),
+    )  # fmt: skip
 
 
 class AttendPrompt(ctypes.Structure):

@@ -58,12 +58,13 @@ class Launches:
 
     def product(self, arguments: args.Product, *, decode: bool) -> Launch:
         """A matrix times the activations of one token (`decode`) or of several."""
-        matrix, columns = arguments.w, 1 if decode else AT_ONCE
-        name, rows = f"matvec_{self._mode}_{columns}", 8
-        if decode and self._mode is Mode.Q8:
-            # Float formats meet float32 in either mode.
-            of_one = variant(name, _kind(matrix))
-            name, rows = (of_one, 16) if of_one in self._kernels else ("matvec_exact_1", 8)
+        matrix, columns, mode = arguments.w, 1 if decode else AT_ONCE, self._mode
+        kind = _kind(matrix)
+        if decode and not kind.format.is_quantised:
+            mode = Mode.EXACT  # float formats meet float32 in either mode
+        name, rows = f"matvec_{mode}_{columns}", 8
+        if decode and mode is Mode.Q8:
+            name, rows = variant(name, kind), 16
         grid = _groups(matrix.rows, rows), _groups(arguments.tokens, columns)
         return self._launch(name, grid, 256, arguments, reads=[matrix])
 
@@ -103,6 +104,11 @@ class Launches:
         grid = splits, attention.kv_heads, _groups(group, at_once)
         keys = (2 if attention.half_cache else 4) * attention.kv_heads * attention.head_dim
         return replace(self._launch(kernel, grid, 128, arguments), moved_a_position=2 * keys)
+
+    def softmax_maps(self, arguments: args.SoftmaxMaps, layers: int) -> Launch:
+        """The maps of exponentials of one token, of neighbouring layers."""
+        grid = _groups(arguments.map_stride, 1024), arguments.heads, layers
+        return self._launch("softmax_maps", grid, 256, arguments)
 
     def attend_prompt(self, arguments: args.AttendPrompt, tokens: int) -> Launch:
         attention = arguments.attention

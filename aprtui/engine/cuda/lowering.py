@@ -7,7 +7,7 @@ address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from aprtui.engine.cuda import arguments as args
@@ -87,6 +87,21 @@ class Lowering:
             if node.layer == layer
             for launch in emitters.by_op[self.graph[node.stage].op](node)
         ]
+
+    def softmax_maps(self, layers: Iterable[int | None], run: Pass) -> list[Launch]:
+        """The tapped maps of exponentials of one token, whose attention has stored what they lack, in few launches."""
+        wanted = {node.layer for node in run.tapped if self.op(node) is Op.SOFTMAX and run.decode}
+        of = sorted(layer for layer in layers if layer is not None and layer in wanted)
+        starts = [layer for layer in of if layer - 1 not in of]
+        found = []
+        for first in starts:
+            count = next(count for count in range(1, len(of) + 1) if first + count not in of)
+            arguments = args.SoftmaxMaps(
+                self.storage.token_maps(first), self.storage.states(first), self.storage.step, self.config.heads,
+                run.map_stride, self.storage.map_layer_stride,
+            )  # fmt: skip
+            found.append(self.launches.softmax_maps(arguments, count))
+        return found
 
     def values_read(self, node: Node) -> bool:
         """Whether a matrix product reads `node` in float32."""
@@ -235,7 +250,8 @@ class _Emitters:
         attention = args.Attention(
             q=self.places.of(self.low.source(scores)), key_cache=storage.keys(node.layer),
             value_cache=storage.values(node.layer), scores=self.places.of(scores) if keeps_scores else 0,
-            softmax=self._tap(softmax), out=self.places.of(node), heads=config.heads, kv_heads=config.kv_heads,
+            softmax=0 if self.run.decode else self._tap(softmax), out=self.places.of(node),
+            heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, context=storage.context, map_stride=self.run.map_stride, half_cache=self.low.half,
         )  # fmt: skip
         q8 = self._q8_of(node)
@@ -245,7 +261,8 @@ class _Emitters:
         in_one = config.heads // config.kv_heads * config.head_dim % 32 == 0
         if in_one:
             attention.q8 = q8
-        one = args.AttendOne(attention, storage.step, storage.partial, storage.counters)
+        states = storage.states(node.layer) if softmax in self.run.tapped else 0
+        one = args.AttendOne(attention, storage.step, storage.partial, storage.counters, states)
         return [self.low.launches.attend_one(one, self.low.splits), *([] if in_one else self._rounded(node, q8))]
 
     def _rounded(self, node: Node, q8: args.Q8Output) -> list[Launch]:

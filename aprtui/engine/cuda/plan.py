@@ -80,6 +80,7 @@ def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) 
 
     def segment(of: Sequence[int | None]) -> PassSegment:
         launches = [launch for layer in of for launch in lowering.layer(layer, run)]
+        launches += lowering.softmax_maps(of, run)
         has_logits = bool(run.wanted)
         nodes = [
             node for node in graph.nodes if node.layer in of and (has_logits or not graph[node.stage].holds_logits)

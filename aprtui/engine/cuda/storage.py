@@ -146,6 +146,7 @@ class DeviceStorage:
         """`[chunk, width]` of the stages that matrix products read, in Q8_1."""
         self.logits = driver.allocate(4 * sizes.LOGIT_ROWS * config.vocabulary)
         self.partial = driver.allocate(4 * config.heads * splits * (config.head_dim + 2))
+        self._states = driver.allocate(8 * config.heads * config.layers)
         counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
         self.counters = driver.allocate(counters.nbytes)
         driver.upload(self.counters, counters)
@@ -184,7 +185,16 @@ class DeviceStorage:
 
     def token_maps(self, layer: int) -> int:
         """Address of both attention maps of one token in a layer, as `reserve_token_maps` left them."""
-        return self._maps + layer * 8 * self._config.heads * self._map_stride
+        return self._maps + 4 * layer * self.map_layer_stride
+
+    @property
+    def map_layer_stride(self) -> int:
+        """Values from the maps of one token in a layer to those in the next."""
+        return 2 * self._config.heads * self._map_stride
+
+    def states(self, layer: int) -> int:
+        """Where a layer's attention of one token leaves the largest score and the sum of each head's exponentials."""
+        return self._states + 8 * self._config.heads * layer
 
     def chunk_maps(self) -> int:
         """Address of both attention maps of a chunk; allocated on first use."""
