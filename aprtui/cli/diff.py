@@ -203,6 +203,7 @@ def _diff_captures(
     a: Path, b: Path, judging: Judging, mapping: Path | None, extras: bool, of_recordings: bool,
     options: ComparisonOptions,
 ) -> int:  # fmt: skip
+    from aprtui.cli.comparison.further_captures import run_of
     from aprtui.cli.comparison.next_steps import diff_steps
     from aprtui.cli.progress import ProgressLine
     from aprtui.compare.align.mapping import StageMapping, read_mapping
@@ -239,5 +240,7 @@ def _diff_captures(
             given = replace(given, tokens=tokens, token_source=TABLE_SOURCE)
         comparison = compare_captures(left, right, given, progress, criteria)
         manifests = compare_manifests(left, right)
-    steps = diff_steps(comparison, a, b, options, [*judging.words(), *([AS_CAPTURES] if of_recordings else [])])
+        runs = run_of(left, judging.model_a or judging.model), run_of(right, judging.model_b or judging.model)
+    words = [*judging.words(), *([AS_CAPTURES] if of_recordings else [])]
+    steps = diff_steps(comparison, a, b, options, words, runs)
     return report((str(a), str(b)), manifests, comparison, options, steps)

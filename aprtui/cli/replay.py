@@ -46,6 +46,7 @@ def command(
 
     if are_recordings(capture) and not as_capture:
         return replay_ops(capture, model, bool(rounding or threads or backend != AUTO), options)
+    from aprtui.cli.comparison.further_captures import run_of
     from aprtui.cli.comparison.next_steps import replay_steps
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.replay.arithmetic import parse_rounding
@@ -70,4 +71,5 @@ def command(
             comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
     words = [*options.words(), *([AS_CAPTURE] if as_capture else []), *(["--rounding", rounding] if rounding else [])]
     sides = (f"{loaded.path}, from captured inputs", str(capture))
-    return report(sides, None, comparison, options, replay_steps(comparison, capture, model, words))
+    steps = replay_steps(comparison, capture, model, words, run_of(opened, model, embedded=True))
+    return report(sides, None, comparison, options, steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from aprtui.compare.comparison import Cause, Comparison
+from aprtui.compare.comparison import Cause, Comparison, TriedAlternative
 from aprtui.compare.wording import counted, listed, number_text, ranges
 from aprtui.trace.graph import Node
 
@@ -78,15 +78,14 @@ def unexplained_lines(comparison: Comparison) -> Iterator[str]:
         tried = [one for one in comparison.alternatives if one.at == nodes[0]]
         more = f", nor {counted(len(nodes) - 1, 'layer')} more of it" if len(nodes) > 1 else ""
         if tried:
-            nearest = f"{tried[0].words}: it {tried[0].refuted}"
-            yield f"none of {counted(len(tried), 'alternative')} reproduces {nodes[0]}{more}; the nearest, {nearest}"
+            nearest = f"{tried[0].words} (leaves {number_text(tried[0].residue)}: {tried[0].refuted})"
+            yield f"none of {counted(len(tried), 'alternative')} reproduces {nodes[0]}{more}; the nearest: {nearest}"
         else:
             yield f"no alternative is known that {nodes[0]}{more} could be computed by"
 
 
-def tried_lines(comparison: Comparison) -> Iterator[str]:
-    """A line for each alternative that was tried: where, what, and why it is refuted or that it is proved."""
-    for one in comparison.alternatives:
-        side, where = f"{one.side}: " if one.side else "", "" if one.node == one.at else f" (through {one.at})"
-        result = f"proved, leaves {number_text(one.residue)}" if one.is_proved else f"refuted: {one.refuted}"
-        yield f"{side}{one.node}{where}: {one.words}; {result}"
+def tried_words(one: TriedAlternative) -> str:
+    """An alternative that was tried: where, what, and why it is refuted or that it is proved."""
+    side, where = f"{one.side}: " if one.side else "", "" if one.node == one.at else f" (through {one.at})"
+    result = "proved" if one.is_proved else f"refuted: {one.refuted}"
+    return f"{side}{one.node}{where}: {one.words}; leaves {number_text(one.residue)}, {result}"

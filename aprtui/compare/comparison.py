@@ -125,8 +125,8 @@ class Cause:
 
     `error` is what the model's own way errs by at the worst of them, `residue` the most that the other one leaves,
     which is within `bound`. `everywhere` is whether these are all layers that have such a stage. `alike` are further
-    ways that come out as captured, in words; `settled_by` says what would tell them apart. `side` names the capture in
-    a comparison of two.
+    ways that come out as captured, in words; `settled_by` says what would tell them apart, `apart` which stages of the
+    same run do that. `side` names the capture in a comparison of two.
     """
 
     name: str
@@ -140,6 +140,7 @@ class Cause:
     alike: tuple[str, ...] = ()
     settled_by: str = ""
     side: str = ""
+    apart: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

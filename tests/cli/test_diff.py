@@ -81,6 +81,8 @@ def test_summary_is_the_record_that_scripts_rely_on(a: Path, b: Path) -> None:
     summary = records(a, b, "--tolerance", "rel_l2=0.1")[-1]
     divergence = summary.pop("first_divergence")
     assert summary.pop("headline").startswith("layer 1 ffn_gate, token 3: looks like 1 channel alone: 5 (")
+    (command,) = summary.pop("next")
+    assert command.endswith("--stage ffn_gate --layers 1 --tolerance rel_l2=0.1 --limit 50")
     assert summary == {
         "record": "summary", "verdict": "FAIL", "reasons": [], "compared": NODES, "expected": NODES,
         "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12", "everywhere": [],
@@ -243,7 +245,8 @@ def test_unfinished_capture_is_to_be_captured_again(a: Path, tmp_path: Path) -> 
     result = diff(a, b)
     assert result.return_value == 125
     assert "layers 0–1 ffn_up:  not compared: not written: the run did not finish (B)" in result.output
-    assert result.output.splitlines()[-1] == "next  capture B again: its run did not finish"
+    assert "next  the run of B did not finish: all of it, captured by:" in " ".join(result.output.splitlines())
+    assert result.output.splitlines()[-1].startswith("aprtui trace MODEL --tokens ")
     assert "B is incomplete: its run did not finish" in records(a, b)[-1]["reasons"]
 
 

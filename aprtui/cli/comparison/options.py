@@ -161,7 +161,9 @@ def report(
     if options.as_json or options.html or options.svg:
         from aprtui.compare.report.records import comparison_records
 
+        steps = list(steps)
         records = list(comparison_records(*sides, manifests, comparison))
+        records[-1]["next"] = [line for line in steps if line.startswith("aprtui ")]
         if options.html:
             from aprtui.compare.report.html import render_html
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from aprtui.compare.causes import cause_sentence, tried_lines, unexplained_lines
+from aprtui.compare.causes import cause_sentence, tried_words, unexplained_lines
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
 from aprtui.compare.explain.focus import error_of
 from aprtui.compare.manifests import ManifestDifferences
@@ -200,7 +200,7 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
 
 def alternative_lines(comparison: Comparison) -> Iterator[str]:
     """All alternatives that were tried, under their own head."""
-    lines = [line for text in tried_lines(comparison) for line in wrapped("tried", text)]
+    lines = [line for one in comparison.alternatives for line in wrapped("tried", tried_words(one))]
     yield from lines or ["tried  no alternative: no stage fails a replay whose inputs were captured"]
 
 

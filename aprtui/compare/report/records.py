@@ -93,7 +93,8 @@ def comparison_records(
             "looks_like": hypothesis.looks_like,
         }
     for cause in comparison.causes:
-        yield {**asdict(cause), "record": "cause", "sentence": cause_sentence(cause), "nodes": _nodes(cause.nodes)}
+        nodes = {"nodes": _nodes(cause.nodes), "apart": _nodes(cause.apart)}
+        yield {**asdict(cause), "record": "cause", "sentence": cause_sentence(cause), **nodes}
     for tried in comparison.alternatives:
         yield {
             "record": "alternative",
@@ -259,7 +260,8 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
 
 def _read_cause(record: Mapping[str, Any]) -> Cause:
     known = {key: _number(value) if key in _NUMBERS else value for key, value in record.items() if key in _CAUSE}
-    return Cause(**{**known, "nodes": tuple(map(_read_node, record["nodes"])), "alike": tuple(record["alike"])})
+    nodes = {name: tuple(map(_read_node, record.get(name, ()))) for name in ("nodes", "apart")}
+    return Cause(**{**known, **nodes, "alike": tuple(record["alike"])})
 
 
 def _read_alternative(record: Mapping[str, Any]) -> TriedAlternative:

@@ -167,6 +167,13 @@ def of_the_product(call: StageCall) -> Array:
     return call.honest(call.seen[gate][-len(call.x) :] * call.inputs[1], node=source)
 
 
+def gate_and_up_exchanged(call: StageCall) -> Array:
+    """The activation of up times the gate."""
+    source = call.model.graph.inputs(call.node)[0]
+    (gate,) = call.model.graph.inputs(source)
+    return np.asarray(call.honest(call.inputs[1], node=source) * call.seen[gate][-len(call.x) :], np.float32)
+
+
 def _of_both(call: StageCall) -> Array:
     """The same where the activation stands before the product: it is given gate · up already."""
     return call.honest(np.asarray(call.x * call.before("ffn_up")[-len(call.x) :], np.float32))
@@ -240,6 +247,10 @@ ACTIVATION_ALTERNATIVES: tuple[Alternative, ...] = (
     plain(
         "activation of the product", (Op.MULTIPLY,), of_the_product,
         "the activation is of gate · up, in place of the gate alone", "activation(gate) · up", _follows_activation,
+    ),
+    plain(
+        "gate and up exchanged", (Op.MULTIPLY,), gate_and_up_exchanged, "gate and up are exchanged",
+        "the activation is of the gate", _follows_activation,
     ),
     plain(
         "up ignored", (Op.MULTIPLY,), lambda call: call.x, "the gate is not multiplied by up",

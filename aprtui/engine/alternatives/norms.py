@@ -28,6 +28,8 @@ from aprtui.trace.graph import Node, Op, Part
 Wide = NDArray[np.float64]
 
 _NORMS = (Op.RMS_NORM, Op.HEAD_RMS_NORM)
+_LEAST_SHARE = 1e-5
+"""What an epsilon must differ by to be another one: files hold it as float32."""
 _EPSILONS = (1e-5, 1e-6, 1e-12, 0.0)
 _STEP = 16
 """Channels that a loop of a kernel takes at once, at the least."""
@@ -42,7 +44,7 @@ def _epsilons(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         solved = _solved_epsilon(call, found)
         candidates = [] if solved is None else [solved]
     for epsilon in candidates:
-        if abs(epsilon - own) > 1e-9 * own:
+        if abs(epsilon - own) > _LEAST_SHARE * own:
             yield configured(
                 f"computed with epsilon {epsilon:.6g}, the model says {own:.6g}",
                 lambda c, epsilon=epsilon: {"norm_epsilon": epsilon}, 1,  # type: ignore[misc]

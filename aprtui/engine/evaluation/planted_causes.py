@@ -140,7 +140,7 @@ NAMES_OF_BUGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "logits of the token before": ("token before",),
         "logits a row late": ("order",),
         "last logits zero": ("zeros",),
-        "logits summed in f16": (),
+        "logits summed in f16": ("sums in 16 bits",),
     }
 )
 """The alternatives that say what each bug does; none where its values cannot be computed again."""

@@ -7,7 +7,7 @@ solved for. What falls short of it is never called a cause.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -22,8 +22,7 @@ from aprtui.compare.wording import counted, listed
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
 from aprtui.engine.alternatives.pairs import distinct, paired, together
-from aprtui.engine.alternatives.parts import VECTOR_ALTERNATIVES
-from aprtui.engine.alternatives.table import ALTERNATIVES
+from aprtui.engine.alternatives.table import ALONE, ALTERNATIVES
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import replay_tolerance
@@ -61,14 +60,19 @@ _OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
 """What is tried where a mistake in all layers kept the rounding of an op from being found."""
 _FIRSTS = 4
 """Alternatives that are tried together with others where a stage is a matrix product."""
-_PAIRS = 24
+_PAIRS = 8
 """Of those that are tried together, how many are reported: the nearest."""
 _WITH_PRODUCTS = frozenset(one.name for one in ALTERNATIVES if one.of_result) | {"weights", "inputs left out"}
 """What they are tried together with: what costs little."""
 _LACKING = (KeyError, IndexError, ValueError)
 """What an alternative raises that needs stages, or tokens, that a capture lacks."""
 _SHORT = 4
-"""Stages between captured ones up to which alternatives are tried at each of them."""
+"""Stages between captured ones up to which alternatives are tried that an engine may mean."""
+_LONG = 24
+"""Stages between captured ones up to which alternatives are tried at each of them: a layer has fewer."""
+_FIRSTS_OF_SEGMENT = 2
+_HELPS = 0.7
+"""Of the model's own error: what the first of two alternatives must leave less than."""
 _SEARCHES = 2
 """Layers in which a stage is looked into without a finding, before only causes of others are tried there."""
 _PROVED = "computed in another way than the model's, which reproduces it"
@@ -114,12 +118,37 @@ class _Failing:
 
 
 @dataclass(frozen=True, slots=True)
+class _Change:
+    """Nodes that are computed in another way."""
+
+    at: frozenset[Node]
+    alternative: Alternative
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """From captured stages to one that fails: what the model makes of the `values` in between."""
+
+    failing: _Failing
+    recomputer: Recomputer
+    values: Mapping[Node, Array]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return (*self.values, self.failing.node)
+
+
+@dataclass(frozen=True, slots=True)
 class _Outcome:
     node: Node
     alternative: Alternative
     attempt: Attempt
     residue: float
     refuted: str
+    nodes: tuple[Node, ...]
+    parts: tuple[Alternative, ...]
+    change: _Change
 
     @property
     def is_proved(self) -> bool:
@@ -152,6 +181,24 @@ class _Seen(Mapping[Node, Array]):
 
     def __len__(self) -> int:
         return len(self.recomputer.stages.capture.files)
+
+
+@dataclass(frozen=True, slots=True)
+class _WithWay(Mapping[Node, Array]):
+    """What a capture holds, and what the model makes of the stages on the way to one that fails."""
+
+    way: Mapping[Node, Array]
+    seen: _Seen
+
+    def __getitem__(self, node: Node) -> Array:
+        return self.way[node] if node in self.way else self.seen[node]
+
+    def __iter__(self) -> Iterator[Node]:
+        yield from self.way
+        yield from (node for node in self.seen if node not in self.way)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +262,7 @@ class CauseFinder:
         if verdict.signal is not Signal.INJECTED or verdict.metric is Metric.INDICES:
             return False
         if stage.segment:
-            return verdict.verdict is Verdict.FAIL and len(stage.segment) <= _SHORT
+            return verdict.verdict is not Verdict.PASS and len(stage.segment) <= _LONG
         op = self.model.graph[stage.node.stage].op
         is_open = verdict.verdict is Verdict.UNKNOWN and op in self.known.open_ops
         return verdict.verdict is Verdict.FAIL or is_open
@@ -250,51 +297,60 @@ class CauseFinder:
     def _in_segment(
         self, stage: StageComparison, proofs: Sequence[_Proof]
     ) -> tuple[_Proof | None, Sequence[_Outcome]]:  # fmt: skip
-        """The same where stages in between were not captured: alternatives at each of them, with the usual numbers.
+        """The same where stages in between were not captured: alternatives at each of them, with the usual numbers;
+        where none is a proof, two of them.
 
         What flips of levels may do there hides much, so the model's own way must be far beyond the bound.
         """
-        if self._fruitless.get(stage.node.stage, 0) >= _SEARCHES and not proofs:
+        searches = 1 if len(stage.segment) > _SHORT else _SEARCHES
+        is_tried = self._fruitless.get(stage.node.stage, 0) >= searches
+        if is_tried and not proofs:
             return None, ()
         failing = self._prepared(stage, self.known)
         if self._error(failing) < _FAR * failing.bound:
             return None, ()
-        before = {(proof.best.alternative.name, proof.best.attempt.words) for proof in proofs}
+        way = self._way(failing)
+        known = {part.name for proof in proofs for part in proof.best.parts}
         outcomes: list[_Outcome] = []
-        for only in ({name for name, _ in before}, None) if before else (None,):
-            nodes = (*stage.segment, stage.node)
-            for node in nodes:
-                chosen = [one for one in self._alternatives(node) if only is None or one.name in only]
-                outcomes += self._tried_at(node, failing, chosen, nodes)
+        for only in (known, None) if known else (None,):
+            if only is None and is_tried:
+                break
+            outcomes = self._tried_on(way, (), only)
             proof = _proof(failing, outcomes)
+            if proof is None and (only is None or len(only) > 1):
+                nearest = sorted(outcomes, key=lambda one: one.residue)[:_FIRSTS_OF_SEGMENT]
+                near = [one for one in nearest if one.residue < _HELPS * self._error(failing)]
+                outcomes += [two for one in near for two in self._tried_on(way, (one.change,), only)]
+                proof = _proof(failing, outcomes)
             if proof is not None:
                 return proof, outcomes
         self._fruitless[stage.node.stage] = self._fruitless.get(stage.node.stage, 0) + 1
         return None, outcomes
 
-    def _tried_at(
-        self, node: Node, failing: _Failing, alternatives: Sequence[Alternative], nodes: Sequence[Node]
-    ) -> list[_Outcome]:
-        """What comes of a failing stage where one of the `nodes` before it is computed in other ways, or where all are
-        that an alternative concerns."""
+    def _way(self, failing: _Failing) -> _Way:
         arithmetic = Recomputation(self.model, self.known.rounding, self.evaluators, self.known.outputs)
         recomputer = Recomputer(self.model, self.stages, arithmetic)
-        rows = failing.found.shape[-2]
-        recomputer.recompute(failing.node, rows)
-        count = rows if node == failing.node else len(self.stages.tokens)
-        position = len(self.stages.tokens) - count
-        inputs = tuple(recomputer.inputs(node, count))
-        call = replace(failing.call, node=node, inputs=inputs, tokens=self.stages.tokens[position:], position=position)
-        outcomes = []
-        for alternative in alternatives:
-            with np.errstate(all="ignore"):
-                concerned = frozenset(other for other in nodes if alternative.concerns(self.model, other))
-                together = [concerned] if len(concerned) > 1 and node == failing.node else []
-                for attempt in alternative.attempts(call, self._implied(node, failing)):
-                    for at in (frozenset({node}), *together):
-                        values = self._through(at, failing, attempt)
-                        if values is not None:
-                            outcomes.append(replace(self._outcome(failing, alternative, attempt, values), node=node))
+        return _Way(failing, recomputer, recomputer.on_the_way(failing.node, failing.found.shape[-2]))
+
+    def _tried_on(self, way: _Way, before: Sequence[_Change], only: Collection[str] | None) -> list[_Outcome]:
+        """What comes of a failing stage where one of the nodes on the way to it is computed in other ways, or where all
+        are that an alternative concerns; on top of the changes made `before`."""
+        outcomes: list[_Outcome] = []
+        is_long = len(way.nodes) > _SHORT
+        for node in way.nodes:
+            for alternative in self._alternatives(node):
+                is_chosen = only is None or alternative.name in only
+                if not is_chosen or (is_long and alternative.may_be_meant):
+                    continue
+                concerned = frozenset(other for other in way.nodes if alternative.concerns(self.model, other))
+                is_last = len(concerned) > 1 and node == max(concerned, key=self.model.graph.order.__getitem__)
+                together = [concerned] if is_last else []
+                with np.errstate(all="ignore"), suppress(*_LACKING):
+                    for attempt in alternative.attempts(self._call_at(way, node), self._implied(node, way.failing)):
+                        for at in (frozenset({node}), *together):
+                            change = _Change(at, alternative, attempt)
+                            if not any(change.at & other.at for other in before):
+                                outcomes += self._changed(way, node, (*before, change))
         return outcomes
 
     def _implied(self, node: Node, failing: _Failing) -> Array | None:
@@ -305,17 +361,40 @@ class CauseFinder:
         bias = np.concatenate([weight.dequantize().reshape(-1) for weight in self.model.params(failing.node)])
         return np.asarray(failing.found - bias, np.float32)
 
-    def _through(self, nodes: frozenset[Node], failing: _Failing, attempt: Attempt) -> Array | None:
-        def other(angles: RopeAngles) -> NodeEvaluator:
-            engine = self.evaluators(angles)
-            return AlternativeNodes(self.model, angles, engine, attempt.compute, nodes, self._seen)
+    def _call_at(self, way: _Way, node: Node) -> StageCall:
+        failing = way.failing
+        count = failing.found.shape[-2] if node == failing.node else len(self.stages.tokens)
+        position = len(self.stages.tokens) - count
+        return replace(
+            failing.call, node=node, inputs=tuple(way.recomputer.inputs(node, count)),
+            tokens=self.stages.tokens[position:], position=position, seen=_WithWay(way.values, self._seen),
+        )  # fmt: skip
 
+    def _changed(self, way: _Way, node: Node, changes: Sequence[_Change]) -> Iterator[_Outcome]:
+        """What comes of a failing stage through changed nodes: those before the first of them are known."""
+        failing, order = way.failing, self.model.graph.order
+
+        def other(angles: RopeAngles) -> NodeEvaluator:
+            engine: NodeEvaluator = self.evaluators(angles)
+            for change in changes:
+                engine = AlternativeNodes(self.model, angles, engine, change.attempt.compute, change.at, self._seen)
+            return engine
+
+        first = min(order[at] for change in changes for at in change.at)
+        known = {source: values for source, values in way.values.items() if order[source] < first}
         arithmetic = Recomputation(self.model, self.known.rounding, other, self.known.outputs)
-        try:
-            found = Recomputer(self.model, self.stages, arithmetic).recompute(failing.node, failing.found.shape[-2])
-        except _LACKING:
-            return None
-        return np.ascontiguousarray(found.values) if found.values.shape == failing.own.shape else None
+        with suppress(*_LACKING):
+            found = way.recomputer.from_known(arithmetic, known).recompute(failing.node, failing.found.shape[-2])
+            if found.values.shape == failing.own.shape:
+                values = np.ascontiguousarray(found.values)
+                *_, last = changes
+                alternative, attempt = last.alternative, last.attempt
+                if len(changes) > 1:
+                    alternative, attempt = _of_changes(changes)
+                made = self._outcome(failing, alternative, attempt, values)
+                parts = tuple(change.alternative for change in changes)
+                at = sorted({one for change in changes for one in change.at}, key=order.__getitem__)
+                yield replace(made, node=node, nodes=tuple(at), parts=parts, change=last)
 
     def _arithmetics(self, node: Node) -> Iterator[KnownArithmetic]:
         """The known arithmetic; where a mistake in all layers kept that of an op from being found, the usual ones."""
@@ -391,7 +470,7 @@ class CauseFinder:
     def _tried_in_pairs(self, failing: _Failing, outcomes: Sequence[_Outcome]) -> list[_Outcome]:
         """Two alternatives at once: of a matrix product those that come nearest, else all, with those of a few numbers;
         until two of them are proved."""
-        alternatives = [one for one in self._alternatives(failing.node) if one not in VECTOR_ALTERNATIVES]
+        alternatives = [one for one in self._alternatives(failing.node) if one not in ALONE]
         if self._is_product(failing.node):
             error, seconds = self._error(failing), [one for one in alternatives if one.name in _WITH_PRODUCTS]
             near = [one for one in outcomes if one.residue < error and one.alternative in alternatives]
@@ -448,7 +527,9 @@ class CauseFinder:
     def _outcome(self, failing: _Failing, alternative: Alternative, attempt: Attempt, values: Array) -> _Outcome:
         residue = self._residue(failing.node, values, failing.found)
         refuted = self._refuted(failing, attempt, values, residue)
-        return _Outcome(failing.node, alternative, attempt, residue, refuted)
+        change = _Change(frozenset({failing.node}), alternative, attempt)
+        node = failing.node
+        return _Outcome(node, alternative, attempt, residue, refuted, (node,), (alternative,), change)
 
     def _refuted(self, failing: _Failing, attempt: Attempt, values: Array, residue: float) -> str:
         """Why what an attempt leaves is no proof; empty where it is one."""
@@ -456,17 +537,17 @@ class CauseFinder:
         if residue == float("inf"):
             return "has NaN or Inf where the capture has none, or lacks them"
         if residue > failing.bound:
-            return f"leaves {residue:.2g}, where honest engines leave up to {failing.bound:.2g}"
+            return f"more than honest engines leave, {failing.bound:.2g}"
         if not by_place and residue * _FAR > own:
-            return f"leaves {residue:.2g}, where the model's own way leaves {own:.2g}: not {_FAR:g} times as much"
+            return f"the model's own way leaves {own:.2g}, which is not {_FAR:g} times as much"
         if by_place and _left(values, failing.found) >= _left(failing.own, failing.found):
-            return "leaves no less than the model's own way"
-        affected = _affected(failing)
-        if affected < _VALUES_A_NUMBER * attempt.fitted:
-            of = f"{counted(attempt.fitted, 'number')} solved for"
-            return f"{counted(affected, 'value')} off, and {of}: {_VALUES_A_NUMBER} times as many prove them"
+            return "the model's own way leaves no more"
+        affected, enough = _affected(failing), _VALUES_A_NUMBER * attempt.fitted
+        if affected < enough:
+            solved = f"{counted(attempt.fitted, 'number')} that {'is' if attempt.fitted == 1 else 'are'} solved for"
+            return f"{counted(affected, 'value')} off, of {enough} at least that would prove {solved}"
         place = self._standing_out(failing, values)
-        return f"leaves a place that stands out: {place}" if place else ""
+        return f"a place stands out in it: {place}" if place else ""
 
     def _error(self, failing: _Failing) -> float:
         return self._residue(failing.node, failing.own, failing.found)
@@ -491,22 +572,38 @@ class CauseFinder:
         for proof in proofs:
             groups.setdefault((proof.best.alternative.name, proof.best.attempt.words), []).append(proof)
         for (name, words), of_group in groups.items():
-            nodes = tuple(proof.best.node for proof in of_group)
+            nodes = tuple(dict.fromkeys(node for proof in of_group for node in proof.best.nodes))
             alike = tuple(dict.fromkeys(one.attempt.words for proof in of_group for one in proof.alike))
             yield Cause(
                 name, words, of_group[0].best.alternative.advice, nodes, _is_everywhere(nodes, compared),
                 max(self._error(proof.failing) for proof in of_group),
                 max(proof.best.residue for proof in of_group),
                 max(proof.failing.bound for proof in of_group), alike, self._told_apart_by(of_group) if alike else "",
+                apart=tuple(self._uncaptured(of_group)),
             )  # fmt: skip
+
+    def _uncaptured(self, proofs: Sequence[_Proof]) -> list[Node]:
+        """Of stages at which alternatives differ that come out alike, those that were not captured."""
+        nodes = dict.fromkeys(one.node for p in proofs if p.alike for one in (p.best, *p.alike))
+        return [node for node in nodes if not self.stages.rows(node)]
 
     def _told_apart_by(self, proofs: Sequence[_Proof]) -> str:
         """What would tell alternatives apart that come out alike: the stages at which they differ, or other values."""
-        nodes = dict.fromkeys(one.node for proof in proofs for one in (proof.best, *proof.alike))
-        missing = dict.fromkeys(node.stage for node in nodes if not self.stages.rows(node))
+        missing = dict.fromkeys(node.stage for node in self._uncaptured(proofs))
         if missing:
             return f"{listed(missing)} of the same run"
         return f"a longer prompt than these {counted(len(self.stages.tokens), 'token')}, if anything does"
+
+
+def _of_changes(changes: Sequence[_Change]) -> tuple[Alternative, Attempt]:
+    """Changes of several nodes as one, in words that say where each is."""
+    names = [f"{listed(dict.fromkeys(at.stage for at in change.at))}: {change.attempt.words}" for change in changes]
+    last = changes[-1].attempt
+    alternative = replace(
+        changes[-1].alternative, name=" and ".join(change.alternative.name for change in changes),
+        advice="; ".join(change.alternative.advice for change in changes),
+    )  # fmt: skip
+    return alternative, replace(last, words="; and ".join(names), fitted=sum(c.attempt.fitted for c in changes))
 
 
 def _affected(failing: _Failing) -> int:

@@ -20,7 +20,7 @@ from aprtui.model.model import Model
 from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
 
 _ALONE = f"more than {STANDS_OUT:g} times what the same stage of any other layer errs by"
-_ALIKE = "errs as all matrix products do"
+ALIKE = "errs as all matrix products do"
 _OF_A_SEARCH = 1e-4
 """What a limit leaves that was found by a search in float32 values."""
 
@@ -111,7 +111,7 @@ class CommonError:
         alike = node in errors or foreign or other
         alike = alike and node not in self.local and verdict.metric is not Metric.NON_FINITE
         if failed and alike and self.engine.cause.found.may_be_meant:
-            return replace(stage, verdict=replace(verdict, verdict=Verdict.UNKNOWN, reason=_ALIKE))
+            return replace(stage, verdict=replace(verdict, verdict=Verdict.UNKNOWN, reason=ALIKE))
         return stage
 
 

@@ -6,7 +6,7 @@ has as many rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,6 +116,18 @@ class Recomputer:
             self._cached[found] = self._with_captured_rows(found, self._evaluate(found, self._all_rows(found)))
             self._forget_behind(found)
         return Recomputed(self._evaluate(node, rows), self.segment(node, rows))
+
+    def on_the_way(self, node: Node, rows: int) -> dict[Node, Array]:
+        """The stages that are evaluated for the last `rows` rows of `node`, attention maps included."""
+        found: dict[Node, Array] = {}
+        for source in self.segment(node, rows):
+            found[source] = self._with_captured_rows(source, self._evaluate(source, self._all_rows(source)))
+            self._cached[source] = found[source]
+        return found
+
+    def from_known(self, recomputation: Recomputation, known: Mapping[Node, Array]) -> Recomputer:
+        """One that computes otherwise, what is `known` apart."""
+        return Recomputer(self.model, self.stages, recomputation, self.read, dict(known))
 
     def segment(self, node: Node, rows: int) -> tuple[Node, ...]:
         """The nodes that have to be evaluated for the last `rows` rows of `node`, in execution order."""

@@ -41,7 +41,7 @@ from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op
 
-_ANYWHERE = (
+ANYWHERE = (
     "no stage shows that the capture begins with the first token{positions}: give the ids of all tokens from the first "
     "on with --tokens, and each sequence as a capture of its own"
 )
@@ -241,7 +241,7 @@ class _Replay:
         if self.source != TABLE_SOURCE and stated:
             return list(compared)
         shown = f", and RoPE turned its rows as of positions {position_ranges(positions)}" if positions else ""
-        changes = {"verdict": Verdict.UNKNOWN, "reason": _ANYWHERE.format(positions=shown)}
+        changes = {"verdict": Verdict.UNKNOWN, "reason": ANYWHERE.format(positions=shown)}
         return [
             replace(stage, verdict=replace(stage.verdict, **changes))  # type: ignore[arg-type]
             if stage.node in failed

@@ -37,6 +37,7 @@ from aprtui.tui.frame.recent import models_at_hand, models_in_caches, remember
 from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.diff.causes import CausesDialog
 from aprtui.tui.screens.diff.cells import COLOUR_TEXTS, METRICS, SIGN_TEXTS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
@@ -56,6 +57,7 @@ from aprtui.tui.screens.diff.words import (
     hypothesis_words,
     listed_stage,
     next_steps,
+    no_causes,
     no_elements,
     no_stage_words,
     place_of,
@@ -99,6 +101,7 @@ class DiffScreen(ToolScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "turn_view", "Next view", id="diff.view"),
         Binding("R", "replay", "Replay", id="diff.replay"),
+        Binding("D", "diagnosis", "Causes and their proofs", show=False, id="diff.causes"),
         Binding("r", "again", "Compare again", show=False, id="diff.again"),
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),
         Binding("x", "swap", "Swap sides", show=False, id="diff.swap"),
@@ -673,6 +676,19 @@ class DiffScreen(ToolScreen):
         self._sides = self._sides.swapped
         self.detail(f"A {as_typed(request.b)} ↔ B {as_typed(request.a)}")
         self._compare(self._bounded(self._request))
+
+    def action_diagnosis(self) -> None:
+        """Show each cause with its proof, and what was refuted; go to the stage that is chosen there."""
+        comparison = self._comparison
+        if comparison is None or not (comparison.causes or comparison.alternatives):
+            self.notify(f"No cause was looked for: {no_causes(comparison, self._key('diff.replay'))}.")
+            return
+        self.app.push_screen(CausesDialog(comparison), self._go_where)
+
+    def _go_where(self, node: Node | None) -> None:
+        if node in self._entries:
+            assert node is not None
+            self._go(node)
 
     def action_replay(self) -> None:
         """Replay both sides with their model; ask for it where it is not certain which file that is."""

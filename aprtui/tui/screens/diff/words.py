@@ -34,6 +34,9 @@ a stage: that of what the stage adds where it is known, else of the difference o
 beyond its bound. The codes above are short for the stages; the line at the bottom names the one under the cursor. v \
 goes through the views: either of these, and on small screens the values, the lists and the contracts.
 
+Where a replay finds a stage that adds error, it computes it in other ways: the one that gives what was captured is \
+the cause, which the sentence says. D shows its proof, and all that was tried and is refuted.
+
 b and B put a bound of your own on the difference, by the metric that is shown, and judge every stage again at once; \
 backspace drops it. M shows the next metric: in greys where no bound is on it.
 """
@@ -74,6 +77,9 @@ def next_steps(
     """What to do next, with the keys that do it, the most useful first; `key` gives the key of a command by its id."""
     replay = "" if request.replay or is_single_file(request.a) else key("diff.replay")
     values, again = f"{key('diff.open')} the values", f"{key('copy.command')} copy the command"
+    causes = (
+        (f"{key('diff.causes')} {causes_words(comparison)}",) if comparison.causes or comparison.alternatives else ()
+    )
     if comparison.alignment.problem:
         return f"{key('go.browse')} choose captures of the same tokens", again
     if bound is not None:
@@ -82,13 +88,27 @@ def next_steps(
     if comparison.verdict is Verdict.FAIL:
         first = (f"{replay} replay: injected or inherited?",) if replay else ()
         others = (f"{key('diff.next')} next",) if len(comparison.divergent) > 1 else ()
-        return *first, values, *others, again
+        return *causes, *first, values, *others, again
     if comparison.verdict is Verdict.UNKNOWN:
         first = (f"{replay} replay: find the stage that adds error",) if replay else ()
         return *first, f"{key('diff.bound.wider')} set a bound", values, again
     if not comparison.differing:
         return values, again
     return values, f"{key('diff.metric')} next metric", f"{key('diff.bound.narrower')} narrower bound", again
+
+
+def causes_words(comparison: Comparison) -> str:
+    """What there is to see of causes."""
+    refuted = sum(not one.is_proved for one in comparison.alternatives)
+    proof = "the proof, and " if comparison.causes else ""
+    return f"{proof}{counted(refuted, 'refuted alternative')}" if refuted else "the proof"
+
+
+def no_causes(comparison: Comparison | None, replay_key: str) -> str:
+    """Why there are none."""
+    if comparison is not None and comparison.verdict is Verdict.PASS:
+        return "no stage errs"
+    return f"{replay_key} replays both sides, which finds what adds error and why"
 
 
 def verdict_details(comparison: Comparison, request: DiffRequest, bound: Tolerance | None) -> tuple[str, str]:
