@@ -153,7 +153,8 @@ STEPS: tuple[TourStep, ...] = (
     ),
     TourStep(
         ScreenName.TENSOR,
-        "Rows are tokens, columns are channels, colours are values. {tensor.numbers} goes down to the numbers.",
+        "Rows are tokens, columns are channels, colours are values. {tensor.closer} zooms in: press it until numbers "
+        "stand there.",
         lambda now, begun: now.screen is ScreenName.TENSOR and now.fields.get("zoom") == "numbers",
     ),
     TourStep(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 
@@ -80,8 +81,11 @@ async def test_the_fault_is_found_by_the_keys_that_the_strip_names(folder: Path)
         await pilot.press("enter")
         await at_step(pilot, 9)
         assert tool_screen(pilot).NAME is ScreenName.TENSOR
-        await pilot.press("enter")
+        await pilot.press("plus", "plus", "plus", "plus")
         await at_step(pilot, 10)
+        differing = np.abs(np.subtract(*(Capture.open(folder / name).values(CULPRIT) for name in ("good", "mine"))))
+        place = np.unravel_index(differing.argmax(), differing.shape)
+        assert tool_screen(pilot).state().text("at") == ",".join(map(str, place))
         await pilot.press("escape")
         await at_step(pilot, 11)
         await pilot.press("y")

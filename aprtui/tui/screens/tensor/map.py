@@ -25,7 +25,7 @@ class TensorMap(Heatmap):
     """Draws levels, or the values themselves on the colours of their levels, and posts the moves of the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Zoom to value", id="tensor.numbers"),
+        Binding("enter", "choose", "Zoom to value"),
         # The same actions as those of tables and stage grids: the same keys stand for one thing.
         Binding("up,k", "move(-1, 0)", "Row above", show=False, group=MOVES),
         Binding("down,j", "move(1, 0)", "Row below", show=False, group=MOVES),
