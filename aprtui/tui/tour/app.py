@@ -85,8 +85,8 @@ class TourApp(AprtuiApp):
         self._number, self._begun = self._number + 1, None
 
     def _look(self) -> None:
-        """Go on if the step is done; nothing counts while a dialog is open or a screen is being built."""
-        screen = self._tool_screen
+        """Go on if the step is done; nothing counts while a screen is being built."""
+        screen = next((each for each in reversed(self.screen_stack) if isinstance(each, ToolScreen)), None)
         if self._is_over or screen is None or not screen.is_mounted or screen.is_replaced:
             return
         view, step = self._view(screen), self.step
@@ -100,7 +100,13 @@ class TourApp(AprtuiApp):
     def _view(self, screen: ToolScreen) -> TourView:
         pair = tuple((self._folder / name).absolute() for name in (REFERENCE, FAULTY))
         judged = self.session.judgements.get(pair)
-        return TourView(screen.NAME, screen.state().fields, self.clipboard, () if judged is None else judged.command)
+        return TourView(
+            screen.NAME,
+            screen.state().fields,
+            "" if self.screen is screen else type(self.screen).__name__,
+            self.clipboard,
+            () if judged is None else judged.command,
+        )
 
     def _words(self, shown: ScreenName | None) -> Text:
         """What stands in the strip on the screen that is `shown`."""

@@ -25,12 +25,13 @@ MODEL = "demo-qwen2-q4km"
 class TourView:
     """What the app shows, as far as steps ask for it.
 
-    `fields` are those of the screen's state, `copied` is the text that was copied last, `judged_by` the command by
-    which the two captures were compared last; empty where they were not.
+    `fields` are those of the screen's state, `dialog` is the kind of one above it, `copied` the text that was copied
+    last, `judged_by` the command by which the two captures were compared last; empty where there is none.
     """
 
     screen: ScreenName
     fields: Mapping[str, str] = field(default_factory=dict)
+    dialog: str = ""
     copied: str = ""
     judged_by: tuple[str, ...] = ()
 
@@ -141,6 +142,11 @@ STEPS: tuple[TourStep, ...] = (
     ),
     TourStep(
         ScreenName.DIFF,
+        "{diff.causes} shows the proof of the cause: all else that was tried is refuted. {back} closes it.",
+        lambda now, begun: now.dialog == "CausesDialog",
+    ),
+    TourStep(
+        ScreenName.DIFF,
         "{diff.open} opens the values of this stage, at the one that differs most.",
         lambda now, begun: now.screen is ScreenName.TENSOR and now.at_culprit,
         skipped_to=lambda folder: screen_state(
@@ -159,7 +165,7 @@ STEPS: tuple[TourStep, ...] = (
     ),
     TourStep(
         ScreenName.TENSOR,
-        "Plausible numbers, and wrong: norms and means are those of the reference, so statistics would not find it. "
+        "Plausible numbers, and wrong: their rms is that of the reference, so statistics would not find it. "
         "{back} goes back to the diff.",
         lambda now, begun: now.screen is ScreenName.DIFF,
         skipped_to=lambda folder: ScreenState(ScreenName.DIFF),

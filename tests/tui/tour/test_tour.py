@@ -18,6 +18,7 @@ from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.recent import recent_paths
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
+from aprtui.tui.screens.diff.causes import CausesDialog
 from aprtui.tui.tour.app import TourApp
 from aprtui.tui.tour.captures import write_captures
 from aprtui.tui.tour.own_engine import OwnEngineScreen
@@ -78,16 +79,20 @@ async def test_the_fault_is_found_by_the_keys_that_the_strip_names(folder: Path)
         await at_step(pilot, 7)
         await pilot.press("g", "d")
         await at_step(pilot, 8)
-        await pilot.press("enter")
+        await pilot.press("D")
+        await until(pilot, lambda: isinstance(app.screen, CausesDialog))
+        await pilot.press("escape")
         await at_step(pilot, 9)
+        await pilot.press("enter")
+        await at_step(pilot, 10)
         assert tool_screen(pilot).NAME is ScreenName.TENSOR
         await pilot.press("plus", "plus", "plus", "plus")
-        await at_step(pilot, 10)
+        await at_step(pilot, 11)
         differing = np.abs(np.subtract(*(Capture.open(folder / name).values(CULPRIT) for name in ("good", "mine"))))
         place = np.unravel_index(differing.argmax(), differing.shape)
         assert tool_screen(pilot).state().text("at") == ",".join(map(str, place))
         await pilot.press("escape")
-        await at_step(pilot, 11)
+        await at_step(pilot, 12)
         await pilot.press("y")
         await until_shown(pilot, "Tour: the end", "Now on your")
         assert app.clipboard.startswith("aprtui diff ") and "--replay" in app.clipboard
