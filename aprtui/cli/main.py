@@ -22,6 +22,7 @@ from aprtui.errors import AprtuiError, ExitCode
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "open": "Open the app on a model, a capture, two captures, or a screen's state.",
+        "tour": "Find a planted fault with the keys of the app, in five minutes.",
         "run": "Stream tokens from a model.",
         "trace": "Write a capture: every stage of every layer.",
         "diff": "Compare two captures or two APRT files.",

@@ -40,7 +40,7 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
     with ExitStack() as stack:
         shown = tuple(_readable(_with_path_of_model(text), stack) for text in what)
         state = _initial_state(shown, {name: text for name, text in said.items() if text is not None})
-        if not _on_terminal():
+        if not on_terminal():
             raise EngineError("open: needs a terminal: use diff, stats, replay or run, which need none")
         from aprtui.tui.app import run_app
         from aprtui.tui.frame.state import ScreenName
@@ -127,7 +127,7 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
 
 def open_live() -> int:
     """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
-    if _on_terminal():
+    if on_terminal():
         from aprtui.tui.app import run_app
         from aprtui.tui.frame.state import ScreenName, screen_state
 
@@ -140,5 +140,6 @@ def open_live() -> int:
     return 0
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
+    """Whether a person sits before it, who can press keys."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

@@ -7,7 +7,7 @@ import importlib
 import locale
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from textual.events import Event, Key, MouseDown
 from textual.filter import LineFilter
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.worker import WorkerFailed, get_current_worker
 
 from aprtui.config import Config, config_path, read_config
@@ -40,6 +41,7 @@ from aprtui.model.model import load_model
 from aprtui.model.prompt import require_template
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
+from aprtui.tui.frame.commands import TOUR_BINDINGS
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import Palette, ScreenCommands
@@ -105,7 +107,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
         check_remapping(
             self.config.keys,
-            (binding for kind in SCREENS.values() for binding in kind.all_bindings()),
+            (*TOUR_BINDINGS, *(binding for kind in SCREENS.values() for binding in kind.all_bindings())),
             (chord for kind in SCREENS.values() for chord in kind.CHORDS),
             str(self.config.path),
         )
@@ -266,6 +268,10 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
                 return found
         return ()
 
+    def guide(self) -> Iterable[Widget]:
+        """What stands below the tabs of each screen, to say what to do next; nothing, but in the tour."""
+        return ()
+
     def action_help(self) -> None:
         screen = self.screen
         if isinstance(screen, ToolScreen):
@@ -339,8 +345,14 @@ def _goes(node: DOMNode) -> bool:
         return True
 
 
-def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
-    """Open the app on `state`; the engine starts when the live screen is shown.
+def run_app(
+    state: ScreenState,
+    *,
+    paths: tuple[Path, ...] = (),
+    ascii_only: bool = False,
+    make: Callable[[Session, ScreenState, Config], AprtuiApp] | None = None,
+) -> ExitCode:
+    """Open the app, or what `make` makes, on `state`; the engine starts when the live screen is shown.
 
     The model is the one that a state of the live screen names, else the one that the configuration prefers, else the
     embedded one; a recording needs none.
@@ -352,7 +364,7 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
         config = replace(config, ascii=True)
-    app = AprtuiApp(_session(state, paths), state, config)
+    app = (make or AprtuiApp)(_session(state, paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.
     gc.freeze()

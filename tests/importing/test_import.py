@@ -97,7 +97,7 @@ def test_open_shows_a_mapped_folder_for_as_long_as_the_app_runs(
         require_same(qwen2, paths[0])
         return 0
 
-    monkeypatch.setattr("aprtui.cli.open._on_terminal", lambda: True)
+    monkeypatch.setattr("aprtui.cli.open.on_terminal", lambda: True)
     monkeypatch.setattr("aprtui.tui.app.run_app", shown)
     opened = aprtui("open", arrays, qwen2.capture.path)
     assert opened.code == 0 and seen[1] == qwen2.capture.path, opened

@@ -36,6 +36,11 @@ SHARED_BINDINGS = [
     Binding("question_mark,f1", "app.help", "Help", id="help"),
 ]
 """What every screen can do; help, which explains all the others, stands last."""
+TOUR_BINDINGS = [
+    Binding("f2", "skip_step", "Tour: skip the step", show=False, id="tour.skip"),
+    Binding("f3", "end_tour", "Tour: end it", show=False, id="tour.end"),
+]
+"""What is added to that while the tour is shown."""
 _SHARED = {binding.id: place for place, binding in enumerate((*SHARED_BINDINGS, *SCREEN_BINDINGS))}
 
 

@@ -56,6 +56,15 @@ def remapped(chords: Iterable[Chord], keys: Mapping[str, str]) -> tuple[Chord, .
     return tuple(replace(chord, keys=keys[chord.id]) if chord.id in keys else chord for chord in chords)
 
 
+def first_key(
+    name: str, bindings: Iterable[Binding], chords: Iterable[Chord], keys: Mapping[str, str], ascii_only: bool
+) -> str:
+    """The key of the command with the id `name`, or the first of several, as a person calls it; the user's own `keys`
+    count. Raises `KeyError` where neither `bindings` nor `chords` have that id."""
+    bound = {binding.id: binding.key for binding in bindings} | {chord.id: chord.keys for chord in chords}
+    return displayed_keys(keys.get(name, bound[name]).split(",")[0], ascii_only)
+
+
 def check_remapping(keys: Mapping[str, str], bindings: Iterable[Binding], chords: Iterable[Chord], where: str) -> None:
     """Check remapped keys against the commands that exist. Raises `UsageError`, naming the file `where`."""
     chord_ids = {chord.id for chord in chords}

@@ -129,6 +129,7 @@ class Program(Protocol):
     def open_state(self, state: ScreenState) -> None: ...
     def back(self) -> None: ...
     def captures_at_hand(self) -> tuple[Path, ...]: ...
+    def guide(self) -> Iterable[Widget]: ...
 
 
 class ToolScreen(Screen[None]):
@@ -163,6 +164,7 @@ class ToolScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield TabBar(self.NAME)
+        yield from self.program.guide()
         yield from self.compose_body()
         yield ReadoutLine()
         yield KeyLine()

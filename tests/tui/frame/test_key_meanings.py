@@ -15,6 +15,7 @@ from textual.widget import Widget
 from aprtui.tui.app import SCREENS
 from aprtui.tui.frame.commands import declared_bindings
 from aprtui.tui.frame.keymap import key_name
+from aprtui.tui.tour.app import TourApp
 
 APP_MD = Path(__file__).parents[3] / "docs" / "app.md"
 TITLE = "## One key, one meaning"
@@ -60,6 +61,7 @@ def bound() -> dict[str, set[str]]:
     """Every key that is bound anywhere, with the names of its actions."""
     actions = defaultdict(set)
     bindings: set[Binding] = {binding for kind in kinds() for binding in declared_bindings(kind)}
+    bindings.update(declared_bindings(TourApp))
     for binding in bindings:
         for key in map(key_name, binding.key.split(",")):
             actions[key].add(re.sub(r"^(app|screen)\.|\(.*", "", binding.action))

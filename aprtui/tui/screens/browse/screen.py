@@ -96,7 +96,8 @@ NOTHING_FOUND = """\
 No captures or models here yet.
 Press 1 for Live and run a prompt: w writes the run as a capture, which appears here.
 `aprtui trace -p TEXT` writes one from the command line.
-`aprtui open FOLDER` looks somewhere else; a model file in this folder appears by itself."""
+`aprtui open FOLDER` looks somewhere else; a model file in this folder appears by itself.
+`aprtui tour` finds a planted fault with you, in five minutes."""
 
 
 HINTS = {

@@ -32,7 +32,7 @@ from aprtui.trace.archive import is_single_file
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
-from aprtui.tui.frame.keymap import Chord, displayed_keys
+from aprtui.tui.frame.keymap import Chord, first_key
 from aprtui.tui.frame.recent import models_at_hand, models_in_caches, remember
 from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
@@ -432,10 +432,8 @@ class DiffScreen(ToolScreen):
 
     def _key(self, name: str) -> str:
         """The key of a command, by its id in the help, as a person calls it."""
-        keys = {binding.id: binding.key for binding in self.all_bindings()}
-        keys |= {chord.id: chord.keys for chord in self.CHORDS}
-        first = self.program.config.keys.get(name, keys[name]).split(",")[0]
-        return displayed_keys(first, self.program.config.ascii)
+        config = self.program.config
+        return first_key(name, self.all_bindings(), self.CHORDS, config.keys, config.ascii)
 
     def on_diff_grid_pointed(self) -> None:
         node = self.query_one(DiffGrid).node

@@ -1,0 +1,1 @@
+"""The guided tour: a planted fault, found by the user with the keys of the app."""
