@@ -95,6 +95,13 @@ def angles(call: StageCall) -> Wide:
     return rope.angles(call.position, len(call.x), graph.rotated, call.angles)
 
 
+def moved(call: StageCall, shift: int) -> Array:
+    """As at positions that are off by as much, before the first one as well: no engine's cache has room for those."""
+    rope = call.model.config.rope_of(call.node.layer)
+    shifted = rope.angles(call.position + shift, len(call.x), call.model.config.graph.rotated, call.angles)
+    return rotated(call, shifted)
+
+
 def angles_at(call: StageCall, position: int) -> Wide:
     """The same at one position, `[1, pairs]`."""
     return call.model.config.rope_of(call.node.layer).angles(position, 1, call.model.config.graph.rotated)

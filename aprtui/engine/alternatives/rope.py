@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             first = "the first token" if call.position == 0 else f"token {call.position}"
             yield Attempt(
                 f"positions are off by {shift:+d}: {first} is turned {at}",
-                lambda c, shift=shift: c.honest(shift=shift), 1,  # type: ignore[misc]
+                partial(positions.moved, shift=shift), 1,
             )  # fmt: skip
     if len(call.x) > 1:
         for place in alike:

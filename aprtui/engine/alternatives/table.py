@@ -33,3 +33,13 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *NORM_DETAILS,
     *VECTOR_ALTERNATIVES,
 )
+
+ALONE: tuple[Alternative, ...] = (
+    *KEY_ALTERNATIVES,
+    *WIRE_ALTERNATIVES,
+    *WEIGHT_ALTERNATIVES,
+    *WRITTEN_ALTERNATIVES,
+    *NORM_DETAILS,
+    *VECTOR_ALTERNATIVES,
+)
+"""Those that are not tried with another one: they look through all rows, or hold most others as a case."""

@@ -25,6 +25,8 @@ _NEAR = 1e-3
 _SAMPLED = 24
 _STEP = 32
 _ROWS = 512
+_FLOAT32 = 4e-6
+"""What sums of some thousand terms err by in float32, of a token's root mean square."""
 _LEAST_TOKENS = 3
 """Tokens from which the order of rows can be read from their values."""
 _FOUR_BITS = "int4_32"
@@ -166,14 +168,31 @@ def _types(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     yield Attempt(_NAMES[kept], partial(_in_type, kept))
     for kind, name in _INPUTS.items():
         yield Attempt(f"weights and inputs are {name}", partial(_in_type, kind, inputs=kind))
-        yield Attempt(f"weights, inputs and results are {name}", partial(_in_type, kind, inputs=kind, results=kind))
+        exact = _in_type(kind, call, inputs=kind)
+        flips = _flips(exact, found, kind)
+        yield Attempt(
+            f"weights, inputs and results are {name}", partial(_with_flips, kind, flips, found[flips]), int(flips.sum())
+        )
 
 
-def _in_type(kept: str, call: StageCall, *, inputs: str = "", results: str = "") -> Array:
+def _flips(exact: Array, found: Array, kind: str) -> NDArray[np.bool_]:
+    """Results that are so near the middle of two numbers of a type that float32's own error decides between them."""
+    rounded = ROUND[kind](exact)
+    middle = (rounded.astype(np.float64) + found) / 2
+    size = np.sqrt((exact.astype(np.float64) ** 2).mean(1, keepdims=True))
+    return np.asarray((rounded != found) & (np.abs(exact - middle) <= _FLOAT32 * size))
+
+
+def _with_flips(kind: str, flips: NDArray[np.bool_], values: Array, call: StageCall) -> Array:
+    out = ROUND[kind](_in_type(kind, call, inputs=kind))
+    out[flips] = values
+    return out
+
+
+def _in_type(kept: str, call: StageCall, *, inputs: str = "") -> Array:
     x = ROUND[inputs](call.x) if inputs else call.x
     parts = [_product(x.astype(np.float64), weight, kept) for weight in call.model.params(call.node)]
-    out = np.concatenate(parts, 1).astype(np.float32)
-    return ROUND[results](out) if results else out
+    return np.concatenate(parts, 1).astype(np.float32)
 
 
 def _tied(call: StageCall, found: Array | None) -> Iterator[Attempt]:

@@ -20,6 +20,9 @@ Places = NDArray[np.intp]
 _OFF = 1e-4
 _NEAR = 1e-5
 _FEW = 4
+_LARGEST = 65504
+"""Of float16."""
+_DIGITS = 5
 _DOUBLED = 1.5
 """Of a logarithm to base 2: what is doubled or halved may be meant."""
 _ALIKE = 1e-4
@@ -59,7 +62,7 @@ def _kind(own: float, found: float) -> str | None:
     if found == 0:
         return "is zero"
     ratio = found / own if own else 0.0
-    if ratio > 0 and abs(np.log2(ratio)) > _DOUBLED and abs(np.log2(ratio) - round(np.log2(ratio))) < _NEAR:
+    if 0 < ratio < np.inf and abs(np.log2(ratio)) > _DOUBLED and abs(np.log2(ratio) - round(np.log2(ratio))) < _NEAR:
         bits = np.array([own, found], np.float32).view(np.uint32) >> 23
         if int(bits[0] ^ bits[1]).bit_count() == 1:
             return f"is multiplied by {ratio:.4g}: one bit of its exponent is flipped"
@@ -119,6 +122,30 @@ def _less(offsets: Wide, call: StageCall) -> Array:
     return np.asarray(call.honest() - offsets[:, None], np.float32)
 
 
+def _scaled_float16(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Results that are float16 numbers times a scale, as of an accumulator in which weights are scaled; Inf beyond."""
+    if found is None or not np.isinf(found).any() or not np.isfinite(found).any():
+        return
+    own = np.abs(call.honest().astype(np.float64))
+    most, lost = float(np.abs(found[np.isfinite(found)]).max()), own[np.isinf(found)]
+    if not lost.size or not np.isfinite(lost).all():
+        return
+    middle = (most + float(lost.min())) / 2
+    for digits in range(1, _DIGITS):
+        limit = float(f"{middle:.{digits - 1}e}")
+        if most * (1 - 2**-10) <= limit <= float(lost.min()) * (1 + 2**-10):
+            yield Attempt(
+                f"results are float16 numbers at a scale: beyond {limit:.6g} they are Inf",
+                partial(_in_scaled_float16, np.float32(_LARGEST / limit)), 1,
+            )  # fmt: skip
+            return
+
+
+def _in_scaled_float16(gain: np.float32, call: StageCall) -> Array:
+    with np.errstate(over="ignore"):
+        return np.asarray((call.honest() * gain).astype(np.float16).astype(np.float32) / gain, np.float32)
+
+
 def _shifted_ids(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Rows of the table that are counted from another one on."""
     for shift, words in ((1, "behind"), (-1, "before")):
@@ -135,5 +162,6 @@ WRITTEN_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative("logits less a number", frozenset({"lm_head", "logit_softcap"}), _offsets,
                 "hand out logits as they are, or compare what is computed of them", of_result=True),
     of_result("stale channels", _stale_channels, "check that the last work-group writes its outputs"),
+    of_result("float16 at a scale", _scaled_float16, "keep sums in float32, or scale them by less"),
     of_result("single values", _single_values, "check the memory: single values are wrong"),
 )  # fmt: skip

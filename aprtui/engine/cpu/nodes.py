@@ -58,8 +58,11 @@ class CpuNodes:
         """The stage tensor of `node`; see `NodeEvaluator.evaluate`.
 
         Attention looks at key ≤ query only: values of the maps above the diagonal have no effect. Raises `UsageError`
-        for token ids that are not in the vocabulary.
+        for token ids that are not in the vocabulary, `ValueError` for a position before the first: what is cached there
+        would be written in front of the cache.
         """
+        if position < 0:
+            raise ValueError(f"position {position}, expected 0 or more")
         stage = self._graph[node.stage]
         if stage.op in RECURRENT_OPS:
             return self._evaluate_recurrent(node, inputs, len(tokens), position)

@@ -22,8 +22,7 @@ from aprtui.compare.wording import counted, listed
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
 from aprtui.engine.alternatives.pairs import distinct, paired, together
-from aprtui.engine.alternatives.parts import VECTOR_ALTERNATIVES
-from aprtui.engine.alternatives.table import ALTERNATIVES
+from aprtui.engine.alternatives.table import ALONE, ALTERNATIVES
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import replay_tolerance
@@ -471,7 +470,7 @@ class CauseFinder:
     def _tried_in_pairs(self, failing: _Failing, outcomes: Sequence[_Outcome]) -> list[_Outcome]:
         """Two alternatives at once: of a matrix product those that come nearest, else all, with those of a few numbers;
         until two of them are proved."""
-        alternatives = [one for one in self._alternatives(failing.node) if one not in VECTOR_ALTERNATIVES]
+        alternatives = [one for one in self._alternatives(failing.node) if one not in ALONE]
         if self._is_product(failing.node):
             error, seconds = self._error(failing), [one for one in alternatives if one.name in _WITH_PRODUCTS]
             near = [one for one in outcomes if one.residue < error and one.alternative in alternatives]

@@ -195,3 +195,11 @@ def test_token_ids_outside_the_vocabulary_are_refused(qwen2: TinyModel) -> None:
 def test_closing_twice_does_nothing(qwen2: TinyModel) -> None:
     with evaluator(qwen2, threads=3) as nodes:
         nodes.close()
+
+
+def test_a_position_before_the_first_is_refused(qwen2: TinyModel) -> None:
+    """A key would be written in front of the cache, into memory that is somebody else's."""
+    node = Node(0, "k_post_rope")
+    zeros = np.zeros((2, qwen2.graph["qkv_bias"].width), np.float32)
+    with evaluator(qwen2) as nodes, pytest.raises(ValueError, match="position -3, expected 0 or more"):
+        nodes.evaluate(node, [zeros], tokens=[1, 2], position=-3)

@@ -34,7 +34,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.identify import FoundEngine, IdentifiedCapture
 from aprtui.engine.replay.recompute import CapturedStages, Recomputer
 from aprtui.engine.replay.replay import ReplayOptions, criteria_by_replay, replay_capture
-from aprtui.engine.rounding import round_bf16
+from aprtui.engine.rounding import round_bf16, round_f16
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
@@ -153,6 +153,7 @@ def planted(name: str) -> Callable[[StageCall], Array]:
 PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "base": ("q_post_rope", lambda c: positions.turned(c, theta=123456.0), "theta 123456, the model says 10000"),
     "offset": ("k_post_rope", lambda c: c.honest(shift=3), "off by +3"),
+    "offset back": ("k_post_rope", lambda c: positions.moved(c, -3), "off by -3: the first token is turned 3 earlier"),
     "scale": ("q_post_rope", lambda c: positions.turned(c, scale=4.0), "divided by 4, the model says 1"),
     "width": ("k_post_rope", positions.half_of_the_head, "32 of 64 channels"),
     "epsilon": ("attn_norm", lambda c: c.with_config(norm_epsilon=2.5e-4), "epsilon 0.00025, the model says 1e-06"),
@@ -241,7 +242,7 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "four bits": ("ffn_out", lambda c: weights._in_type("int4_32", c), "weights in int4, a scale a block of 32"),
     "float16": (
         "ffn_out",
-        lambda c: weights._in_type("f16", c, inputs="f16", results="f16"),
+        lambda c: round_f16(weights._in_type("f16", c, inputs="f16") * np.float32(1 + 1e-7)),
         "weights, inputs and results are float16",
     ),
     "a sum": (
@@ -253,6 +254,11 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         "final_norm",
         lambda c: c.honest(c.layer_input(2)),
         "reads post_ffn_residual of layer 1 in place of",
+    ),
+    "float16 at a scale": (
+        "ffn_out",
+        lambda c: written._in_scaled_float16(np.float32(65504 / 2.5), c),
+        "results are float16 numbers at a scale: beyond 2.5 they are Inf",
     ),
     "of both": (
         "ffn_silu",
