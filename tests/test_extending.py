@@ -134,5 +134,5 @@ def test_example_works_as_it_is_written(what: str, copy: Path) -> None:
 
 
 def test_every_kind_of_thing_has_an_example() -> None:
-    wanted = ["a weight type", "an architecture", "a stage", "a metric", "a fault kind", "a contract check"]
-    assert list(sections()) == [*wanted, "a backend", "a command", "a screen"]
+    wanted = ["a weight type", "an architecture", "a stage", "a metric", "a fault kind", "an alternative"]
+    assert list(sections()) == [*wanted, "a contract check", "a backend", "a command", "a screen"]

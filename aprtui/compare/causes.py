@@ -81,7 +81,7 @@ def unexplained_lines(comparison: Comparison) -> Iterator[str]:
             nearest = f"{tried[0].words} (leaves {number_text(tried[0].residue)}: {tried[0].refuted})"
             yield f"none of {counted(len(tried), 'alternative')} reproduces {nodes[0]}{more}; the nearest: {nearest}"
         else:
-            yield f"no alternative is known that {nodes[0]}{more} could be computed by"
+            yield f"no alternative was tried at {nodes[0]}{more}"
 
 
 def tried_words(one: TriedAlternative) -> str:

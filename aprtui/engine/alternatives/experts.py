@@ -1,11 +1,12 @@
-"""Bugs of feed-forward blocks with experts: which are chosen, what they weigh, whose weights compute them."""
+"""Wrong ways of feed-forward blocks with experts: which are chosen, what they weigh, whose weights compute them."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from aprtui.engine.alternatives.alternative import Alternative, plain
 from aprtui.engine.alternatives.call import Array, StageCall
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, Op
 
 
 def least_probable(call: StageCall) -> Array:
@@ -44,3 +45,31 @@ def last_left_out(call: StageCall) -> Array:
     weights = call.inputs[1].copy()
     weights[:, -1] = 0
     return call.honest(call.x, weights)
+
+
+EXPERT_ALTERNATIVES: tuple[Alternative, ...] = (
+    plain(
+        "matrices of the next expert", (Op.EXPERT_MATMUL,), of_the_next_expert,
+        "computed with the matrices of the expert behind the chosen one", "count experts from 0",
+    ),
+    plain(
+        "gate and up of experts", ("ffn_moe_gate", "ffn_moe_up"), gate_and_up_exchanged,
+        "computed with the matrices of the other of gate and up", "check which half of a fused tensor is the gate",
+    ),
+    plain(
+        "weights of experts left out", (Op.COMBINE_EXPERTS,), unweighted, "experts are added up without their weights",
+        "multiply what each expert gives by its weight",
+    ),
+    plain(
+        "weights of experts reversed", (Op.COMBINE_EXPERTS,), weights_in_reverse,
+        "experts are weighted in reverse order", "sort weights and experts alike",
+    ),
+    plain(
+        "last expert left out", (Op.COMBINE_EXPERTS,), last_left_out, "the last of the chosen experts is not added",
+        "let the loop over experts end with the last one",
+    ),
+    plain(
+        "weights of experts not normalised", (Op.NORMALISE_CHOSEN,), lambda call: call.x,
+        "the weights of the chosen experts are not divided by their sum", "read whether the model normalises them",
+    ),
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bugs of recurrent layers: the causal convolution, the gates, and the delta rule.
+"""Wrong ways of recurrent layers: the causal convolution, the gates, and the delta rule.
 
 Shape suffixes as in `reference.recurrence`: T = positions, H = value heads, D = channels of a head.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.alternatives.alternative import Alternative, plain
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference.recurrence import by_value_head
 from aprtui.trace.graph import Op
@@ -180,3 +181,62 @@ def _updated(state: Wide, k: Wide, v: Wide, rate: Wide) -> Wide:
 
 def _outer(v: Wide, k: Wide) -> Wide:
     return v[:, :, None] * k[:, None, :]
+
+
+_STATE = (Op.DELTA_STATE, Op.DELTA_OUTPUT)
+_RULE = "S = decay · S, then S + rate · (v − S k) kᵀ, then S q"
+
+RECURRENCE_ALTERNATIVES: tuple[Alternative, ...] = (
+    plain(
+        "taps backwards", (Op.CONVOLUTION,), taps_backwards, "the newest position meets the weight of the oldest",
+        "the last tap is that of the token itself",
+    ),
+    plain(
+        "convolution a step late", (Op.CONVOLUTION,), own_token_unseen, "the convolution does not see its own token",
+        "write the token to the cache before it is read",
+    ),
+    plain(
+        "oldest tap left out", (Op.CONVOLUTION,), oldest_tap_left_out, "the oldest tap of the convolution is left out",
+        "keep as many positions as the kernel has taps, less one",
+    ),
+    plain(
+        "heads not normalised", (Op.HEAD_L2_NORM,), not_normalised, "queries or keys are not normalised",
+        "divide each head by its length",
+    ),
+    plain(
+        "heads normalised together", (Op.HEAD_L2_NORM,), normalised_over_all_heads,
+        "all heads are divided by one length", "divide each head by its own length",
+    ),
+    plain(
+        "bias of the step left out", (Op.SOFTPLUS,), without_bias, "the bias of the step size is left out",
+        "add it before the softplus",
+    ),
+    plain(
+        "softplus left out", (Op.SOFTPLUS,), softplus_left_out, "the softplus is left out", "log(1 + exp(x + bias))"
+    ),
+    plain("sign of the decay", (Op.DECAY,), grows, "the factors of the decay have the other sign", "−exp(A) · step"),
+    plain("no decay", (Op.DECAY,), no_decay, "the state does not decay", "−exp(A) · step"),
+    plain(
+        "gate of the query", (Op.HEAD_GATE,), gate_of_the_query, "the half of each head that is the query is the gate",
+        "the gate stands behind the query of each head",
+    ),
+    plain(
+        "plain sum", _STATE, plain_sum, "what the state gives for the key is not taken off the value: linear attention",
+        _RULE,
+    ),
+    plain("decay behind the update", _STATE, decay_afterwards, "the state decays behind its update", _RULE),
+    plain("no learning rate", _STATE, full_rate, "the learning rate is left out", _RULE),
+    plain("state forgotten", _STATE, forgotten, "each position begins with an empty state", "keep the state"),
+    plain(
+        "key heads by group", _STATE, keys_by_group, "value head h reads key head h div n, in place of h mod n",
+        "a GGUF file has value heads counted across the key heads",
+        lambda model, node: 1 < model.config.graph.linear_key_heads < model.config.graph.linear_value_heads,
+    ),
+    plain(
+        "state before its update", (Op.DELTA_OUTPUT,), state_before_update,
+        "the query meets the state of the position before", _RULE,
+    ),
+    plain(
+        "state transposed", (Op.DELTA_OUTPUT,), state_transposed, "keys and values of the state are exchanged", _RULE
+    ),
+)  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from aprtui.engine.alternatives.activations import ACTIVATION_ALTERNATIVES
 from aprtui.engine.alternatives.alternative import Alternative
+from aprtui.engine.alternatives.experts import EXPERT_ALTERNATIVES
 from aprtui.engine.alternatives.keys import KEY_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_ALTERNATIVES
 from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES, NORM_DETAILS
 from aprtui.engine.alternatives.parts import PART_ALTERNATIVES, VECTOR_ALTERNATIVES
+from aprtui.engine.alternatives.recurrence import RECURRENCE_ALTERNATIVES
 from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES, RESULT_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
 from aprtui.engine.alternatives.weights import WEIGHT_ALTERNATIVES
@@ -22,6 +24,8 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *ATTENTION_ALTERNATIVES,
     *KEY_ALTERNATIVES,
     *ACTIVATION_ALTERNATIVES,
+    *EXPERT_ALTERNATIVES,
+    *RECURRENCE_ALTERNATIVES,
     *EMBEDDING_ALTERNATIVES,
     *RESIDUAL_ALTERNATIVES,
     *RESULT_ALTERNATIVES,

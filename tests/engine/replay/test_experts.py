@@ -13,6 +13,8 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.choice import judge_choice
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.evaluation.cause_detection import CauseOutcome, CausePlants, cause_outcome
+from aprtui.engine.evaluation.planted_causes import PLANTED_CAUSES
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.faults.kinds import kinds_at
 from aprtui.engine.opening import open_engine
@@ -162,3 +164,13 @@ def test_a_decoded_capture_holds_what_experts_computed_token_by_token(
     model: Model, evaluators: Evaluators, tmp_path: Path, decoding: dict[str, Any]
 ) -> None:
     assert_exactly_zero(replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, **decoding)))
+
+
+@pytest.mark.parametrize("name", ["experts: added up without weights", "experts: matrices of the next one"])
+def test_the_cause_of_a_planted_fault_is_proved(
+    name: str, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    planted = PLANTED_CAUSES[name]
+    node = planted.nodes(model)[0]
+    result = CausePlants(model, TOKENS, evaluators, tmp_path).replayed(node, planted.bug.compute)
+    assert result is not None and cause_outcome(result, planted) is CauseOutcome.PROVED

@@ -11,6 +11,8 @@ import pytest
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.evaluation.cause_detection import CauseOutcome, CausePlants, cause_outcome
+from aprtui.engine.evaluation.planted_causes import PLANTED_CAUSES
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.floors.measure import run_forward
 from aprtui.engine.opening import open_engine
@@ -223,3 +225,15 @@ def test_a_capture_of_an_engine_that_computes_prompts_in_chunks_is_no_fault(
         write_aprt(path, node.layer, values)
     result = replay_capture(Capture.open(tmp_path / "chunked"), model, ReplayOptions(tokens=tokens), evaluators)
     assert result.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "name", ["convolution: taps backwards", "recurrence: decay behind the update", "recurrence: softplus left out"]
+)
+def test_the_cause_of_a_planted_fault_is_proved(
+    name: str, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    planted = PLANTED_CAUSES[name]
+    node = planted.nodes(model)[0]
+    result = CausePlants(model, TOKENS, evaluators, tmp_path).replayed(node, planted.bug.compute)
+    assert result is not None and cause_outcome(result, planted) is CauseOutcome.PROVED
