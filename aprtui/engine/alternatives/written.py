@@ -61,8 +61,8 @@ def _kind(own: float, found: float) -> str | None:
         return "has the other sign: its sign bit is flipped"
     if found == 0:
         return "is zero"
-    ratio = found / own if own else 0.0
-    if ratio > 0 and abs(np.log2(ratio)) > _DOUBLED and abs(np.log2(ratio) - round(np.log2(ratio))) < _NEAR:
+    ratio = found / own if own and np.isfinite(found) else 0.0
+    if 0 < ratio < np.inf and abs(np.log2(ratio)) > _DOUBLED and abs(np.log2(ratio) - round(np.log2(ratio))) < _NEAR:
         bits = np.array([own, found], np.float32).view(np.uint32) >> 23
         if int(bits[0] ^ bits[1]).bit_count() == 1:
             return f"is multiplied by {ratio:.4g}: one bit of its exponent is flipped"

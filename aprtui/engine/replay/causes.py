@@ -64,8 +64,8 @@ _PAIRS = 8
 """Of those that are tried together, how many are reported: the nearest."""
 _WITH_PRODUCTS = frozenset(one.name for one in ALTERNATIVES if one.of_result) | {"weights", "inputs left out"}
 """What they are tried together with: what costs little."""
-_LACKING = (KeyError, IndexError, ValueError)
-"""What an alternative raises that needs stages, or tokens, that a capture lacks."""
+_LACKING = (KeyError, IndexError, ValueError, ArithmeticError)
+"""What an alternative raises that needs stages, or tokens, that a capture lacks, or for numbers that are no numbers."""
 _SHORT = 4
 """Stages between captured ones up to which alternatives are tried that an engine may mean."""
 _LONG = 24

@@ -354,6 +354,13 @@ def test_a_stage_is_not_put_together_from_what_was_computed_of_it(plant: Plantin
     assert not plant(node, wrong).causes
 
 
+@pytest.mark.parametrize("stage", ["ffn_norm", "ffn_up"])
+def test_values_that_are_no_numbers_stop_no_alternative(stage: str, plant: Planting) -> None:
+    with np.errstate(invalid="ignore"):
+        result = plant(Node(1, stage), lambda c: with_one(c, 4, 100, np.inf))
+    assert result.verdict is Verdict.FAIL and result.alternatives
+
+
 def test_one_wrong_value_proves_no_number_that_is_solved_for(plant: Planting) -> None:
     """A limit that a single value shows could be anything that happened to that value."""
 
