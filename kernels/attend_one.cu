@@ -178,6 +178,21 @@ INLINE void store_run(const Attention& a, const Run& run, int first_head, const 
   }
 }
 
+// A row of the map of exponentials, by a warp, from that of the scores; sixteen keys a lane are under way together.
+INLINE void store_softmax(const Attention& a, int head, int total, float largest, float sum) {
+  const size_t row = static_cast<size_t>(head) * a.map_stride;
+#pragma unroll 1
+  for (int first = lane_index(); first < total; first += TOGETHER * WARP) {
+    float scores[TOGETHER];
+#pragma unroll
+    for (int j = 0; j < TOGETHER; ++j)
+      scores[j] = load_through_l2(a.scores + row + min(first + j * WARP, total - 1));
+#pragma unroll
+    for (int j = 0; j < TOGETHER; ++j)
+      if (first + j * WARP < total) a.softmax[row + first + j * WARP] = power(scores[j], largest) / sum;
+  }
+}
+
 // A warp has a head: its lanes are runs, then channels.
 INLINE void join_runs(const Attention& a, const Run& run, const float* partial, Shared<float> weights, Shared<float> results) {
   const int splits = gridDim.x, used = (run.total + run.length - 1) / run.length, dim = a.head_dim;
@@ -223,11 +238,7 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
       const int at = g * dim + i;
       results[at] = value.x, results[at + 1] = value.y, results[at + 2] = value.z, results[at + 3] = value.w;
     }
-    if (a.softmax)
-      for (int key = lane_index(); key < run.total; key += WARP) {
-        const size_t at = static_cast<size_t>(head) * a.map_stride + key;
-        a.softmax[at] = power(load_through_l2(a.scores + at), largest) / sum;
-      }
+    if (a.softmax) store_softmax(a, head, run.total, largest, sum);
     __syncwarp();
   }
   if (!a.q8.levels) return;

@@ -90,6 +90,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
     "llama_cpp": lambda: _module_missing("llama_cpp"),
+    "msprobe": lambda: _module_missing("torch") or _module_missing("transformers") or _module_missing("msprobe"),
     "nvdisasm": _nvdisasm_missing,
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
@@ -100,6 +101,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "torch": lambda: _module_missing("torch"),
     "transformers": lambda: _module_missing("torch") or _module_missing("transformers"),
     "vocabularies": _vocabularies,
+    "zstandard": lambda: _module_missing("zstandard"),
 }
 
 _MISSING = pytest.StashKey[str]()

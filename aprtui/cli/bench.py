@@ -87,8 +87,14 @@ def gpu(
     require_available(CUDA)
     records: list[dict[str, object]] = []
 
+    def keep(record: dict[str, object]) -> None:
+        """Add to the file at once: a run that is cut short loses nothing that was measured."""
+        records.append(record)
+        if out is not None:
+            write_file(out, records)
+
     def announce(setup: MeasurementSetup) -> None:
-        records.append({"record": "setting", **asdict(setup)})
+        keep({"record": "setting", **asdict(setup)})
         if as_json:
             write_record(records[-1])
         else:
@@ -97,10 +103,8 @@ def gpu(
     options = GpuOptions(model or _random_model(shape, directory), rounds, prompt, decode, soak, llama_bench)
     with ProgressLine() as progress:
         for figure in run_gpu(options, announce, progress):
-            records.append({"record": "figure", **asdict(figure)})
+            keep({"record": "figure", **asdict(figure)})
             _print(figure, as_json, record="figure")
-    if out is not None:
-        write_file(out, records)
 
 
 @command.command()

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "trace": "Write a capture: every stage of every layer.",
         "diff": "Compare two captures or two APRT files.",
         "replay": "Recompute each stage of a capture from its inputs; name the one at fault.",
+        "scan": "Walk a long text once; say at which token it goes wrong.",
         "graft": "Put captured tensors into our forward pass; say what each divergence is worth.",
         "parity": "Evaluate the same tokens by every path of an engine; name the one that parts first.",
         "contracts": "Say what is claimed of an engine, and whether it holds.",

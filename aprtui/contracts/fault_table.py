@@ -21,6 +21,7 @@ import numpy as np
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.arguments import BACKENDS, DEVICES_DIFFER, LAYERS, STAGES, CheckSubject, wanted_nodes
 from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.checks.pairs import COSINE
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.checks.vacuous import why_vacuous
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
@@ -42,13 +43,27 @@ PROMPT = "def fib(n):\n    if n < 2:\n        return n\n"
 POSITIONS, PREFILL = 10, 5
 LOCALISERS = frozenset({"one_adjacent_pair", "one_origin", "divergence_localised"})
 """Checks that hold where they place a fault: without one they judge nothing."""
+GRAPH_REL_L2 = 1e-3
+"""How far a stage may be from the reference, in relative L2, for the stage graph's own rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFaults:
+    """The faults that a check `places` where they are, that it puts elsewhere (`misfired`), and that it does not see
+    (`missed`)."""
+
+    check: CheckCall
+    places: tuple[str, ...]
+    missed: tuple[str, ...]
+    misfired: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRow:
     """What becomes of one falsifier under the faults: those that it `caught`, those that it passes (`missed`), those
     that leave it nothing to judge (`refused`), and those that a check which places faults puts at another stage, or at
-    two (`misfired`). `vacuous` says why nothing can fail it; empty where something can."""
+    two (`misfired`). `vacuous` says why nothing can fail it; empty where something can. `beside` is what the stage
+    graph's own rule makes of the same faults, for a check that places them by another one."""
 
     document: Document
     falsifier: Falsifier
@@ -59,6 +74,7 @@ class FaultRow:
     refused: tuple[str, ...]
     misfired: tuple[str, ...]
     vacuous: str
+    beside: PlacedFaults | None = None
 
 
 def _cut_off(path: Path) -> None:
@@ -133,16 +149,20 @@ class FaultTable:
 
     def _row(self, document: Document, falsifier: Falsifier, check: CheckCall) -> FaultRow:
         check = replace(check, parameters={key: value for key, value in check.parameters.items() if key != ABOUT})
+        beside = None
         if check.name in LOCALISERS:
-            caught, missed, misfired = self._placed(document, check)
+            placed = self._placed(document, check)
+            caught, missed, misfired = placed.places, placed.missed, placed.misfired
             refused: tuple[str, ...] = ()
+            if (own := _by_the_graph(check)) != check:
+                beside = self._placed(document, own)
         else:
             caught, missed, refused = self._caught(document, check)
             misfired = ()
         nothing = "" if caught or misfired else "no fault of the matrix fails it"
         honest = self._judged(document, check, self._honest(check)).verdict
         vacuous = why_vacuous(check) or nothing
-        return FaultRow(document, falsifier, check, honest, caught, missed, refused, misfired, vacuous)
+        return FaultRow(document, falsifier, check, honest, caught, missed, refused, misfired, vacuous, beside)
 
     def _caught(self, document: Document, check: CheckCall) -> tuple[tuple[str, ...], ...]:
         verdicts = {
@@ -154,15 +174,15 @@ class FaultTable:
         order = (Verdict.FAIL, Verdict.PASS, Verdict.UNKNOWN)
         return tuple(tuple(name for name, found in verdicts.items() if found is verdict) for verdict in order)
 
-    def _placed(self, document: Document, check: CheckCall) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """The faults in the stages of a check that it places where they are, that it does not see, and the others."""
+    def _placed(self, document: Document, check: CheckCall) -> PlacedFaults:
+        """What a check makes of the faults in its stages."""
         places: tuple[list[str], list[str], list[str]] = ([], [], [])
         # Nothing comes before the first stage of a chain, so a fault there is no fall between two.
         for kind, node in self.planted(wanted_nodes(self.model.graph, check.parameters)[0][1:]).items():
             judged = self._judged(document, check, self._planted(kind, node))
             right = judged.verdict is Verdict.PASS and judged.nodes[-1:] == (node,)
             places[0 if right else 1 if judged.verdict is Verdict.UNKNOWN else 2].append(f"{kind} at {node.stage}")
-        return tuple(places[0]), tuple(places[1]), tuple(places[2])
+        return PlacedFaults(check, *map(tuple, places))
 
     def planted(self, among: Sequence[Node] = ()) -> dict[str, Node]:
         """The kinds of faults that the model can have (of those `among` its nodes, where some are given), each with the
@@ -241,6 +261,13 @@ class FaultTable:
                 write_capture(engine, self.model, request, self._folder / name, overwrite=True, faults=faults)
             self._captures[name] = Capture.open(self._folder / name)
         return self._captures[name]
+
+
+def _by_the_graph(check: CheckCall) -> CheckCall:
+    """The stage graph's own rule with the bound and the stages of a check that places faults."""
+    bound = check.parameters.get("at_least", check.parameters.get("below", COSINE))
+    parameters = {name: value for name, value in check.parameters.items() if name not in ("at_least", "below")}
+    return CheckCall("one_origin", {**parameters, "at_least": bound, "at_most": GRAPH_REL_L2}, check.line)
 
 
 def _as_claimed(check: CheckCall, capture: Capture, reference: Capture | None) -> tuple[Capture, Capture | None]:

@@ -37,6 +37,9 @@ _NO_CODE = {
     **dict.fromkeys((".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh"), _BRACES),
 }  # fmt: skip
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
+_DEFINED = re.compile(rb"\b(?:fn|def|class|struct|enum|trait)\s+([A-Za-z_][A-Za-z0-9_]*)")
+_DEFINING = frozenset({".rs", ".py"})
+"""Languages in which a word before it says that a name is defined."""
 _CARGO = re.compile(r"\bcargo\s+(?:nextest\s+run|test)\b([^\n;|&`]*)")
 _PYTEST = re.compile(r"\bpytest\b([^\n;|&`]*)")
 NAME_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
@@ -55,6 +58,7 @@ class SourceTree:
         self.root = root
         self._words: frozenset[bytes] | None = None
         self._joined = b""
+        self._defined: frozenset[bytes] = frozenset()
         self._stems: frozenset[str] = frozenset()
 
     def has_file(self, path: str) -> bool:
@@ -71,6 +75,11 @@ class SourceTree:
         Comments and texts in quotes are no code.
         """
         return name.encode() in self._read()
+
+    def defines(self, name: str) -> bool:
+        """Whether the code of some source defines `name`; in languages without a word for that, whether it has it."""
+        self._read()
+        return name.encode() in self._defined
 
     def nearest_name(self, name: str) -> str:
         """The name in the code that `name` most resembles; empty where it resembles none."""
@@ -92,7 +101,13 @@ class SourceTree:
         if self._words is None:
             paths = tuple(self._sources())
             self._stems = frozenset(path.stem for path in paths)
-            self._words = frozenset(word for path in paths for word in _words_of(path))
+            words: set[bytes] = set()
+            defined: set[bytes] = set()
+            for path in paths:
+                code = _code_of(path)
+                words.update(_WORD.findall(code))
+                defined.update((_DEFINED if path.suffix in _DEFINING else _WORD).findall(code))
+            self._words, self._defined = frozenset(words), frozenset(defined)
             self._joined = b"\n".join(self._words)
         return self._words
 
@@ -105,12 +120,13 @@ class SourceTree:
                     yield path
 
 
-def _words_of(path: Path) -> list[bytes]:
+def _code_of(path: Path) -> bytes:
+    """The text of a source without comments and quotes; empty where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return _WORD.findall(_NO_CODE[path.suffix].sub(b" ", file.read(_MOST_BYTES)))
+            return _NO_CODE[path.suffix].sub(b" ", file.read(_MOST_BYTES))
     except OSError:
-        return []
+        return b""
 
 
 def missing_tests(text: str, source: SourceTree) -> Iterator[str]:

@@ -3,7 +3,8 @@
     suppressions = suppressions_of(("LINT-003@old-v1",), read_baseline(path))
     reported = suppressions.apply(findings, [document.path for document in documents])
 
-A suppression that hides nothing any more is itself a finding. What evidence refutes cannot be hidden.
+A suppression that hides nothing any more is itself a finding. What evidence refutes, and a broken lock, cannot be
+hidden.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from aprtui.trace.aprt import write_atomically
 STALE = "PV-SUP-001"
 STALE_RULE = ("a suppression hides some finding", "remove it from the command, or write the baseline again")
 
-NOT_HIDDEN = frozenset({"LINT-010", "LINT-012", "LINT-016"})
-"""Claims above their evidence, claims that a FAIL refutes, and edited evidence."""
+NOT_HIDDEN = frozenset({"LINT-010", "LINT-012", "LINT-016", "PV-LCK-001"})
+"""Claims above their evidence, claims that a FAIL refutes, edited evidence, and locks."""
 
 _FORMAT, _VERSION = "aprtui-baseline", 1
 _MOST_BYTES = 16 << 20
@@ -109,7 +110,7 @@ def suppressions_of(written: Sequence[str], baseline: Baseline | None = None) ->
         code, _, contract = word.partition("@")
         if code in NOT_HIDDEN:
             raise UsageError(
-                f"--suppress {word}: {code} is about evidence and cannot be hidden: withdraw the claim, or record again"
+                f"--suppress {word}: {code} cannot be hidden: see aprtui contracts explain {code} for what to do"
             )
         if not code:
             raise UsageError(f"--suppress {word}: expected CODE, or CODE@CONTRACT: LINT-003@my-v1, '*@my-v1'")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aprtui import __version__
 from aprtui.engine.faults.faults import Fault
 from aprtui.engine.generation import evaluate, generate
-from aprtui.engine.protocol import Engine, Logits, Taps, TapSink
+from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Taps, TapSink
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
 from aprtui.progress import Progress
@@ -72,6 +72,47 @@ def write_capture(
         )  # fmt: skip
     finally:
         writer.close()
+
+
+def write_window(
+    engine: Engine, model: Model, request: CaptureRequest, first: int, directory: Path, *, overwrite: bool = False,
+    faults: Sequence[Fault] = (),
+) -> Manifest:  # fmt: skip
+    """A capture of the last positions of `request`, from `first` on: those before are evaluated and not written.
+
+    Attention maps are left out: with the first positions missing, they are no maps of the sequence.
+    """
+    require_possible(request, engine.context)
+    nodes = frozenset(node for node in request.nodes if not engine.graph[node.stage].is_attention_map)
+    rows, prefill = len(request.tokens) - first, request.prefill or len(request.tokens)
+    manifest = _planned(engine, model, request, tuple(str(fault) for fault in faults))
+    manifest = replace(manifest, files=planned_files(engine.graph, nodes, rows, rows))
+    writer = CaptureWriter(directory, manifest, overwrite=overwrite)
+    try:
+        taps = Taps(_Shifted(writer, first), full=nodes)
+        engine.reset()
+        ends = sorted({first, prefill, *range(prefill, len(request.tokens) + 1)})
+        begin = 0
+        for end in ends:
+            part = request.tokens[begin:end]
+            if part:
+                seen = begin >= first
+                engine.forward(part, taps if seen else NO_TAPS, Logits.ALL if seen else Logits.LAST)
+                begin = end
+        return writer.finish(manifest, rows=rows)
+    finally:
+        writer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shifted:
+    """A `TapSink` for which the position `first` is 0."""
+
+    sink: TapSink
+    first: int
+
+    def put(self, node: Node, position: int, values: Array | None, stats: Accumulator | None) -> None:
+        self.sink.put(node, position - self.first, values, stats)
 
 
 @dataclass(slots=True)

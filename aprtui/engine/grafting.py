@@ -94,7 +94,7 @@ class GraftReport:
     @property
     def explains(self) -> bool:
         """Whether the error is more than honest engines of this arithmetic are apart."""
-        return self.total.kl is None or self.total.flips > 0 or self.total.kl > _BEYOND_NOISE * self.noise
+        return self.total.kl is None or self.total.kl > _BEYOND_NOISE * self.noise
 
     @property
     def share_noise(self) -> float:

@@ -21,8 +21,14 @@ from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Part, Scope, StageGraph, can
 
 _QKV = ("qkv:q", "qkv:k", "qkv:v")
 _WORDS: Sequence[tuple[str, str]] = (
-    (ENTRY, "embed_tokens|token_embd|inp_embd|tok_embeddings|embeddings?|wte|inputs_embeds"),
-    ("attn_norm", "input_layernorm|attention_norm|attn_norm|pre_attn_norm|attn_rmsnorm|ln_1|norm_1|attn_ln"),
+    (
+        ENTRY,
+        "embed_tokens|token_embd|inp_embd|tok_embeddings|embeddings?|embed|tok_emb|token_embeddings?|wte|inputs_embeds",
+    ),
+    (
+        "attn_norm",
+        "input_layernorm|attention_norm|attn_norm|pre_attn_norm|attn_rmsnorm|ln_1|ln1|norm_1|norm1|attn_ln|input_norm",
+    ),
     ("q_post_rope", "q_post_rope|q_rope|rope_q|q_rot|rot_q|q_rotated|query_rotated|q_roped"),
     ("k_post_rope", "k_post_rope|k_rope|rope_k|k_rot|rot_k|k_rotated|key_rotated|k_roped"),
     ("q_norm", "q_norm|q_layernorm"),
@@ -36,7 +42,10 @@ _WORDS: Sequence[tuple[str, str]] = (
     ("attention", "attention|attn_ctx|kqv_out|attn_context|attn_values|heads_out|z"),
     ("attn_out", "attn_out|o_proj|attention_output|attn_output|attn_proj|wo|self_attn"),
     ("post_attn_residual", "post_attn_residual|ffn_inp|resid_mid|after_attn|attn_residual|post_attn"),
-    ("ffn_norm", "ffn_norm|post_attention_layernorm|pre_feedforward_layernorm|mlp_norm|ln_2|norm_2|ffn_rmsnorm|ffn_ln"),
+    (
+        "ffn_norm",
+        "ffn_norm|post_attention_layernorm|pre_feedforward_layernorm|mlp_norm|ln_2|ln2|norm_2|norm2|ffn_rmsnorm|ffn_ln|post_norm",
+    ),
     ("attn_post_norm", "attn_post_norm"),
     ("ffn_post_norm", "ffn_post_norm|post_feedforward_layernorm"),
     ("ffn_gate", "ffn_gate|gate_proj|mlp_gate|w1|gate"),
@@ -46,7 +55,7 @@ _WORDS: Sequence[tuple[str, str]] = (
     ("ffn_out", "ffn_out|down_proj|ffn_down|mlp|mlp_out|w2|down"),
     (
         LAYER_OUTPUT,
-        "post_ffn_residual|layer_output|layer_out|l_out|resid_post|hidden_states?|hidden|block_out|layer|block",
+        "post_ffn_residual|layer_output|layer_out|l_out|resid_post|resid_out|hidden_states?|hidden|block_out|layer|block",
     ),
     ("final_norm", "final_norm|result_norm|ln_f|norm|final_layernorm|output_norm"),
     ("lm_head", "lm_head|logits|result_output"),
@@ -61,7 +70,8 @@ _LAST = re.compile(r"(^.*?[._/\-](?:l|layer)?)(\d+)$", re.IGNORECASE)
 _FIRST = re.compile(r"(^)(\d+)(?=[._/\-])")
 _COUNTER = re.compile(r"(?:layers?|blk|blocks?|h|l|decoder)?[._/\-]?\{layer\}[._/\-]?", re.IGNORECASE)
 _TWO_NORMS = "pre_feedforward_layernorm"
-"""A name of models that normalise what attention gives before it is added: `post_attention_layernorm` is that."""
+"""A name of models that normalise what attention gives before it is added: `post_attention_layernorm` is that, and so
+is `post_norm`."""
 _TOKEN = re.compile(r"((?:steps?|pos|position|pass|tokens?)[=._\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
 _TOKEN_IDS = ("input_ids", "token_ids", "tokens", "ids")
 _ENDINGS = re.compile(r"[._/\-]*(outputs?|out|results?|data|value|0)$", re.IGNORECASE)
@@ -137,7 +147,7 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
         if family.pattern == tokens:
             continue
         word, stage = _stage_named(family.pattern)
-        if word == "post_attention_layernorm" and two_norms:
+        if word in ("post_attention_layernorm", "post_norm") and two_norms:
             stage = "attn_post_norm"
         if stage in _QKV:
             parts[stage] = family

@@ -39,12 +39,15 @@ _WITH_WEIGHTS: Mapping[Op, str] = MappingProxyType(
 )  # fmt: skip
 """The op of ggml whose result is the stage, and one of whose sources is the weight."""
 
-_ADDS = "ADD"
-"""The op that ends a product or a norm whose bias is no stage of its own."""
+_ADDS, _SCALES = "ADD", "MUL"
+"""The ops that end a product or a norm whose bias or scale is no stage of its own."""
+
+_ENDING = frozenset({Op.MATMUL, Op.RMS_NORM, Op.HEAD_RMS_NORM})
+"""Ops that a bias or a scale may follow."""
 
 _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        ENTRY: ("inp_scaled",),
+        ENTRY: ("inp_scaled", "inp_embd_scaled"),
         "q_post_rope": ("Qcur",),
         "k_post_rope": ("Kcur",),
         "q_temp_scaled": ("Qcur_attn_temp_scaled",),
@@ -125,14 +128,19 @@ class StagePlaces:
     """Recognises the tensors of a graph that are stages.
 
     `bound` has for each node of the `graph` the names of the weights that it uses; `has_scaled_entry`: what enters the
-    first layer is not the rows of the table, but those times a number.
+    first layer is not the rows of the table, but those times a number. `fused` are nodes whose product has more in it;
+    `ends` has the op and the weight that a product or a norm ends with, by its own weight, where that is another one.
     """
 
-    def __init__(self, graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], *, has_scaled_entry: bool) -> None:
+    def __init__(
+        self, graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], *, has_scaled_entry: bool,
+        fused: Collection[Node] = (), ends: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self.graph = graph
         self._by_weight: dict[tuple[str, str], list[StagePlace]] = {}
-        for (op, name), place in _by_weight(graph, bound, has_scaled_entry):
-            self._by_weight.setdefault((op, name), []).append(place)
+        for (op, name), place in _by_weight(graph, bound, has_scaled_entry, ends):
+            if place.node not in fused:
+                self._by_weight.setdefault((op, name), []).append(place)
         self._by_name = dict(_by_name(graph, bound, has_scaled_entry))
         self._by_source = {
             (op, f"{source}-{node.layer}"): [StagePlace(node)]
@@ -160,13 +168,18 @@ class StagePlaces:
             weights, _activation(numbers), gated_attention="attn_gated" in numbers,
             at_least=1 + max(named, default=-1),
         )  # fmt: skip
-        known, bound = set(weights), dict[Node, tuple[str, ...]]()
-        of_biases = {name for node in graph.nodes if graph[node.stage].op in BIASES
-                     for name in parameter_names(graph, node)}  # fmt: skip
-        for node in graph.nodes:
-            names = _stored(parameter_names(graph, node), known, known - of_biases)
-            bound[node] = () if known.isdisjoint(names) else names
-        return cls(graph, bound, has_scaled_entry=not numbers.keys().isdisjoint(_NAMES[ENTRY]))
+        known = set(weights)
+        bound = {node: _stored(parameter_names(graph, node), known) for node in graph.nodes}
+        # Without a matrix of its own, what the gate multiplies is the other half of the same product.
+        is_gated = not numbers.keys().isdisjoint(_NAMES["ffn_swigl"] + _NAMES["ffn_geglu"])
+        fused = {
+            node for node, names in bound.items()
+            if (node.stage == "ffn_up" and names and is_gated and not bound.get(Node(node.layer, "ffn_gate")))
+            or (graph[node.stage].op is Op.EXPERT_MATMUL and any(_other(name, "scale") in known for name in names))
+        }  # fmt: skip
+        of_biases = {name for node in graph.nodes if graph[node.stage].op in BIASES for name in bound[node]}
+        ends = {name: end for name in known if (end := _end(name, known, known - of_biases))}
+        return cls(graph, bound, has_scaled_entry=not numbers.keys().isdisjoint(_NAMES[ENTRY]), fused=fused, ends=ends)
 
     def find(self, op: str, tensor: Any) -> list[StagePlace]:
         """What `tensor` of ggml is, which `op` makes; nothing where it is no stage."""
@@ -199,39 +212,51 @@ _OF_ACTIVATIONS: Mapping[Activation, tuple[str, ...]] = MappingProxyType(
 """Stages that only models with that activation have."""
 
 
-def _stored(names: tuple[str, ...], weights: Collection[str], without_stage: Collection[str]) -> tuple[str, ...]:
-    """The weights that `names` of parameters stand for, where some are one, or one stands in for another.
-
-    `without_stage` are weights that no stage of biases has.
-    """
+def _stored(names: tuple[str, ...], weights: Collection[str]) -> tuple[str, ...]:
+    """The weights that `names` of parameters stand for, where several are one, or one stands in for another; nothing
+    where there is none of them."""
     for first, whole in _FUSED_WEIGHTS.items():
         fused = names[0].replace(f".{first}.", f".{whole}.") if len(names) > 1 else ""
         if fused in weights:
             return (fused,)
     if names == ("output.weight",) and names[0] not in weights:
         return ("token_embd.weight",)
-    # A product or a norm is not done before its bias is added.
-    biases = tuple(name.removesuffix("weight") + "bias" for name in names)
-    return biases if len(names) == 1 and biases[0] != names[0] and biases[0] in without_stage else names
+    return names if any(name in weights for name in names) else ()
+
+
+def _other(weight: str, kind: str) -> str:
+    """The name of the bias or the scale that goes with a weight."""
+    return weight.removesuffix("weight") + kind
+
+
+def _end(weight: str, weights: Collection[str], free_biases: Collection[str]) -> tuple[str, str] | None:
+    """The op that a product or a norm with `weight` ends with, and the weight of that; None where it ends with its own.
+
+    `free_biases` are those that are no stage of their own.
+    """
+    bias, scale = _other(weight, "bias"), _other(weight, "scale")
+    found = [(_SCALES, scale)] if scale != weight and scale in weights else []
+    found += [(_ADDS, bias)] if bias != weight and bias in free_biases else []
+    # The builder of feed-forward blocks scales what the bias was added to, that of attention what it is added to.
+    return None if not found else found[0 if ".ffn_" in weight else -1]
 
 
 def _by_weight(
-    graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], has_scaled_entry: bool
-) -> Iterator[tuple[tuple[str, str], StagePlace]]:
+    graph: StageGraph, bound: Mapping[Node, tuple[str, ...]], has_scaled_entry: bool,
+    ends: Mapping[str, tuple[str, str]],
+) -> Iterator[tuple[tuple[str, str], StagePlace]]:  # fmt: skip
     """For the op with a weight, what it is; a product may be one part of a stage, and what it takes in another one."""
     for node in graph.nodes:
         stage, weights = graph[node.stage], bound[node]
         if not weights or stage.op not in _WITH_WEIGHTS or (node.stage == ENTRY and has_scaled_entry):
             continue
+        op = _WITH_WEIGHTS[stage.op]
         for part, weight in enumerate(weights):
-            op = _ADDS if weight.endswith(".bias") and stage.op not in BIASES else _WITH_WEIGHTS[stage.op]
-            yield (op, weight), StagePlace(node, part, len(weights))
+            key = ends.get(weight, (op, weight)) if stage.op in _ENDING else (op, weight)
+            yield key, StagePlace(node, part, len(weights))
         source = Node(node.layer, stage.inputs[0].stage) if stage.inputs else None
         if source is not None and stage.params[0] == _READ_BY.get(source.stage):
-            yield (
-                (_WITH_WEIGHTS[stage.op], weights[0].replace(".bias", ".weight")),
-                StagePlace(source, takes_input=True),
-            )
+            yield (op, weights[0]), StagePlace(source, takes_input=True)
 
 
 def _by_name(

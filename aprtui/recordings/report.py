@@ -18,6 +18,9 @@ SCHEMA = "aprtui-recording-v1"
 _WIDTH = 80
 _SHOWN = 6
 
+_FOLDER = "HF_FOLDER"
+"""What stands in a command for the folder of Hugging Face that the model was made of."""
+
 BLIND = (
     "an op graph shows whether the engine computed what it meant to; a graph that is wrong but faithfully executed "
     "(an epsilon, a RoPE base, gate and up exchanged) takes a reference"
@@ -81,13 +84,14 @@ def _row(name: str, results: Sequence[OpResult]) -> str:
     )
 
 
-def next_steps(recording: Recording, replay: OpReplay) -> Iterator[str]:
-    """Commands that see what this one cannot."""
+def next_steps(recording: Recording, replay: OpReplay, is_known: bool) -> Iterator[str]:
+    """Commands that see what this one cannot. `is_known`: the model's file is at hand, of an architecture of ours."""
     if replay.verdict is Verdict.FAIL:
         return
     header = recording.header
-    model = header.model.path if header.model else "MODEL"
     engine = "llamacpp" if header.ops is OpSet.ATEN else "torch"
+    # transformers itself has more architectures than our loader dequantises for it.
+    model = header.model.path if header.model and (is_known or engine == "llamacpp") else _FOLDER
     tokens = ",".join(map(str, header.tokens))
     yield "next  hold it against what another engine or build executes:"
     yield shlex.join(["aprtui", "record", engine, model, "--tokens", tokens, *_passes(recording), "--out", "reference"])

@@ -72,6 +72,8 @@ class Capture:
     provenance: Mapping[str, str] = field(default_factory=dict)
     """The lines of `_PROVENANCE.txt`, of a capture without a manifest."""
     copied: bool = False
+    stored: Path | None = None
+    """Where its files lie, where that is not `path`."""
 
     @classmethod
     def open(cls, path: Path, copied: bool = False) -> Capture:
@@ -93,6 +95,11 @@ class Capture:
         if not capture.files and not manifest:
             raise UnreadableError(f"{path}: holds no capture: expected layer-<N>/<stage>.bin files or a manifest.json")
         return capture
+
+    @property
+    def folder(self) -> Path:
+        """The folder or archive that its files lie in."""
+        return self.stored or self.path
 
     @property
     def complete(self) -> bool | None:

@@ -649,13 +649,16 @@ def graph_from_tensors(
             by_layer.setdefault(int(match[1]), set()).add(match[2])
     layers = max(at_least, 1 + max(by_layer, default=-1))
     every = set().union(*by_layer.values())
-    post_norms = {"post_attention_norm.weight", "ffn_norm.weight"} <= every
+    # Some give the name of the first to what is normalised before the feed-forward block.
+    post_norms = "post_attention_norm.weight" in every and not {"ffn_norm.weight", "post_ffw_norm.weight"}.isdisjoint(
+        every
+    )
     separate = "attn_q.bias" in every or "attn_qkv.bias" in every
     config = GraphConfig(
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=separate, qk_norm="attn_q_norm.weight" in every,
         post_norms=post_norms, activation=activation, query_temperature=True, attn_softcap=True,
         sinks="attn_sinks.weight" in every, attn_out_bias="attn_output.bias" in every,
-        ffn_norm="ffn_norm" if "ffn_norm.weight" in every else "post_attention_norm",
+        ffn_norm="ffn_norm" if post_norms or "ffn_norm.weight" in every else "post_attention_norm",
         experts=1, experts_used=1, biased_experts="ffn_gate_exps.bias" in every, shared_expert_ffn=1,
         gated_attention=gated_attention,
         recurrent=tuple({"attn_qkv.weight", "ssm_a"} <= by_layer.get(layer, set()) for layer in range(layers)),

@@ -243,14 +243,15 @@ class CaptureWriter:
             file.crc = combine(file.crc, sums[0].result(), half)
             file.crc = combine(file.crc, sums[1].result(), len(view) - half)
 
-    def finish(self, manifest: Manifest, wall_seconds: float | None = None) -> Manifest:
+    def finish(self, manifest: Manifest, wall_seconds: float | None = None, rows: int | None = None) -> Manifest:
         """Give every file its header and the manifest its figures; returns the manifest as written.
 
         `manifest` is the planned one with what is known only after the run, such as generated tokens; fewer tokens than
-        planned shorten the files. Raises `EngineError` if a planned file did not get all its values.
+        planned shorten the files. `rows` are the last positions that the files hold, where those are not all. Raises
+        `EngineError` if a planned file did not get all its values.
         """
-        tokens = len(manifest.tokens)
-        done = {relative_path(node): self._finish_file(file, tokens) for node, file in self._files.items()}
+        held = len(manifest.tokens) if rows is None else rows
+        done = {relative_path(node): self._finish_file(file, held) for node, file in self._files.items()}
         wall = time.perf_counter() - self._started if wall_seconds is None else wall_seconds
         final = replace(manifest, files=done, complete=True, wall_seconds=wall)
         write_manifest(self.path, final)

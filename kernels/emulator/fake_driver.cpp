@@ -53,6 +53,7 @@ struct Graph {
 };
 struct Event {
   timespec time{};
+  bool reached = true;
 };
 struct Image {
   void* library;
@@ -93,12 +94,15 @@ Status fail(const std::string& text) {
   return failure = LAUNCH_FAILED;
 }
 
+Status run_next(Stream& stream) {
+  const Work work = std::move(stream.queue.front());
+  stream.queue.pop_front();
+  if (const Status status = work()) failure = status;
+  return failure;
+}
+
 Status drain(Stream& stream) {
-  while (!stream.queue.empty() && !failure) {
-    const Work work = std::move(stream.queue.front());
-    stream.queue.pop_front();
-    if (const Status status = work()) failure = status;
-  }
+  while (!stream.queue.empty() && !failure) run_next(stream);
   return failure;
 }
 
@@ -303,11 +307,17 @@ API cuEventDestroy_v2(void* event) {
 }
 API cuEventRecord(void* event, void* stream) {
   ENTER_IN_CONTEXT;
-  return submit(stream, [=] { return clock_gettime(CLOCK_MONOTONIC, &static_cast<Event*>(event)->time), SUCCESS; });
+  Event* const mark = static_cast<Event*>(event);
+  mark->reached = false;
+  return submit(stream, [=] { return clock_gettime(CLOCK_MONOTONIC, &mark->time), mark->reached = true, SUCCESS; });
 }
-API cuEventSynchronize(void*) {
+// What was queued behind the event is not run: who reads its results has not waited for them.
+API cuEventSynchronize(void* event) {
   ENTER_IN_CONTEXT;
-  return drain_all();
+  drain(null_stream);
+  for (Stream* stream : streams)
+    while (!static_cast<Event*>(event)->reached && !stream->queue.empty() && !failure) run_next(*stream);
+  return failure;
 }
 API cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
   ENTER_IN_CONTEXT;

@@ -12,8 +12,9 @@ from aprtui.contracts.documents.document import CheckCall, Maturity
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
 from aprtui.contracts.evidence.files import EvidenceFile, EvidenceRecord, RecordedEvidence, Revision
 from aprtui.contracts.evidence.project import Project
+from aprtui.contracts.evidence.stated import stated_level
 from tests.contracts.evidence_samples import CAPTURE, ORACLE, OTHER_MACHINE, evidence
-from tests.contracts.samples import document, edited
+from tests.contracts.samples import SOUND, document, edited
 
 NONE, ALGORITHM, FUNCTIONAL, DISCHARGED = (
     Maturity.NONE, Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED
@@ -163,3 +164,31 @@ def test_evidence_that_vouches_for_nothing_or_not_for_all_does_not_hold(project:
     unbound = ledger.assess(without, CHECK)
     assert levels(unbound) == (ALGORITHM, FUNCTIONAL)
     assert unbound.newest is not None and unbound.newest.standing is Standing.UNBOUND
+
+
+STATED = """
+    live_discharge:
+      date: 2026-11-20
+      host: there
+      artifact: model.gguf
+      command: apr qa model.gguf
+      metrics: {tokens_per_second: 31.2}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "file", "level"),
+    [
+        ("", "", Maturity.DISCHARGED), ("      overall_verdict: PASS\n", "", Maturity.DISCHARGED),
+        ("      overall_verdict: FALSIFIED\n", "", Maturity.NONE), ("      verdict: failed\n", "", Maturity.NONE),
+        ("      evidence_file: e.json\n", '{"verdict": "PASS"}', Maturity.DISCHARGED),
+        ("      evidence_file: e.json\n", '{"aggregate_verdict": "FAIL"}', Maturity.NONE),
+        ("      evidence_file: e.json\n", "[", Maturity.DISCHARGED),
+    ],
+)  # fmt: skip
+def test_a_block_of_others_speaks_for_a_level_unless_it_or_its_file_says_that_it_failed(
+    tmp_path: Path, more: str, file: str, level: Maturity
+) -> None:
+    (tmp_path / "e.json").write_text(file)
+    text = SOUND.replace("    status: FUNCTIONAL\n", f"    status: DISCHARGED{STATED}{more}", 1)
+    assert stated_level(document(text).falsifiers[0], Project(tmp_path, tmp_path)) is level

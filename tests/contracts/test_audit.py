@@ -61,6 +61,7 @@ MUTANTS = {
     "BIND-001": edited("  scaled:\n", "  scales:\n"),
     "BIND-002": COVERED,
     "BIND-003": COVERED,
+    "BIND-101": COVERED,
     "PV-ENF-001": edited("    preconditions: [x is finite]\n", ""),
     "PV-ENF-002": edited("    lean_theorem: Scaled.finite\n", "    lean_theorem: ''\n").replace(
         "formal: isfinite(y)", "formal: isfinite(y)\n    lean: {theorem: T, status: proved}"
@@ -72,7 +73,7 @@ MUTANTS = {
     "PV-PRV-003": without(COVERED, "  - id: KANI-2", "qa_gate"),
     "PV-PRV-004": edited("    lean_theorem: Scaled.finite\n", ""),
 }
-BESIDE = {"PV-SCR-003": ["PV-PRV-003"], "PV-PRV-004": ["PV-ENF-002"]}
+BESIDE = {"BIND-001": ["BIND-101"], "PV-SCR-003": ["PV-PRV-003"], "PV-PRV-004": ["PV-ENF-002"]}
 """Codes that a mutant has as well."""
 
 
@@ -102,6 +103,9 @@ def test_a_rule_catches_its_mutant(code: str, registry: BindingRegistry, tmp_pat
     if code in ("BIND-002", "BIND-003"):
         status = {"BIND-002": "partial", "BIND-003": "not_implemented"}[code]
         context = AuditContext(registry_of(tmp_path, REGISTRY.replace("implemented", status)))
+    if code == "BIND-101":
+        odd = "  - {contract: sample, equation: scales, status: implemented}\n"
+        context = AuditContext(registry_of(tmp_path, REGISTRY + odd))
     if code == "PV-SCR-001":
         context = AuditContext(least_score=0.95)
     found = audit(document(MUTANTS[code]), context)
@@ -189,7 +193,7 @@ def test_a_declared_or_demanded_level_of_enforcement_is_held_against_what_is_the
 
 
 def test_a_function_that_no_source_has_is_not_implemented(tmp_path: Path) -> None:
-    (tmp_path / "scale.rs").write_text("// run\nfn walk() {}\n")
+    (tmp_path / "scale.rs").write_text("// fn run\nfn walk() { run() }\n")
     registry = registry_of(tmp_path, REGISTRY, SourceTree(tmp_path))
     (finding,) = audit(document(COVERED), AuditContext(registry))
     assert finding.code == "BIND-003"

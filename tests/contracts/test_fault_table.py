@@ -11,6 +11,7 @@ import pytest
 from aprtui.contracts.checks.vacuous import why_vacuous
 from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.fault_table import FaultTable
+from aprtui.engine.faults.kinds import KINDS
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from tests.cli.conftest import Outcome
@@ -90,6 +91,22 @@ def test_a_rule_that_misfires_is_named_and_the_graph_s_own_rule_stands_beside_it
     turned = "rope-interleaved at q_post_rope"
     assert turned in chain["misfires"] and turned in graph["red"]  # type: ignore[operator]
     assert len(graph["red"]) > len(chain["red"]) > 3  # type: ignore[arg-type]
+    beside: dict[str, list[str]] = chain["beside"]  # type: ignore[assignment]
+    assert not beside["misfires"] and not beside["passes"], "with the relative L2 it places every fault of the chain"
+    assert set(beside["red"]) == {fault for word in ("red", "misfires", "passes") for fault in chain[word]}  # type: ignore[attr-defined]
+    assert rows["SOUND-1"]["beside"] is None
+
+
+def test_the_text_says_what_a_rule_places_and_what_the_stage_graph_does(
+    aprtui: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = {name: KINDS[name] for name in ("nan", "rope-interleaved")}
+    monkeypatch.setattr("aprtui.contracts.fault_table.KINDS", some)
+    (tmp_path / "c.yaml").write_text(CONTRACT.replace("<<: *chain, name: one_origin", CHAIN))
+    done = aprtui("contracts", "faults", tmp_path / "c.yaml", "--id", "CHAIN-6")
+    assert done.code == 0
+    assert "CHAIN-6  one_adjacent_pair\n  misfires (2): nan at qkv_bias, rope-interleaved at q_post_rope" in done.out
+    assert "by the stage graph (one_origin, at_least 0.999, at_most 0.001):\n    places (2): nan at" in done.out
 
 
 def test_a_kind_is_planted_where_the_model_has_it(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def test_a_suppression_that_hides_nothing_is_a_finding() -> None:
     ]
 
 
-@pytest.mark.parametrize("code", ["LINT-010", "LINT-012", "LINT-016", "LINT-012@a-v1"])
+@pytest.mark.parametrize("code", ["LINT-010", "LINT-012", "LINT-016", "PV-LCK-001", "LINT-012@a-v1"])
 def test_what_evidence_refutes_cannot_be_hidden(code: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is about evidence and cannot be hidden"):
+    with pytest.raises(UsageError, match="cannot be hidden: see aprtui contracts explain"):
         suppressions_of((code,))
     assert "LINT-012@a-v1" in left(suppressions_of(("*",)).apply(FINDINGS, []))
     path = tmp_path / "known.json"

@@ -32,6 +32,9 @@ def guessed(*names: str, shape: tuple[int, ...] = (1, 5, 8), element: str = "F32
         ("blocks.{}.hook_resid_mid", "post_attn_residual", "blocks.{layer}.hook_resid_mid"),
         ("layer_{}", "post_ffn_residual", "layer_{layer}"),
         ("l_out-{}", "post_ffn_residual", "l_out-{layer}"),
+        ("resid_out_{}", "post_ffn_residual", "resid_out_{layer}"),
+        ("input_norm_{}", "attn_norm", "input_norm_{layer}"),
+        ("post_norm_{}", "ffn_norm", "post_norm_{layer}"),
     ],
 )  # fmt: skip
 def test_numbers_that_count_layers_are_told_from_names(name: str, stage: str, pattern: str) -> None:

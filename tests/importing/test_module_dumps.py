@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -267,3 +269,45 @@ def test_printed_numbers_of_five_digits_are_refused(tmp_path: Path, aprtui: Comm
     (tmp_path / "Qwen2ForCausalLM_debug_tree_FULL_TENSORS.json").write_text('{"outputs": {"value": ["1.2345e+00"]}}')
     done = aprtui("import", tmp_path, "--out", tmp_path / "out")
     assert done.code == 3 and "dump again with use_repr=False" in done.err
+
+
+@pytest.mark.group("msprobe")
+@pytest.mark.parametrize("kind", [DataType.FLOAT32, DataType.BFLOAT16])
+def test_a_dump_by_the_real_msprobe_is_judged(aprtui: Command, qwen2: Ours, tmp_path: Path, kind: DataType) -> None:
+    script = tmp_path / "dump.py"
+    script.write_text(MSPROBE)
+    for name, factor in (("honest", "1"), ("wrong", "1.05")):  # each in a process of its own: msProbe patches torch
+        words = [str(tmp_path / name), str(qwen2.model.path), str(kind), factor, ",".join(map(str, TOKENS))]
+        done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    model = ("--model", qwen2.model.path)
+    assert aprtui("import", tmp_path / "honest", *model, "--out", tmp_path / "capture").code == 0
+    stages = {node.stage for node in Capture.open(tmp_path / "capture").files}
+    assert stages >= {"embedding", "qkv_bias", "attention", "ffn_swigl", "post_ffn_residual", "lm_head"}
+    assert aprtui("replay", tmp_path / "honest", *model).code == 0
+    wrong = aprtui("replay", tmp_path / "wrong", *model, "--json")
+    assert wrong.code == 1
+    first = json.loads(wrong.out.splitlines()[-1])["first_divergence"]
+    assert (first["layer"], first["stage"]) == (1, "ffn_norm")
+
+
+MSPROBE = """
+import json, pathlib, sys, torch
+from msprobe.pytorch import PrecisionDebugger
+from aprtui.model.model import load_model
+from aprtui.oracle.transformers_model import AttentionKind, DataType, load
+
+folder, model, kind, factor, tokens = sys.argv[1:]
+module = load(load_model(pathlib.Path(model)), DataType(kind), AttentionKind.EAGER, 1).module
+pathlib.Path(folder + ".json").write_text(json.dumps({
+    "task": "tensor", "dump_path": folder, "rank": [], "step": [], "level": "L0",
+    "tensor": {"scope": [], "list": [], "data_mode": ["forward"]},
+}))
+debugger = PrecisionDebugger(config_path=folder + ".json")
+with torch.no_grad():
+    module.model.layers[1].post_attention_layernorm.weight.mul_(float(factor))
+    debugger.start(model=module)
+    module(torch.tensor([[int(token) for token in tokens.split(",")]]))
+    debugger.stop()
+    debugger.step()
+"""

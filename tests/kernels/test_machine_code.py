@@ -90,6 +90,13 @@ def test_a_tile_of_keys_and_values_is_under_way_while_the_one_before_is_used(
     assert code.resident_blocks(128) >= 2
 
 
+def test_statistics_load_32_values_a_lane_together(machine_code: dict[str, Code]) -> None:
+    code = machine_code["stage_statistics"]
+    waits = [wait.loads for loop in code.loops for wait in code.loop_waits(loop)]
+    assert (SIXTEEN,) * 8 in waits
+    assert code.resident_blocks(256) >= 3
+
+
 def test_waits_are_counted_as_a_warp_meets_them() -> None:
     def load(register: int) -> Instruction:
         return _instruction("LDG.E.128", f"R{register}, desc[UR4][R2.64]")

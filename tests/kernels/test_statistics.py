@@ -47,9 +47,10 @@ def assert_same(found: Accumulator, expected: Accumulator) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_sums_are_those_of_the_accumulator(image_of: Images, parts: int) -> None:
-    values = np.random.default_rng(1).standard_normal((3, 1000), np.float32) + 5
-    assert_same(collect(image_of, values, parts, width=900), accumulate(values[:, :900]))
+@pytest.mark.parametrize(("stride", "width"), [(1000, 900), (1001, 999), (9000, 8964)])
+def test_sums_are_those_of_the_accumulator(image_of: Images, parts: int, stride: int, width: int) -> None:
+    values = np.random.default_rng(1).standard_normal((3, stride), np.float32) + 5
+    assert_same(collect(image_of, values, parts, width=width), accumulate(values[:, :width]))
 
 
 def test_nan_and_inf_are_counted_and_left_out(image_of: Images) -> None:

@@ -71,7 +71,9 @@ def attention_recording(folder: Path, name: Callable[[str], str] = lambda text: 
     maps = op("SOFT_MAX", "kq_soft_max-0", maps / maps.sum(-1, keepdims=True), scores, scale=0.5)
     mixed = op("MUL_MAT", "kqv-0", maps[0] @ v, v, maps)
     out = weight("blk.0.attn_output.weight", 8, 8)
-    op("MUL_MAT", "attn_out-0", mixed @ out.T, out, mixed)
+    mixed = op("MUL_MAT", "attn_out-0", mixed @ out.T, out, mixed)
+    head = weight("output.weight", 10, 8)
+    op("MUL_MAT", "result_output", mixed @ head.T, head, mixed)
     recorder.finish("mine")
     return folder
 

@@ -29,13 +29,20 @@ def run(*arguments: str | Path) -> Result:
 def test_nodes_are_the_stages_of_a_capture(tmp_path: Path) -> None:
     capture = open_capture(attention_recording(tmp_path / "r"))
     stages = {node.stage for node in capture.files}
-    assert stages == {"embedding", "qkv_matmul", "attn_scores", "attn_softmax", "attention", "attn_out"}
-    assert capture.path == tmp_path / "r"
+    assert stages == {"embedding", "qkv_matmul", "attn_scores", "attn_softmax", "attention", "attn_out", "lm_head"}
+    assert (capture.path, capture.files[Node(None, "lm_head")].path.parent) == (tmp_path / "r", capture.folder)
     assert capture.tokens == ATTENTION_TOKENS
     assert capture.values(Node(0, "qkv_matmul")).shape == (4, 24)
     maps, scores = (capture.values(Node(0, stage)) for stage in ("attn_softmax", "attn_scores"))
     assert maps.shape == (1, 4, 4)
     assert np.allclose(maps[0, 3], np.exp(scores[0, 3]) / np.exp(scores[0, 3]).sum()), "scores have their scale"
+
+
+def test_contracts_of_captures_judge_the_stages_of_a_recording(tmp_path: Path) -> None:
+    result = run("contracts", "check", "--capture", attention_recording(tmp_path / "r"), "--id", "APRTUI-CAPTURE-*")
+    verdicts = [line.split()[0] for line in result.output.splitlines() if "APRTUI-CAPTURE" in line]
+    assert "PASS" in verdicts
+    assert "FAIL" not in verdicts, result.output
 
 
 def test_a_recording_that_is_written_again_is_read_again(tmp_path: Path) -> None:
@@ -62,6 +69,11 @@ def test_the_commands_for_captures_take_recordings(tmp_path: Path) -> None:
     assert Capture.open(tmp_path / "c").provenance["engine"] == "mine 1"
 
 
+def test_of_an_architecture_that_is_not_known_the_next_step_is_one_that_works(tmp_path: Path) -> None:
+    said = run("replay", attention_recording(tmp_path / "r"), "--tolerance", "rel_l2=1").output
+    assert "aprtui record torch HF_FOLDER" in said
+
+
 @pytest.mark.parametrize("arguments", [("diff", "a", "a", "--html", "x"), ("replay", "a", "--stage", "attn_out")])
 def test_options_of_captures_say_how_a_recording_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
@@ -76,7 +88,7 @@ def test_options_of_captures_say_how_a_recording_is_one(
 def test_stats_list_nodes_that_are_no_stage_too(tmp_path: Path) -> None:
     folder = attention_recording(tmp_path / "r")
     lines = run("stats", folder).output.splitlines()
-    assert len(lines) == 1 + 8
+    assert len(lines) == 1 + 9
     assert any("kqv-0" in line or "attention" in line for line in lines)
     chosen = run("stats", folder, "--stage", "SOFT_MAX,embedding", "--json").output.splitlines()
     assert [json.loads(line)["op"] for line in chosen] == ["GET_ROWS", "SOFT_MAX"]

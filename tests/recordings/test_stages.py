@@ -60,6 +60,11 @@ def test_a_node_has_the_name_of_its_place(name: str, op: str, weight: str, expec
         (("blk.0.post_attention_norm.weight",), "MUL", 0, "ffn_norm", 1),
         (("blk.0.post_attention_norm.weight", "blk.0.ffn_norm.weight"), "MUL", 0, "attn_post_norm", 1),
         (("blk.0.attn_output.weight", "blk.0.attn_output.bias"), "ADD", 1, "attn_out", 1),
+        (("blk.0.ffn_up.weight", "blk.0.ffn_up.scale", "blk.0.ffn_up.bias"), "MUL", 1, "ffn_up", 1),
+        (("blk.0.post_attention_norm.weight", "blk.0.post_ffw_norm.weight"), "MUL", 0, "attn_post_norm", 1),
+        (("blk.0.attn_output.weight", "blk.0.attn_output.scale"), "MUL", 1, "attn_out", 1),
+        (("blk.0.attn_q.weight", "blk.0.attn_q.scale", "blk.0.attn_q.bias"), "MUL", 1, "qkv_matmul", 3),
+        (("blk.0.attn_q.weight", "blk.0.attn_q.scale", "blk.0.attn_q.bias"), "ADD", 2, "qkv_bias", 3),
         (("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"), "MUL_MAT", 2, "qkv_matmul", 3),
     ],
 )  # fmt: skip
@@ -80,6 +85,14 @@ def test_the_weights_of_an_unknown_architecture_tell_its_stages(
 def test_one_name_of_several_stages_means_that_whose_weights_are_there(weights: tuple[str, ...], expected: str) -> None:
     name = NodeNames(graph(*weights)).name(OpNode("GLU", (), (), (), "ffn_swiglu-0"))
     assert (name.layer, name.stage) == (0, expected)
+
+
+def test_a_product_that_holds_gate_and_up_is_neither() -> None:
+    known = graph("blk.0.ffn_up.weight", "blk.0.ffn_down.weight", called=("ffn_swiglu-0",))
+    assert str(NodeNames(known).name(OpNode("MUL_MAT", (0,), (), (), "ffn_up-0"))) == "ffn_up-0"
+    assert NodeNames(known).name(OpNode("GLU", (), (), (), "ffn_swiglu-0")).stage == "ffn_swigl"
+    plain = graph("blk.0.ffn_up.weight", "blk.0.ffn_down.weight")
+    assert NodeNames(plain).name(OpNode("MUL_MAT", (0,), (), (), "ffn_up-0")).stage == "ffn_up"
 
 
 def test_a_stage_that_the_recording_states_comes_first() -> None:

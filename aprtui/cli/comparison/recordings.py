@@ -71,6 +71,7 @@ def replay(path: Path, model: Path | None, others: bool, options: ComparisonOpti
     `others`: whether options are given that do not apply.
     """
     from aprtui.cli.progress import ProgressLine
+    from aprtui.recordings.captures.as_capture import recorded_model
     from aprtui.recordings.judging import BOUND
     from aprtui.recordings.reading import Recording
     from aprtui.recordings.replay import OpReplayOptions, replay_recording
@@ -88,7 +89,10 @@ def replay(path: Path, model: Path | None, others: bool, options: ComparisonOpti
         for record in replay_records(recording, found):
             write_record(record)
     else:
-        click.echo("\n".join([*replay_lines(recording, found), "", *next_steps(recording, found)]).rstrip())
+        known = recorded_model(recording, model)
+        click.echo(
+            "\n".join([*replay_lines(recording, found), "", *next_steps(recording, found, known is not None)]).rstrip()
+        )
     return VERDICT_CODES[found.verdict]
 
 

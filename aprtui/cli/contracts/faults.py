@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 from aprtui.cli.contracts.shared import paths_argument, print_line, read_documents
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL
+from aprtui.compare.wording import counted
 from aprtui.errors import ExitCode
 from aprtui.resources import embedded_model
 
@@ -66,7 +67,7 @@ def command(paths: tuple[Path, ...], model_path: Path | None, ids: tuple[str, ..
     if as_json:
         write_record({"record": "summary", "falsifiers": len(rows), "vacuous": len(vacuous)})
     else:
-        click.echo(f"{len(rows)} falsifiers of captures, {len(vacuous)} vacuous")
+        click.echo(f"{counted(len(rows), 'falsifier')} of captures, {len(vacuous)} vacuous")
     if broken:
         return ExitCode.UNREADABLE
     if vacuous:
@@ -75,15 +76,24 @@ def command(paths: tuple[Path, ...], model_path: Path | None, ids: tuple[str, ..
 
 
 def _lines(row: FaultRow) -> Iterator[str]:
+    from aprtui.contracts.fault_table import LOCALISERS
+
     yield f"{row.falsifier.id}  {row.check.name}" + (f"  VACUOUS: {row.vacuous}" if row.vacuous else "")
-    found = {
-        "red": row.caught, "misfires": row.misfired, "passes": row.missed, "nothing to judge": row.refused
-    }  # fmt: skip
+    caught, missed = ("places", "does not see") if row.check.name in LOCALISERS else ("red", "passes")
+    yield from _listed({caught: row.caught, "misfires": row.misfired, missed: row.missed})
+    yield from _listed({"nothing to judge": row.refused})
+    if row.beside is not None:
+        bounds = ", ".join(f"{name} {row.beside.check.parameters[name]:g}" for name in ("at_least", "at_most"))
+        yield f"  beside it, by the stage graph (one_origin, {bounds}):"
+        found = {"places": row.beside.places, "misfires": row.beside.misfired, "does not see": row.beside.missed}
+        yield from _listed(found, "    ")
+
+
+def _listed(found: Mapping[str, Sequence[str]], indent: str = "  ") -> Iterator[str]:
     for word, names in found.items():
         if names:
-            yield from textwrap.wrap(
-                f"{word} ({len(names)}): {', '.join(names)}", 100, initial_indent="  ", subsequent_indent="    "
-            )
+            text = f"{word} ({len(names)}): {', '.join(names)}"
+            yield from textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=f"{indent}  ")
 
 
 def _record(row: FaultRow) -> dict[str, Any]:
@@ -92,4 +102,8 @@ def _record(row: FaultRow) -> dict[str, Any]:
         "honest": str(row.honest), "red": row.caught, "misfires": row.misfired, "passes": row.missed,
         "nothing_to_judge": row.refused,
         "vacuous": row.vacuous or None,
+        "beside": None if row.beside is None else {
+            "check": row.beside.check.name, "parameters": row.beside.check.parameters, "red": row.beside.places,
+            "misfires": row.beside.misfired, "passes": row.beside.missed,
+        },
     }  # fmt: skip

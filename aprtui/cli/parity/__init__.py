@@ -31,6 +31,10 @@ _LENGTH = 96
     help="Of captures: the most that a metric as rel_l2 may be, in place of a floor. Repeatable.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a path, the summary last.")
+@click.option(
+    "--bisect", is_flag=True, expose_value=False,
+    help="Exit 125 on anything but pass, divergence and interrupt: git bisect run.",
+)  # fmt: skip
 def command(
     targets: tuple[Path, ...], prompt: str | None, tokens: str | None, chat: bool, system: str, no_special: bool,
     length: int | None, backend: str, mode: str, threads: int | None, inject: tuple[str, ...], model: Path | None,

@@ -84,5 +84,5 @@ def _shifted(node: Node, by: int) -> Node | None:
 
 
 def _file_of(b: Capture, node: Node, name: str, offset: int) -> Path | None:
-    folder = b.path if node.layer is None else b.path / f"layer-{node.layer + offset}"
+    folder = b.folder if node.layer is None else b.folder / f"layer-{node.layer + offset}"
     return next((folder / f"{name}{suffix}" for suffix in SUFFIXES if is_single_file(folder / f"{name}{suffix}")), None)

@@ -162,8 +162,9 @@ def _pair_rows(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlig
         n = tokens.aligned or 0
         return StagePair(node, a[:n], b[:n], stage.axes, 0, first_tokens(n))
     if rows_a == rows_b:
-        first = count_a - 1 if last_a and count_a else 0
-        return StagePair(node, a, b, stage.axes, first, "the last token" if last_a else "all tokens")
+        first = count_a - rows_a if count_a and rows_a < count_a else 0
+        some = f"the last {counted(rows_a, 'token')}" if first else "all tokens"
+        return StagePair(node, a, b, stage.axes, first, "the last token" if last_a else some)
     if last_b and rows_a == count_a:
         return StagePair(node, a[-1:], b, stage.axes, rows_a - 1, f"the last of A's {rows_a} tokens, B's only one")
     if last_a and rows_b == count_b:

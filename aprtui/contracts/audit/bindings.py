@@ -4,7 +4,7 @@
     registry.status(document, equation)
 
 A registry says of itself what is implemented. With a source tree, an equation counts as implemented only if the code
-names its function.
+defines its function.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _entry(path: Path, item: object, source: SourceTree | None) -> BoundEquation
             raise ContractError(path, item.line, f"a binding: {name} is missing: write it")
     status = _status(path, item, said["status"])
     function, missing = said["function"].rpartition("::")[2], ""
-    if source is not None and status is ImplementationStatus.IMPLEMENTED and not source.has_name(function):
+    if source is not None and status is ImplementationStatus.IMPLEMENTED and not source.defines(function):
         status, missing = ImplementationStatus.NOT_IMPLEMENTED, function or "no function at all"
     return BoundEquation(_stem(said["contract"]), said["equation"], said["function"], status, missing)
 

@@ -129,6 +129,14 @@ def _implemented_as(document: Document, context: AuditContext, status: Implement
             yield equation.line, f"equation {equation.name!r:.60} is {said} by {entry.function or 'nothing'}{missing}"
 
 
+def _bound_to_nothing(document: Document, context: AuditContext) -> Breaches:
+    names = {equation.name for equation in document.equations}
+    for entry in () if context.registry is None else context.registry.of(document):
+        if entry.equation not in names:
+            where = f"{context.registry.path.name} binds {entry.equation!r:.60}" if context.registry else ""
+            yield document.line_of("equations"), f"{where}, but no equation has that name"
+
+
 def _unenforced(document: Document, context: AuditContext) -> Breaches:
     for equation in document.equations:
         missing = [name for name in ("preconditions", "postconditions") if not equation.extras.get(name)]
@@ -216,6 +224,13 @@ AUDIT_RULES: tuple[AuditRule, ...] = (
         _not_implemented,
     ),
     AuditRule(
+        "BIND-101",
+        _W,
+        "the registry binds only equations that the contract has",
+        "correct the name in the registry, or remove the entry",
+        _bound_to_nothing,
+    ),
+    AuditRule(
         "PV-ENF-001",
         _W,
         "an equation has pre- and postconditions, and the contract its level of enforcement",
@@ -247,7 +262,7 @@ AUDIT_RULES: tuple[AuditRule, ...] = (
     ),
     AuditRule("PV-PRV-004", _I, "a theorem is named", "name one in lean_theorem", _no_theorems, True),
 )
-"""The codes are those of `pv audit` and `pv lint`."""
+"""The codes are those of `pv audit` and `pv lint`; BIND-101 is ours: such an entry counts in the share of bindings."""
 
 
 DUPLICATE = "PV-DUP-001"

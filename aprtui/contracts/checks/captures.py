@@ -69,7 +69,7 @@ def whole_model_file(arguments: CaptureArguments) -> Judgement:
 def _root_problem(capture: Capture, node: Node) -> str:
     entry = capture.files[node]
     file = read_aprt(entry.path)
-    if entry.path.parent != capture.path:
+    if entry.path.parent != capture.folder:
         return "it lies in a folder of a layer"
     if file.layer is not None:
         return f"its header says layer {file.layer}"
@@ -201,7 +201,7 @@ def layer_subset(arguments: CaptureArguments) -> Judgement:
     claimed = (
         frozenset(wanted_nodes(capture.graph, arguments.parameters)[0]) if LAYERS in arguments.parameters else None
     )
-    present = {node for node, _ in claimed_files(capture.path)}  # stale files too
+    present = {node for node, _ in claimed_files(capture.folder)}  # stale files too
     expected = claimed if capture.manifest is None else capture.promised
     if expected is None:
         return unknown("nothing says which layers were asked for: no manifest, and the contract names none")

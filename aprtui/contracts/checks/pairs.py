@@ -30,8 +30,11 @@ COSINE = 0.999
 Judge = Callable[[PairArguments, tuple[StageComparison, ...]], Judgement]
 
 
-def on_compared(judge: Judge) -> Callable[[PairArguments], Judgement]:
-    """A check that compares the nodes in question and then calls `judge`; UNKNOWN where one cannot be compared."""
+def on_compared(judge: Judge, one_sided: bool = False) -> Callable[[PairArguments], Judgement]:
+    """A check that compares the nodes in question and then calls `judge`; UNKNOWN where one cannot be compared.
+
+    NaN or Inf on one side alone fail it, unless `judge` knows what to make of them (`one_sided`).
+    """
 
     def check(arguments: PairArguments) -> Judgement:
         names = ",".join(dict.fromkeys(node.stage for node in arguments.nodes))
@@ -45,10 +48,10 @@ def on_compared(judge: Judge) -> Callable[[PairArguments], Judgement]:
                 return unknown(f"{node} was not compared: {skipped.get(node, 'not in both captures')}")
         stages = tuple(found[node] for node in arguments.nodes)
         mixed = tuple(stage.node for stage in stages if stage.metrics.mismatches)
-        if mixed:
+        if mixed and not one_sided:
             count, metric = sum(stage.metrics.mismatches for stage in stages), "values NaN or Inf on one side"
             return passed_if(False, f"{mixed[0]}: NaN or Inf on one side only", metric, count, 0, mixed)
-        empty = next((stage.node for stage in stages if not stage.metrics.compared), None)
+        empty = next((stage.node for stage in stages if not stage.metrics.compared and stage.node not in mixed), None)
         return unknown(f"{empty} holds no finite value") if empty is not None else judge(arguments, stages)
 
     return check
@@ -163,38 +166,44 @@ def one_adjacent_pair(arguments: PairArguments, stages: tuple[StageComparison, .
         reason = f"between {before.node} ({_cosine(before):.6f}) and {after.node} ({_cosine(after):.6f})"
         return passed_if(True, reason, "falls", 1, 1, (before.node, after.node), Relation.EXACTLY)
     reason = f"{len(falls)} falls, not one" if falls else f"{stages[0].node}, the first, is below already"
-    origins = _origins(arguments, stages, bound)
+    origins = _origins(arguments, stages, frozenset(stage.node for stage in stages if _cosine(stage) < bound))
     reason += f"; by the stage graph it begins at {' and '.join(str(node) for node in origins)}" if origins else ""
     nodes = tuple(stage.node for fall in falls for stage in fall) or _nodes(stages)
     return passed_if(False, reason, "falls", len(falls), 1, nodes, Relation.EXACTLY)
 
 
 def one_origin(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
-    """Just one stage is below `at_least` though all that it is computed from is not: the divergence begins there.
+    """Just one stage is wrong though all that it is computed from is right: the divergence begins there.
 
-    The stages are ordered as they depend on one another, not as they are listed: queries and keys are no neighbours.
-    UNKNOWN where no stage is below.
+    A stage is wrong where its cosine is below `at_least`, where it is farther than `at_most` (if that is given) in
+    relative L2, or where NaN or Inf are on one side alone. The stages are ordered as they depend on one another, not as
+    they are listed: queries and keys are no neighbours. UNKNOWN where no stage is wrong.
     """
-    bound = arguments.number("at_least", COSINE)
-    if all(_cosine(stage) >= bound for stage in stages):
-        return unknown(f"no cosine is below {bound:g}: there is no divergence to narrow down")
-    origins = _origins(arguments, stages, bound)
+    bound, most = arguments.number("at_least", COSINE), arguments.number("at_most", math.inf)
+    wrong = frozenset(stage.node for stage in stages if _is_wrong(stage, bound, most))
+    if not wrong:
+        beyond = "" if most == math.inf else f", and no relative L2 above {most:g}"
+        return unknown(f"no cosine is below {bound:g}{beyond}: there is no divergence to narrow down")
+    origins = _origins(arguments, stages, wrong)
     places = " and ".join(str(node) for node in origins)
     return passed_if(len(origins) == 1, f"it begins at {places}", "origins", len(origins), 1, origins, Relation.EXACTLY)
 
 
-def _origins(arguments: PairArguments, stages: tuple[StageComparison, ...], bound: float) -> tuple[Node, ...]:
-    """The stages below `bound` none of whose inputs among `stages`, however far back, is below."""
-    cosines = {stage.node: _cosine(stage) for stage in stages}
+def _is_wrong(stage: StageComparison, bound: float, most: float) -> bool:
+    metrics = stage.metrics
+    return bool(metrics.mismatches) or _cosine(stage) < bound or (metrics.rel_l2 or 0.0) > most
 
-    def fell_before(node: Node) -> bool:
-        return any(
-            cosines[source] < bound if source in cosines else fell_before(source)
-            for source in arguments.capture.graph.inputs(node)
-            if source.layer == node.layer
+
+def _origins(arguments: PairArguments, stages: tuple[StageComparison, ...], wrong: frozenset[Node]) -> tuple[Node, ...]:
+    """The `wrong` ones of the stages none of whose inputs among `stages`, however far back, is wrong."""
+    compared = {stage.node for stage in stages}
+    graph = arguments.capture.graph
+    wrong_before: dict[Node, bool] = {}
+    for node in graph.nodes:  # in the order of the forward pass: inputs come before what is computed from them
+        wrong_before[node] = any(
+            source in wrong if source in compared else wrong_before.get(source, False) for source in graph.inputs(node)
         )
-
-    return tuple(node for node, cosine in cosines.items() if cosine < bound and not fell_before(node))
+    return tuple(stage.node for stage in stages if stage.node in wrong and not wrong_before[stage.node])
 
 
 def sigma_band(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:

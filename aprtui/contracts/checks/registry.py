@@ -83,7 +83,9 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "rel_l2_ceiling": _compared(pairs.rel_l2_ceiling, "at_most", "positions", "decoded"),
         "divergence_localised": _compared(pairs.divergence_localised, "below"),
         "one_adjacent_pair": _compared(pairs.one_adjacent_pair, "at_least"),
-        "one_origin": _compared(pairs.one_origin, "at_least"),
+        "one_origin": PairCheck(
+            pairs.on_compared(pairs.one_origin, one_sided=True), frozenset({"at_least", "at_most"})
+        ),
         "sigma_band": _compared(pairs.sigma_band, "low", "high"),
         "replay_holds": CaptureCheck(captures.replay_holds),
         "argmax_parity": _compared(pairs.argmax_parity, "cosine_at_least", stages=("lm_head",)),

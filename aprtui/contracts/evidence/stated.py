@@ -21,6 +21,7 @@ EVIDENCE_FILE = "evidence_file"
 _BLOCKS = (LIVE_DISCHARGE, DISCHARGED_EVIDENCE)
 _MUST_SAY = (("date",), ("host",), ("artifact", "artifacts", "binary"), ("command", "command_chain"))
 _VERDICTS = ("verdict", "overall_verdict", "aggregate_verdict")
+_FAILED = frozenset({"FAIL", "FAILED", "FALSE", "FALSIFIED", "REFUTED", "DISPROVEN"})
 _MOST_BYTES = 1 << 20
 
 
@@ -56,7 +57,7 @@ def _failed(block: StatedEvidence, project: Project) -> bool:
     said = [texts[0] for name in _VERDICTS if (texts := block.parts.get(name))]
     for name in block.parts.get(EVIDENCE_FILE, ()):
         said += [str(found.get(key, "")) for found in _read(project, name) for key in _VERDICTS]
-    return any(word.strip().upper() in ("FAIL", "FAILED") for word in said)
+    return any(word.strip().upper() in _FAILED for word in said)
 
 
 def _read(project: Project, name: str) -> Iterator[Mapping[str, Any]]:

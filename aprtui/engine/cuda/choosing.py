@@ -19,7 +19,7 @@ from aprtui.engine.cuda.storage import DeviceStorage
 from aprtui.engine.sampling import Candidate, Choice, no_distribution
 
 RING = 16
-"""Choices that a ring holds: two batches, one that is read while the other is made."""
+"""Choices that a ring holds: two batches, both of them queued. The host has its copy of the one before them."""
 
 MOST_CANDIDATES = 64
 

@@ -113,20 +113,24 @@ class Device:
         self.driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
         self.driver.synchronize()  # what is told next must not be read instead
 
-    def queue_choices(self, count: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> None:
-        """Queue `count` passes, each of which evaluates what the one before it has chosen; `uniforms` if it draws."""
+    def queue_choices(self, turn: int, count: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> None:
+        """Queue `count` passes, batch number `turn` behind `begin_choosing`; `uniforms` if they draw.
+
+        Each evaluates what the one before it has chosen.
+        """
         plan = self._one_token(NO_TAPS, 0, rule)
         self._choosing.send_uniforms(uniforms)
         for _ in range(count):
             self._run_token(plan)
         self._choosing.fetch(rule)
+        self.driver.mark(turn % 2)
 
-    def choices(self, more: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> Rings:
-        """Wait for the choices that were queued, and queue `more`."""
-        self.driver.synchronize()
+    def choices(self, turn: int, more: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> Rings:
+        """Wait for batch number `turn`, not for the one queued behind it; queue the next but one, of `more` passes."""
+        self.driver.wait(turn % 2)
         found = self._choosing.found(rule)
         if more:
-            self.queue_choices(more, rule, uniforms)
+            self.queue_choices(turn + 2, more, rule, uniforms)
         return found
 
     def queue_tapped(

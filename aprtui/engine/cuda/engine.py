@@ -39,7 +39,7 @@ Array = NDArray[np.float32]
 T = TypeVar("T")
 
 _BATCH = RING // 2
-"""Passes that are queued ahead, of which the last may be for nothing."""
+"""Passes that are queued together. Two batches are, so that up to as many as the ring holds may be for nothing."""
 
 _FEW = 8
 """Tokens of a prompt that one walk over a matrix serves, without tensor cores. Where these win was not measured."""
@@ -115,7 +115,7 @@ class CudaEngine:
         return sampling.temperature == 0 or (sampling.top_k == 0 and sampling.top_p == 1)
 
     def choose(self, token: int, sampler: Sampler, taps: Taps = NO_TAPS) -> Iterator[Choice]:
-        """See `ChoosingEngine`. Without taps, a batch of passes is queued while the one before it is read."""
+        """See `ChoosingEngine`. Without taps, two batches of passes are queued while the one before them is read."""
         require_known(np.asarray([token], np.int64), self._vocabulary)
         self._epoch += 1
         epoch, candidates = self._epoch, min(sampler.candidates, MOST_CANDIDATES, self._vocabulary)
@@ -129,14 +129,17 @@ class CudaEngine:
                 return
 
     def _batches(self, rule: ChoiceRule, sampler: Sampler) -> Iterator[Choice]:
+        """Two batches are always queued: while the host reads one, the device works at the next, and never waits."""
         room = self.context - self.position
         batches = [min(_BATCH, room - begin) for begin in range(0, room, _BATCH)]
-        if batches:
-            self._thread.run(self._on_device.queue_choices, batches[0], rule, sampler.uniforms(0, batches[0]))
+        for turn, batch in enumerate(batches[:2]):
+            uniforms = sampler.uniforms(turn * _BATCH, batch)
+            self._thread.run(self._on_device.queue_choices, turn, batch, rule, uniforms)
         ordinal = 0
-        for batch, following in zip(batches, [*batches[1:], 0], strict=True):
-            uniforms = sampler.uniforms(batch, following)
-            found = self._thread.run(self._on_device.choices, following, rule, uniforms)
+        for turn, batch in enumerate(batches):
+            more = batches[turn + 2] if turn + 2 < len(batches) else 0
+            uniforms = sampler.uniforms(2 * _BATCH, more)
+            found = self._thread.run(self._on_device.choices, turn, more, rule, uniforms)
             for _ in range(batch):
                 self.position += 1
                 yield found[ordinal]

@@ -3,7 +3,7 @@
 `docs/source/developer_guide/performance_and_debug/msprobe_guide.md` of vllm-project/vllm-ascend has the layout. Files
 are named `Module.{module}.{class}.forward.{call}.{input|output}.{argument}.pt`, or `….kwargs.{name}.pt`; lists number
 on, as `input.1.0`. A list of models puts its index first (`Module.0.…`), MindSpore writes `Cell.….npy`. `rank` without
-a number is the only process there is.
+a number is the only process there is; outside torch.distributed a process is `proc` and its id (msProbe 26.2).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aprtui.importing.source import READERS, Source
 from aprtui.trace.graph import StageGraph
 
 _STEP = re.compile(r"step(\d+)")
-_RANK = re.compile(r"rank(\d*)")
+_RANK = re.compile(r"(?:rank|proc)(\d*)")
 _FILE = re.compile(
     r"(?:Module|Cell)\.(?:\d+\.)?(?:network\.)?(.+)\.[^.]+\.forward\.(\d+)\.(input|output|kwargs)\.([\w.]+)\.(?:pt|npy)"
 )

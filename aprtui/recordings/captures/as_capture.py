@@ -123,7 +123,8 @@ def open_capture(path: Path, copied: bool = False, progress: Progress = no_progr
     """
     if not is_recording(path):
         return Capture.open(path, copied)
-    return replace(Capture.open(stand_in(path, progress), copied), path=path)
+    stored = stand_in(path, progress)
+    return replace(Capture.open(stored, copied), path=path, stored=stored)
 
 
 _stand_ins: dict[Path, tuple[tuple[int, ...], Path]] = {}

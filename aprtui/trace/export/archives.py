@@ -109,4 +109,4 @@ def _descriptions(selection: ExportSelection) -> Iterator[tuple[str, bytes]]:
         files = {name: info for name, info in capture.manifest.files.items() if name in names}
         yield FILE_NAME, manifest_text(replace(capture.manifest, files=files)).encode()
     elif capture.provenance:
-        yield PROVENANCE, read_whole(capture.path / PROVENANCE, _MOST_BYTES)
+        yield PROVENANCE, read_whole(capture.folder / PROVENANCE, _MOST_BYTES)

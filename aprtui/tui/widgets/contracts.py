@@ -15,9 +15,11 @@ from textual.worker import get_current_worker
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.judgement import Judgement
-from aprtui.contracts.documents.document import Falsifier
+from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.contracts.documents.loading import Documents, LoadedContract, load_documents
+from aprtui.contracts.documents.validation import Finding, Severity, validate
 from aprtui.contracts.evidence.assessment import NO_LEDGER, Assessment
+from aprtui.contracts.lint.rules import LintContext, lint
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.contracts.settling import Lack
 from aprtui.errors import AprtuiError
@@ -29,7 +31,8 @@ from aprtui.tui.draw.text import SEPARATOR, clipped
 from aprtui.tui.widgets.table import Column, Row, Table, Tone
 
 DOCUMENT_COLUMNS = (
-    Column("contract", grows=True), Column("life cycle", rank=1), Column("falsifiers", right=True, rank=2),
+    Column("contract", grows=True), Column("life cycle", rank=1), Column("falsifiers", right=True, rank=3),
+    Column("form", rank=2),
 )  # fmt: skip
 FALSIFIER_COLUMNS = (
     Column("result"), Column("rule", grows=True, least=50), Column("falsifier", grows=True, end_matters=True, rank=4),
@@ -65,12 +68,23 @@ MOST_COMMANDS = 4
 """Of a longer test, only the first lines stand in the summary."""
 
 
-def document_row(loaded: LoadedContract) -> Row:
-    """A contract file in the list; one that cannot be read says so."""
+FORM_WORDS = {Severity.ERROR: "error", Severity.WARN: "warning"}
+
+
+def form_of(document: Document) -> tuple[Finding, ...]:
+    """What is wrong with a contract as it is written: the findings of `validate`, and of `lint` without sources."""
+    return (*validate(document), *lint(document, LintContext()))
+
+
+def document_row(loaded: LoadedContract, form: Sequence[Finding] = ()) -> Row:
+    """A contract file in the list, with how many faults of form it has; one that cannot be read says so."""
     document = loaded.document
     if document is None:
-        return Row(loaded.path, (loaded.path.stem, "cannot be read", ""), Tone.BAD)
-    return Row(loaded.path, (document.name, document.life_cycle or UNKNOWN, str(len(document.falsifiers))))
+        return Row(loaded.path, (loaded.path.stem, "cannot be read", "", ""), Tone.BAD)
+    counts = Counter(finding.severity for finding in form)
+    words = [counted(counts[severity], word) for severity, word in FORM_WORDS.items() if counts[severity]]
+    cells = (document.name, document.life_cycle or UNKNOWN, str(len(document.falsifiers)), ", ".join(words) or "sound")
+    return Row(loaded.path, cells)
 
 
 def falsifier_row(row: PanelRow, judged: bool) -> Row:
@@ -179,11 +193,13 @@ def _reason(judgement: Judgement | None) -> str:
     return f"{judgement.reason} ({judgement.metric} {judgement.number:.4g}{bound})"
 
 
-def falsifier_lines(row: PanelRow) -> list[tuple[str, str]]:
-    """All that is known beside the summary: lines of a name and a text; no name where a text continues."""
+def falsifier_lines(row: PanelRow, form: Sequence[Finding] = ()) -> list[tuple[str, str]]:
+    """All that is known beside the summary, and the faults of its document's form: lines of a name and a text; no name
+    where a text continues."""
+    faults = [f"line {finding.line}: {finding.message} ({finding.code})" for finding in form]
     return [
         (name if index == 0 else "", text)
-        for name, texts in _paragraphs(row)
+        for name, texts in (*_paragraphs(row), ("form", faults or ["sound"]))
         for index, text in enumerate(texts)
         if text
     ]

@@ -86,6 +86,19 @@ def test_launches_and_copies_do_not_wait_and_keep_their_order(on_device: Callabl
     on_device(work)
 
 
+def test_waiting_for_a_mark_waits_for_nothing_behind_it(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        for number in (0, 1):
+            setting.add(1.0)
+            setting.fetch()
+            setting.driver.mark(number)
+        for number in (0, 1):
+            setting.driver.wait(number)
+            np.testing.assert_array_equal(setting.seen, (number + 1) * np.arange(COUNT, dtype=np.float32))
+
+    on_device(work)
+
+
 def test_a_graph_holds_what_was_queued_and_runs_it_as_often_as_asked(on_device: Callable[..., Any]) -> None:
     def work(setting: Setting) -> None:
         def token() -> None:

@@ -53,6 +53,9 @@ MOST_ARTIFACTS = 500
 
 MOST_CONTRACTS = 200
 
+MOST_GRAPH_BYTES = 1 << 25
+"""Of a recording that is read to be listed: its file of graphs is JSON, which takes a second for so much."""
+
 _SKIPPED = frozenset({"node_modules", "__pycache__", "site-packages"})
 _MANIFEST_START = 256
 
@@ -353,6 +356,9 @@ def _capture(path: Path, modified: float) -> Artifact:
 
 
 def _recording(path: Path, modified: float) -> Artifact:
+    if _size(path / GRAPH_NAME) > MOST_GRAPH_BYTES:
+        large = (("ops", f"not counted: {GRAPH_NAME} of more than {MOST_GRAPH_BYTES >> 20} MB"),)
+        return Artifact(path, ArtifactKind.RECORDING, modified, bytes=_size(path / DATA_NAME), facts=large)
     try:
         recording = Recording.open(path)
     except UnreadableError as error:

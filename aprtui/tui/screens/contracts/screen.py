@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from textual.worker import get_current_worker
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.loading import Documents, load_documents
+from aprtui.contracts.documents.validation import Finding
 from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
@@ -40,6 +41,7 @@ from aprtui.tui.widgets.contracts import (
     document_row,
     falsifier_lines,
     falsifier_row,
+    form_of,
     row_words,
     summary,
 )
@@ -64,6 +66,8 @@ Evidence is what was recorded earlier (aprtui contracts check --record): fresh w
 check are as they were, else stale; unbound where it vouches for no source; void where it contradicts itself, or is \
 about another subject than the claim or about an injected fault; refuted where the newest, or one on the same sources, \
 is a FAIL. Enter says which, and why.
+
+The form of a contract is what aprtui contracts validate and lint say of it as it is written; Enter lists it.
 
 A contract that is edited on disk, and evidence that is recorded, is read again by itself.
 """
@@ -128,6 +132,7 @@ class ContractsScreen(ToolScreen):
         def __init__(self, documents: Documents) -> None:
             super().__init__()
             self.documents = documents
+            self.form = {document.path: form_of(document) for document in documents.readable}
 
     class Judged(Message):
         """The falsifiers of a document were judged; `problem` says why a capture could not be read."""
@@ -143,6 +148,7 @@ class ContractsScreen(ToolScreen):
         self._given_path = state.path("path")
         self._paths = contract_paths(session.paths) if self._given_path is None else (self._given_path.absolute(),)
         self._documents: Documents | None = None
+        self._form: Mapping[Path, Sequence[Finding]] = {}
         self._document: Document | None = None
         self._rows: tuple[PanelRow, ...] = ()
         self._judged = False
@@ -251,10 +257,10 @@ class ContractsScreen(ToolScreen):
 
     def on_contracts_screen_documents_read(self, message: DocumentsRead) -> None:
         """Show the documents; the open one is judged again if it has changed."""
-        self._documents = message.documents
+        self._documents, self._form = message.documents, message.form
         table = self.query_one("#documents", Table)
         table.empty = message.documents.error or NO_CONTRACTS
-        table.show([document_row(loaded) for loaded in message.documents.files])
+        table.show([document_row(loaded, message.form.get(loaded.path, ())) for loaded in message.documents.files])
         name, self._cursors_to_restore = self._cursors_to_restore[0], ("", self._cursors_to_restore[1])
         for loaded in message.documents.files:
             if name and loaded.path.stem == name:
@@ -337,7 +343,8 @@ class ContractsScreen(ToolScreen):
         text = TextTable.grid(padding=(0, 1))
         text.add_column(style="dim", no_wrap=True)
         text.add_column(overflow="fold")
-        for name, line in falsifier_lines(row) if row is not None else ():
+        form = () if self._document is None else self._form.get(self._document.path, ())
+        for name, line in falsifier_lines(row, form) if row is not None else ():
             text.add_row(name, Text(line))
         self.query_one("#text", Static).update(text)
         details = self.query_one("#details")

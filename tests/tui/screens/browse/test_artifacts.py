@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aprtui.model.discovery.places import FoundModel
@@ -18,6 +19,7 @@ from aprtui.tui.screens.browse.contents import CaptureContents, read_contents
 from aprtui.tui.screens.browse.facts import Facts, model_facts
 from tests.compare.synthetic import write_capture
 from tests.model.gguf_files import model_file
+from tests.recordings.made import attention_recording, recorded
 
 
 def test_captures_and_models_are_found_as_deep_as_told_and_hidden_folders_are_not_looked_into(tmp_path: Path) -> None:
@@ -41,6 +43,33 @@ def test_a_capture_given_twice_is_found_once_and_foreign_manifests_are_none(tmp_
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "weights.bin").write_bytes(bytes(10))
     assert [entry.path for entry in Finder().search([tmp_path, capture, tmp_path / "gone"]).artifacts] == [capture]
+
+
+def test_recordings_are_told_from_other_graphs_and_large_ones_are_not_read_to_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = attention_recording(tmp_path / "r")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "graph.json").write_text('{"nodes": []}')
+    (found,) = Finder().search([tmp_path]).artifacts
+    assert (found.path, found.kind, found.tokens, found.files) == (recording, ArtifactKind.RECORDING, 4, 9)
+    assert dict(found.facts)["engine"] == "mine 1"
+    monkeypatch.setattr(artifacts, "MOST_GRAPH_BYTES", 100)
+    (large,) = Finder().search([tmp_path]).artifacts
+    assert (large.kind, large.files, large.problem) == (ArtifactKind.RECORDING, 0, "")
+    (recording / "graph.json").write_text('{"format": "aprtui-recording"')
+    monkeypatch.undo()
+    (broken,) = Finder().search([tmp_path]).artifacts
+    assert "not JSON" in broken.problem
+
+
+def test_a_recording_without_a_stage_lists_its_ops(tmp_path: Path) -> None:
+    recorded(tmp_path / "r", "SQR", np.ones((2, 4), np.float32), np.ones((2, 4), np.float32))
+    (found,) = Finder().search([tmp_path]).artifacts
+    *_, contents = read_contents(found, lambda: False)
+    assert isinstance(contents, CaptureContents)
+    assert not contents.capture.files
+    assert [(node.node.op, stats.count if stats else 0) for node, stats in contents.others.items()] == [("SQR", 8)]
 
 
 def test_captures_in_one_file_are_found_and_read(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ async def test_a_recording_shows_its_stages_and_its_other_ops_and_is_compared(
         attention_recording(folder / name, lambda text: text.replace("kq_soft_max", "mine"))
     monkeypatch.setitem(REPLAYED, "a", [Record({"record": "summary", "verdict": "PASS", "reason": "8 ops"}), Ended()])
     async with showing(BROWSE) as pilot:
-        await until_shown(pilot, "2 recordings", "recorded ops", "8 ops of ggml", "attn_out", "mine-0 SOFT_MAX")
+        await until_shown(pilot, "2 recordings", "recorded ops", "9 ops of ggml", "attn_out", "mine-0 SOFT_MAX")
         await pilot.press("R")
         await until_shown(pilot, "verdict  PASS: 8 ops", "command  aprtui replay a")
         await pilot.press("enter", "v", "end")

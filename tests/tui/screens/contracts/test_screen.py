@@ -205,3 +205,13 @@ async def test_words_and_cells_share_their_place_on_a_small_screen(folder: Path)
 async def test_a_folder_without_contracts_says_what_to_do(tmp_path: Path) -> None:
     async with showing(screen_state(ScreenName.CONTRACTS, path=tmp_path)) as pilot:
         await until(pilot, lambda: "holds no .yaml file" in screen_text(pilot))
+
+
+async def test_the_form_of_a_contract_is_counted_in_the_list_and_listed_with_all_about_a_rule(folder: Path) -> None:
+    (folder / "alpha-v1.yaml").write_text(CONTRACT.replace("metadata:\n", "metadata:\n  description: d\n", 1))
+    async with showing(on(folder)) as pilot:
+        await judged(pilot)
+        (row,) = (row for row in pilot.app.screen.query_one("#documents", Table).rows if row.cells[0] == "alpha-v1")
+        assert row.cells[3] == "4 warnings"
+        await pilot.press("enter", "end")
+        await until(pilot, lambda: "(LINT-004)" in screen_text(pilot))

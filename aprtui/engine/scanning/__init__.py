@@ -1,0 +1,1 @@
+"""A long text walked once with statistics only: at which token numbers jump."""

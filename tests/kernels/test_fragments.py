@@ -1,0 +1,72 @@
+"""Tensor core products against the figures of the PTX ISA: which lane holds which element.
+
+`mma.m16n8k16` and `mma.m16n8k32` with .s8 elements. The tables are written down from the manual, not from our kernels;
+with g = lane / 4 and t = lane % 4, element i of a lane stands at:
+
+    A of k16   row g (i < 4) or g + 8                    column 4t + i % 4
+    A of k32   row g (i < 4, 8 <= i < 12) or g + 8       column 4t + i % 4 (i < 8) or 4t + i % 4 + 16
+    B of k16   row 4t + i                                column g
+    B of k32   row 4t + i % 4 (i < 4) or 4t + i % 4 + 16 column g
+    C and D    row g (i < 2) or g + 8                    column 2t + i % 2
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui import resources
+from tests.kernels.conftest import Images
+from tests.kernels.emulated import Out
+
+LANES = np.arange(32)
+G, T = LANES[:, None] // 4, LANES[:, None] % 4
+
+
+def places(depth: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Rows and columns `[32, elements]` of the fragments of A, B, and D."""
+    a, b, d = np.arange(depth // 2), np.arange(depth // 4), np.arange(4)
+    low = (a % 8 < 4) if depth == 32 else (a < 4)
+    of_a = np.where(low, G, G + 8), 4 * T + a % 4 + np.where(a < 8, 0, 16)
+    of_b = 4 * T + b % 4 + np.where(b < 4, 0, 16), G + 0 * b
+    of_d = np.where(d < 2, G, G + 8), 2 * T + d % 2
+    return of_a, of_b, of_d
+
+
+@pytest.mark.group("emulator")
+@pytest.mark.parametrize(("kernel", "depth"), [("shallow", 16), ("deep", 32)])
+def test_lanes_hold_what_the_manual_says_they_hold(build_image: Images, kernel: str, depth: int) -> None:
+    random = np.random.default_rng(depth)
+    a, b = random.integers(-128, 128, (16, depth), np.int8), random.integers(-128, 128, (depth, 8), np.int8)
+    of_a, of_b, of_d = places(depth)
+    fragments = [np.ascontiguousarray(matrix[place]).view(np.int32) for matrix, place in ((a, of_a), (b, of_b))]
+    (found,) = build_image(Path(__file__).parent / "fragments.cu").run(
+        kernel, (1,), 32, *fragments, Out((32, 4), np.int32)
+    )
+    product = np.full((16, 8), 1 << 30, np.int32)
+    product[of_d] = found
+    np.testing.assert_array_equal(product, a.astype(np.int32) @ b.astype(np.int32))
+
+
+def test_every_element_has_one_place() -> None:
+    for depth in (16, 32):
+        for (rows, columns), shape in zip(places(depth), ((16, depth), (depth, 8), (16, 8)), strict=True):
+            counted = np.zeros(shape, int)
+            np.add.at(counted, (rows, columns), 1)
+            assert (counted == 1).all()
+
+
+def test_the_instructions_get_the_registers_in_the_order_of_the_manual() -> None:
+    text = (resources.kernels() / "mma.cuh").read_text()
+    deep = re.search(r"m16n8k32\.row\.col\.s32\.s8\.s8\.s32 (.*?)\);", text, re.DOTALL)
+    assert deep is not None
+    # {d}, {a of rows g, g + 8 of k 0-15, then of k 16-31}, {b of k 0-15, then of k 16-31}, {c}
+    assert "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10}" in deep[1]
+    assert re.findall(r'"r"\(([\w.]+)\)', deep[1]) == ["a_low.x", "a_low.y", "a_high.x", "a_high.y", "b.x", "b.y", "0"]
+    shallow = re.search(r"m16n8k16\.row\.col\.s32\.s8\.s8\.s32 (.*?)\);", text, re.DOTALL)
+    assert shallow is not None
+    assert "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7}" in shallow[1]
+    assert re.findall(r'"r"\(([\w.]+)\)', shallow[1]) == ["a.x", "a.y", "b", "0"]
