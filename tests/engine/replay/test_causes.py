@@ -265,6 +265,7 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         lambda c: c.seen[Node(1, "ffn_swigl")],
         "the values are those of ffn_swigl, which comes behind it",
     ),
+    "softcap of none": ("attn_softmax", lambda c: keys._capped(20.0, c), "scores are softcapped at 20"),
     "of both": (
         "ffn_silu",
         lambda c: c.honest(c.x * c.before("ffn_up")),
