@@ -157,5 +157,5 @@ MATRICES = (
     Bug("matrix: an adapter added to the weights", SMOL, _adapter_merged_twice,
         (Fault("qkv_matmul", r"rank|adapter|other weights", (10,)),)),
     Bug("matrix: quantised once more", QWEN, _four_bits_again,
-        (Fault("ffn_out", r"Q4_0|four bits|4 bits|quantis", (4,)),)),
+        (Fault("ffn_out", r"Q4_0|int4|four bits|4 bits|quantis", (4,)),)),
 )  # fmt: skip

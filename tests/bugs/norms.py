@@ -122,7 +122,7 @@ NORMS = (
     Bug("norm: epsilon left out", QWEN, epsilon(0.0), (Fault(_NORMS, r"epsilon (0\b|left out)|without.*epsilon"),)),
     Bug("norm: the final one subtracts the mean", QWEN, _mean_subtracted, (Fault("final_norm", r"mean"),)),
     Bug("norm: 1 not added to the final weight", GEMMA, final_without_one,
-        (Fault("final_norm", r"1 \+|offset|without.*\b1\b|1 not added"),)),
+        (Fault("final_norm", r"1 \+|offset|without.*\b1\b|1 (is )?not added"),)),
     Bug("norm: rounded to bfloat16 before the weight", GEMMA, _rounded_before_the_weight,
         (Fault(_NORMS_OF_GEMMA, r"bfloat16|bf16"),)),
     Bug("norm: weight of the layer before", SMOL,

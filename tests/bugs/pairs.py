@@ -89,7 +89,7 @@ PAIRS = (
         (Fault("attn_scores", r"14|2\.138|0\.267"),
          Fault("attn_softmax attention", r"softcap.*\b50\b|\b50\b.*softcap"))),
     Bug("pair: final norm without 1 and softcap of the logits", GEMMA, both(final_without_one, head(capped(30.0))),
-        (Fault("final_norm", r"1 \+|offset|without.*\b1\b|1 not added"),
+        (Fault("final_norm", r"1 \+|offset|without.*\b1\b|1 (is )?not added"),
          Fault("lm_head", r"softcap.*\b30\b|\b30\b.*softcap"))),
     Bug("pair, one stage: epsilon and another layer's weight", SMOL, _epsilon_and_weight,
         (Fault("ffn_norm", r"epsilon 0?\.?001|epsilon 1e-0?3", (8,)),

@@ -105,7 +105,7 @@ WIRING = (
     Bug("wiring: residual scaled by √½", QWEN, wired(_residual_scaled),
         (Fault("post_attn_residual", r"0\.707|1/√2|√½"),)),
     Bug("wiring: feed-forward block added twice", SMOL, wired(_block_added_twice, 4),
-        (Fault("post_ffn_residual", r"twice|2 ?×|× ?2|ffn_out.*ffn_out", (4,)),)),
+        (Fault("post_ffn_residual", r"twice|by 2\b|2 ?×|× ?2|ffn_out.*ffn_out", (4,)),)),
     Bug("wiring: attention reads what is not normed", QWEN, wired(_reads_before_the_norm, 0),
         (Fault("qkv_bias", r"embedding", (0,)),)),
     Bug("wiring: feed-forward block reads the attention alone", GEMMA, wired(_norm_of_the_block_alone),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.wording import counted, ranges
 from aprtui.engine.alternatives import attention
-from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance, nicest
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance, least, nicest
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.rounding import ROUND, round_f16
 from aprtui.model.model import Model
@@ -32,6 +32,8 @@ _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MOST_KEYS = 1024
 """Of a map that is looked through key by key for each query."""
 _MOST_LISTED = 6
+_FEW_ROWS = 32
+"""Queries by which a number is searched for."""
 _TYPES = {"f16": "float16", "bf16": "bfloat16", "q8_0": "Q8_0", "q4_0": "Q4_0", "e4m3": "FP8 (e4m3) without a scale",
           "int8_row": "int8, a scale a row"}  # fmt: skip
 
@@ -199,6 +201,29 @@ def _in_blocks(size: int, call: StageCall) -> Array:
     return attention.weighted(call, np.asarray(powers / powers.sum(-1, keepdims=True), np.float32))
 
 
+def _caps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A softcap between scores and probabilities, which the model does not have."""
+    if found is None:
+        return
+
+    rows = np.unique(np.linspace(0, found.shape[1] - 1, _FEW_ROWS).astype(np.intp))
+    scores, visible, seen = call.x[:, rows].astype(np.float64), _visible(call)[rows], found[:, rows]
+
+    def cost(logarithm: float) -> float:
+        cap = float(np.exp(logarithm))
+        return distance(seen, _softmax(cap * np.tanh(scores / cap), visible)) ** 2
+
+    grid = np.linspace(np.log(1), np.log(1e3), 40)
+    at = int(np.argmin([cost(value) for value in grid]))
+    solved = float(np.exp(least(cost, float(grid[max(at - 1, 0)]), float(grid[min(at + 1, len(grid) - 1)]))))
+    cap = nicest(solved, lambda value: cost(np.log(value)))
+    yield Attempt(f"scores are softcapped at {cap:.6g}, the model has no softcap", partial(_capped, cap), 1)
+
+
+def _capped(cap: float, call: StageCall) -> Array:
+    return _softmax(cap * np.tanh(call.x.astype(np.float64) / cap), _visible(call))
+
+
 # Which head, and which row of the cache.
 
 
@@ -341,6 +366,10 @@ KEY_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative("prefix", frozenset({Op.SOFTMAX}), _prefixes, "mask keys behind the query in the prompt as well",
                 _plain),
     Alternative("finite mask", frozenset({Op.SOFTMAX}), _masks, "add −∞, or leave the keys out", _plain),
+    Alternative(
+        "softcap before the softmax", frozenset({Op.SOFTMAX}), _caps,
+        "cap nothing where the model's metadata has no softcap", _plain,
+    ),
     Alternative("slopes", frozenset({Op.SOFTMAX}), _slopes, "add no bias to the scores of a model with RoPE", _plain),
     Alternative("blocks not rescaled", frozenset({Op.SOFTMAX, Op.ATTEND}), _not_rescaled,
                 "multiply former sums by e^(old maximum − new maximum), and the values that were added up", _plain),

@@ -87,7 +87,7 @@ def _measured_means(call: StageCall, found: Array) -> Wide | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = ((values * times).sum(-1) / (times * times).sum(-1)).reshape(-1)
         means = 1 / factors**2 - call.model.config.norm_epsilon
-    return np.asarray(means) if np.isfinite(means).all() and (factors > 0).all() else None
+    return np.asarray(means) if np.isfinite(means).all() and (factors > 0).all() and (means > 0).all() else None
 
 
 def _sums(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -105,7 +105,9 @@ def _sums(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         with np.errstate(divide="ignore", invalid="ignore"):
             divisors = kept / means[:, None]
             spread = np.ptp(divisors, 0) / divisors.mean(0)
-        at = int(np.nanargmin(spread)) if np.isfinite(spread).any() else 0
+        if not np.isfinite(spread).any():
+            continue
+        at = int(np.nanargmin(spread))
         divisor, count = float(np.median(divisors[:, at])), int(counts[at])
         by = width if abs(divisor / width - 1) < _AS_WHOLE else round(divisor)
         if by > 0:

@@ -321,8 +321,8 @@ def _is_own_part(call: StageCall, index: int, part: Part) -> bool:
 
 
 def captured_like(call: StageCall, width: int, rows: int) -> dict[tuple[Node, Part], Array]:
-    """The captured stages of this layer and of the one before, and the embedding, that have `width` and `rows`; parts
-    of fused ones as well."""
+    """The captured stages before the node, of this layer and of the one before, and the embedding, that have `width`
+    and `rows`; parts of fused ones as well. Of what was computed from it, any stage could be put together again."""
     graph, config = call.model.graph, call.model.config.graph
     layer = graph.layers if call.node.layer is None else call.node.layer
     layers = {layer, layer - 1, None}
@@ -330,7 +330,9 @@ def captured_like(call: StageCall, width: int, rows: int) -> dict[tuple[Node, Pa
     parts = (Part.WHOLE, Part.Q, Part.K, Part.V)
     held = set(call.seen)
     for node in graph.nodes:
-        if node == call.node or node not in held or (node.layer not in layers and node.stage != ENTRY):
+        if graph.order[node] >= graph.order[call.node] or node not in held:
+            continue
+        if node.layer not in layers and node.stage != ENTRY:
             continue
         stage = graph[node.stage]
         if stage.is_attention_map or stage.holds_indices:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.wording import counted, ranges
-from aprtui.engine.alternatives.alternative import Alternative, Attempt
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.results import of_result
 from aprtui.trace.graph import ENTRY
@@ -61,7 +61,7 @@ def _kind(own: float, found: float) -> str | None:
         return "has the other sign: its sign bit is flipped"
     if found == 0:
         return "is zero"
-    ratio = found / own if own else 0.0
+    ratio = found / own if own and np.isfinite(found) else 0.0
     if 0 < ratio < np.inf and abs(np.log2(ratio)) > _DOUBLED and abs(np.log2(ratio) - round(np.log2(ratio))) < _NEAR:
         bits = np.array([own, found], np.float32).view(np.uint32) >> 23
         if int(bits[0] ^ bits[1]).bit_count() == 1:
@@ -98,6 +98,27 @@ def _of_token_before(channels: Places, call: StageCall) -> Array:
     changed = own.copy()
     changed[1:, channels] = own[:-1, channels]
     return changed
+
+
+def _written_over(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A stage behind it that was written into its place before it was captured."""
+    if found is None or found.ndim != 2:
+        return
+    graph = call.model.graph
+    held = set(call.seen)
+    for node in graph.nodes:
+        is_behind = node.layer == call.node.layer and graph.order[node] > graph.order[call.node]
+        if is_behind and node in held and not graph[node.stage].is_attention_map:
+            values = call.seen[node]
+            if values.shape == found.shape and distance(values, found) < _NEAR:
+                yield Attempt(
+                    f"the values are those of {node.stage}, which comes behind it: written over, or captured too late",
+                    partial(_as_captured, values),
+                )
+
+
+def _as_captured(values: Array, call: StageCall) -> Array:
+    return np.ascontiguousarray(values)
 
 
 def _offsets(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -161,6 +182,7 @@ WRITTEN_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative("row of the table", frozenset({ENTRY}), _shifted_ids, "count rows of the table from 0"),
     Alternative("logits less a number", frozenset({"lm_head", "logit_softcap"}), _offsets,
                 "hand out logits as they are, or compare what is computed of them", of_result=True),
+    of_result("written over", _written_over, "capture a copy, before anything is written into the same buffer"),
     of_result("stale channels", _stale_channels, "check that the last work-group writes its outputs"),
     of_result("float16 at a scale", _scaled_float16, "keep sums in float32, or scale them by less"),
     of_result("single values", _single_values, "check the memory: single values are wrong"),

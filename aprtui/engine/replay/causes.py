@@ -626,8 +626,9 @@ def _proof(failing: _Failing, outcomes: Sequence[_Outcome]) -> _Proof | None:
     if not proved:
         return None
     nearest = min(outcome.residue for outcome in proved)
-    best, *others = [one for one in proved if one.residue <= max(_AS_NEAR * nearest, _FLOAT32)]
-    others = [one for one in others if one.attempt.fitted <= best.attempt.fitted + _MORE_NUMBERS]
+    near = [one for one in proved if one.residue <= max(_AS_NEAR * nearest, _FLOAT32)]
+    fewest = min(one.attempt.fitted for one in near)
+    best, *others = [one for one in near if one.attempt.fitted <= fewest + _MORE_NUMBERS]
     return _Proof(failing, best, tuple({one.attempt.words: one for one in others}.values()))
 
 

@@ -260,6 +260,12 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         lambda c: written._in_scaled_float16(np.float32(65504 / 2.5), c),
         "results are float16 numbers at a scale: beyond 2.5 they are Inf",
     ),
+    "written over": (
+        "ffn_silu",
+        lambda c: c.seen[Node(1, "ffn_swigl")],
+        "the values are those of ffn_swigl, which comes behind it",
+    ),
+    "softcap of none": ("attn_softmax", lambda c: keys._capped(20.0, c), "scores are softcapped at 20"),
     "of both": (
         "ffn_silu",
         lambda c: c.honest(c.x * c.before("ffn_up")),
@@ -333,6 +339,27 @@ def test_a_stage_that_no_alternative_explains_has_no_cause_but_a_nearest(plant: 
     assert result.alternatives and not any(tried.is_proved for tried in result.alternatives)
     residues = [tried.residue for tried in result.alternatives]
     assert residues == sorted(residues)
+
+
+def test_a_stage_is_not_put_together_from_what_was_computed_of_it(plant: Planting) -> None:
+    """A sum less its other term is the stage itself, whatever was computed there."""
+    node = Node(1, "attn_out")
+    noise = np.random.default_rng(0)
+
+    def wrong(call: StageCall) -> Array:
+        found = call.honest() + noise.normal(0, 0.1, call.x.shape).astype(np.float32)
+        residual = call.layer_input(1)
+        edit(plant.folder, Node(1, "post_attn_residual"), lambda values: (found + residual).reshape(values.shape))
+        return found
+
+    assert not plant(node, wrong).causes
+
+
+@pytest.mark.parametrize("stage", ["ffn_norm", "ffn_up"])
+def test_values_that_are_no_numbers_stop_no_alternative(stage: str, plant: Planting) -> None:
+    with np.errstate(invalid="ignore"):
+        result = plant(Node(1, stage), lambda c: with_one(c, 4, 100, np.inf))
+    assert result.verdict is Verdict.FAIL and result.alternatives
 
 
 def test_one_wrong_value_proves_no_number_that_is_solved_for(plant: Planting) -> None:
