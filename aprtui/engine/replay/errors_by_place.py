@@ -17,15 +17,17 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.standing_out import StandingOut, standing_out
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted, ranges
-from aprtui.engine.replay.arithmetic import KnownArithmetic
+from aprtui.engine.replay.arithmetic import KnownArithmetic, matmul_rounding
 from aprtui.engine.replay.bounds import MARGIN, OUTPUT_STEP, flip_error
 from aprtui.engine.replay.recompute import CapturedStages
-from aprtui.engine.replay.value_types import rounding_steps
+from aprtui.engine.replay.value_types import half_step, rounding_steps
+from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
 
 _LOOKED_AT = frozenset({Op.RMS_NORM, Op.MATMUL, Op.BIAS, Op.ADD, Op.MULTIPLY, Op.SILU, Op.GELU, Op.ROPE})
 """Ops that compute each channel of a token from that token alone, by few roundings of about the token's size."""
@@ -110,25 +112,35 @@ class ErrorsByPlace:
                 continue
             found = standing_out(pair.a, pair.b, steps, self._family, grouping)
             if found is not None and op is Op.MATMUL:
-                # A sum whose terms are far larger than what is left of them errs by their roundings.
-                found = self._beyond_terms(pair, steps, kind, found)
+                found = self._beyond_inputs(pair, steps, kind, found)
             if found is not None:
                 first = found.groups if grouping.size else tuple(token + pair.first_token for token in found.groups)
                 return replace(found, groups=first)
         return None
 
-    def _beyond_terms(
-        self, pair: StagePair, steps: NDArray[np.float64], kind: str, found: StandingOut
-    ) -> StandingOut | None:
-        """The same where the terms are counted of the channels in question, or of some where tokens are."""
-        size, width = found.grouping.size, pair.a.shape[1]
-        channels = [group * size + channel for group in found.groups for channel in range(size)]
-        channels = channels or list(range(0, width, max(1, width // _SAMPLED)))
+    def _beyond_inputs(self, pair: StagePair, steps: Wide, kind: str, found: StandingOut | None) -> StandingOut | None:
+        """What of `found` still stands out of a matrix product where channels may err by what their inputs make of
+        them as well: counted for those in question alone, and for what only then stands out."""
+        width, looked_at = pair.a.shape[1], set[int]()
+        while found is not None:
+            size = found.grouping.size
+            places = [group * size + channel for group in found.groups for channel in range(size)]
+            channels = sorted(set(places or range(0, width, max(1, width // _SAMPLED))) - looked_at)
+            if not channels:
+                return found
+            looked_at.update(channels)
+            steps[:, channels] = np.hypot(steps[:, channels], self._by_inputs(pair, kind, channels))
+            if not size:
+                a, b, counted_in = pair.a[:, channels], pair.b[:, channels], steps[:, channels]
+                return standing_out(a, b, counted_in, self._family, found.grouping)
+            found = standing_out(pair.a, pair.b, steps, self._family, found.grouping)
+        return None
+
+    def _by_inputs(self, pair: StagePair, kind: str, channels: list[int]) -> Wide:
+        """What `channels` of a matrix product, `[tokens, channels]`, may err by: a sum whose terms are far larger than
+        what is left of them errs by their roundings, and inputs that were stored may fall to another level."""
         terms = self._terms(pair, channels) * OUTPUT_STEP[kind]
-        steps[:, channels] = np.hypot(steps[:, channels], terms)
-        if size:
-            return standing_out(pair.a, pair.b, steps, self._family, found.grouping)
-        return standing_out(pair.a[:, channels], pair.b[:, channels], steps[:, channels], self._family, found.grouping)
+        return np.hypot(terms, self._flipped(pair, channels)) if self._flips(pair.node) else terms
 
     def _flips(self, node: Node) -> bool:
         """Whether what storage lost of its inputs flips levels that they are rounded to: at some tokens, not at all."""
@@ -150,20 +162,50 @@ class ErrorsByPlace:
             for grouping in self._groupings(graph[node.stage].op)
         )
 
-    def _terms(self, pair: StagePair, channels: list[int]) -> NDArray[np.float64]:
+    def _terms(self, pair: StagePair, channels: list[int]) -> Wide:
         """The root of the sum of the squared products of some `channels` of a matrix product, `[tokens, channels]`."""
+        rows = np.concatenate([weight_row(self.model.params(pair.node), channel) for channel in channels])
+        return _norms(self._input(pair), rows)
+
+    def _flipped(self, pair: StagePair, channels: list[int]) -> Wide:
+        """What some `channels` of a matrix product, `[tokens, channels]`, may err by because what its input lost when
+        it was stored decides at some values which level they are rounded to: one level off at a token of a large
+        value is seen in every channel, by as much as its weight for it."""
+        weights, kept = self.model.params(pair.node), self._input(pair)
+        half = half_step(self.known.stored, kept)
+        terms = np.empty((len(kept), len(channels)))
+        for weight in weights:
+            level = ROUND[matmul_rounding(self.known.rounding.matmul_input, weight)]
+            moved = level(kept + half) - level(kept - half)
+            for index, channel in enumerate(channels):
+                if _place_of(weights, channel)[0] is weight:
+                    terms[:, index] = _norms(moved, weight_row(weights, channel))[:, 0]
+        return terms
+
+    def _input(self, pair: StagePair) -> Array:
+        """What a matrix product is given, at the tokens of `pair`."""
         (source,) = self.model.graph.inputs(pair.node)
         (entry,) = self.model.graph.entries(pair.node)
-        x = self.stages.values(source)[-pair.a.shape[0] :, self.model.config.graph.part(entry.part)]
-        rows = np.concatenate([weight_row(self.model.params(pair.node), channel) for channel in channels])
-        with np.errstate(invalid="ignore"):
-            return np.sqrt((x.astype(np.float64) ** 2) @ (rows.astype(np.float64) ** 2).T)
+        values = self.stages.values(source)[-pair.a.shape[0] :, self.model.config.graph.part(entry.part)]
+        return np.ascontiguousarray(values)
+
+
+def _norms(x: Array, rows: Array) -> Wide:
+    """The root of the sum of the squared products of each row of `x` and each of `rows`."""
+    with np.errstate(invalid="ignore"):
+        return np.sqrt((x.astype(np.float64) ** 2) @ (rows.astype(np.float64) ** 2).T)
 
 
 def weight_row(weights: tuple[Weight, ...], channel: int) -> Array:
     """The row `[1, columns]` that a channel of a matrix product is computed with; a fused one has several weights."""
+    weight, row = _place_of(weights, channel)
+    return weight.dequantize([row])
+
+
+def _place_of(weights: tuple[Weight, ...], channel: int) -> tuple[Weight, int]:
+    """The weight that computes a channel, and its row there."""
     for weight in weights:
         if channel < weight.rows:
-            return weight.dequantize([channel])
+            return weight, channel
         channel -= weight.rows
     raise IndexError(f"channel {channel} is beyond the last weight")

@@ -51,6 +51,11 @@ def _f16_half_step(values: Array) -> Array:
 _HALF_STEP: Mapping[str, Callable[[Array], Array]] = MappingProxyType({"bf16": _bf16_half_step, "f16": _f16_half_step})
 
 
+def half_step(kind: str, values: Array) -> Array:
+    """How far values may have been from what they were stored as in the type `kind`."""
+    return _HALF_STEP[kind](values)
+
+
 def rounding_steps(kind: str, values: Array) -> NDArray[np.float64]:
     """What rounding results `values` `[tokens, width]` to the type `kind` may err by: a step at the value itself, and
     one at the root mean square of its token, which the sums are as large as that a small value is left of."""

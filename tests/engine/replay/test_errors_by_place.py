@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from aprtui.compare.align.coverage import Selection
+from aprtui.compare.align.pairing import StagePair
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.headline import headline
-from aprtui.compare.verdict import Verdict
+from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.floors.criteria import criteria_by_model
+from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.arithmetic import KnownArithmetic
+from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Axis, Node
 from tests.engine.embedded_captures import TOKENS
 
 Array = NDArray[np.float32]
@@ -157,3 +162,34 @@ def test_outlier_channels_never_hide_an_error(
     assert (result.verdict is Verdict.FAIL) == seen, headline(result)
     if seen and arithmetic == "bfloat16":
         assert "beside 1 channel up to" in headline(result) and "(7), the others of token" in headline(result)
+
+
+def test_a_level_that_storage_has_decided_is_no_wrong_channel(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value at the border of two levels was stored beyond it: every channel errs by its weight for that value, which
+    may be large for one alone."""
+    node = Node(2, "ffn_out")
+    (weight,) = model.params(node)
+    random = np.random.default_rng(5)
+    table = random.standard_normal((weight.rows, weight.columns), np.float32)
+    table[:, 1] *= 1e-3
+    table[7, 1] = 4
+    monkeypatch.setattr(type(weight), "dequantize", lambda self, rows: table[rows])
+    x = ROUND["f16"](random.standard_normal((10, weight.columns), np.float32))
+    x[4, :32], x[4, 0], x[4, 1] = 0, 127, 60.5  # levels of 1
+    kept, level_of = x.copy(), ROUND["q8_1"]
+    nearest_level = level_of(kept)[4, 1]
+    x[4, 1] = 60.495 if nearest_level == 61 else 60.505
+    assert np.array_equal(ROUND["f16"](x), kept) and level_of(x)[4, 1] != nearest_level
+    known = KnownArithmetic(Rounding("q8_1", "f16", "f64"), stored="f16")
+    stages = SimpleNamespace(tokens=TOKENS[:10], values=lambda source: kept, rows=lambda source: 10)
+    places = ErrorsByPlace(model, stages, known)  # type: ignore[arg-type]
+    right = level_of(kept) @ table.T
+
+    def judged(found: Array) -> Verdict:
+        pair = StagePair(node, right, ROUND["f16"](found), (Axis.TOKEN, Axis.CHANNEL), 0, "")
+        return places.judged(pair, StageVerdict(node, Verdict.PASS, Metric.TOKEN_REL_L2, 0.0, 1.0, 1.0, "")).verdict
+
+    assert judged(level_of(x) @ table.T) is Verdict.PASS
+    wrong = right.copy()
+    wrong[:, 7] += 8
+    assert judged(wrong) is Verdict.FAIL
