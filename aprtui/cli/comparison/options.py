@@ -162,8 +162,8 @@ def report(
         from aprtui.compare.report.records import comparison_records
 
         steps = list(steps)
-        records = list(comparison_records(*sides, manifests, comparison))
-        records[-1]["next"] = [line for line in steps if line.startswith("aprtui ")]
+        commands = [line for line in steps if line.startswith("aprtui ")]
+        records = list(comparison_records(*sides, manifests, comparison, commands))
         if options.html:
             from aprtui.compare.report.html import render_html
 

@@ -58,9 +58,11 @@ _FLIPS = frozenset(field.name for field in fields(Flip))
 
 
 def comparison_records(
-    a: Path | str, b: Path | str, manifests: ManifestDifferences | None, comparison: Comparison
-) -> Iterator[Record]:
-    """All records of a comparison of `a` and `b`, the summary last; `manifests` is None for stage files."""
+    a: Path | str, b: Path | str, manifests: ManifestDifferences | None, comparison: Comparison,
+    commands: Sequence[str] = (),
+) -> Iterator[Record]:  # fmt: skip
+    """All records of a comparison of `a` and `b`, the summary last; `manifests` is None for stage files, `commands`
+    are those to go on with."""
     alignment = comparison.alignment
     yield {
         "record": "header",
@@ -116,7 +118,7 @@ def comparison_records(
             "ulp_largest": comparison.steps.histogram.largest,
             "seconds": comparison.steps.seconds,
         }
-    yield _summary(comparison)
+    yield _summary(comparison, commands)
 
 
 def _node(node: Node) -> Record:
@@ -159,7 +161,7 @@ def _injected(verdict: StageVerdict | None) -> Record | None:
     return {"verdict": verdict.verdict.value, "error": verdict.error, "floor": verdict.floor, "bound": verdict.bound}
 
 
-def _summary(comparison: Comparison) -> Record:
+def _summary(comparison: Comparison, commands: Sequence[str]) -> Record:
     divergence = comparison.first_divergence
     return {
         "record": "summary",
@@ -172,6 +174,7 @@ def _summary(comparison: Comparison) -> Record:
         "expected": comparison.expected,
         "allowed_missing": comparison.allowed_missing,
         "aligned_tokens": comparison.alignment.aligned,
+        "next": list(commands),
         "smallest_tolerance": None if comparison.smallest is None else str(comparison.smallest),
     }
 

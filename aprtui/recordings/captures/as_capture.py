@@ -88,8 +88,8 @@ def _write_with_manifest(
     evaluation = Evaluation(header.tokens[:done], header.text, recording.graphs[0].count)
     settings = ", ".join(f"{name} {value}" for name, value in header.engine.settings.items())
     mode = "weights repacked" if header.engine.settings.get("repack") == "on" else "weights as in the file"
-    backend = "cpu" if header.engine.settings.get("gpu_layers", "0") == "0" else "gpu"
-    engine = EngineInfo(header.engine.name, header.engine.version, backend, "", settings, mode, {})
+    runs_on = "cpu" if header.engine.settings.get("gpu_layers", "0") == "0" else "gpu"
+    engine = EngineInfo(header.engine.name, header.engine.version, runs_on, "", settings, mode, {})
     manifest = planned_manifest(model, evaluation, engine, values.keys(), FUSED)
     writer = CaptureWriter(directory, manifest, overwrite=overwrite)
     try:
