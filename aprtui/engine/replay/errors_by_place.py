@@ -17,6 +17,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.standing_out import StandingOut, standing_out
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted, ranges
+from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import KnownArithmetic, matmul_rounding
 from aprtui.engine.replay.bounds import MARGIN, OUTPUT_STEP, flip_error
 from aprtui.engine.replay.recompute import CapturedStages
@@ -143,8 +144,16 @@ class ErrorsByPlace:
         return np.hypot(terms, self._flipped(pair, channels)) if self._flips(pair.node) else terms
 
     def _flips(self, node: Node) -> bool:
-        """Whether what storage lost of its inputs flips levels that they are rounded to: at some tokens, not at all."""
-        return self.known.stored != "f32" and flip_error(self.model, node, self.known.rounding) > 0
+        """Whether what storage lost of its inputs flips levels that they are rounded to, or hides that they are rounded
+        at all: at some tokens, not at all."""
+        return self.known.stored != "f32" and any(flip_error(self.model, node, r) > 0 for r in self._possible)
+
+    @property
+    def _possible(self) -> tuple[Rounding, ...]:
+        """The arithmetic of the capture, and what may round the inputs of its matrix products instead."""
+        rounding = self.known.rounding
+        others = (changes["matmul_input"] for changes in self.known.alternatives if "matmul_input" in changes)
+        return (rounding, *(replace(rounding, matmul_input=kind) for kind in others))
 
     def _groupings(self, op: Op) -> tuple[Grouping, ...]:
         """The smallest first: what one of them finds is named by it; a head before a part of it."""
@@ -175,8 +184,9 @@ class ErrorsByPlace:
         half = half_step(self.known.stored, kept)
         terms = np.empty((len(kept), len(channels)))
         for weight in weights:
-            level = ROUND[matmul_rounding(self.known.rounding.matmul_input, weight)]
-            moved = level(kept + half) - level(kept - half)
+            known, *others = (ROUND[matmul_rounding(r.matmul_input, weight)] for r in self._possible)
+            levels = [level(kept + shift) for level in (known, *others) for shift in (half, -half)]
+            moved = np.max(np.abs(np.stack(levels) - known(kept)), 0)
             for index, channel in enumerate(channels):
                 if _place_of(weights, channel)[0] is weight:
                     terms[:, index] = _norms(moved, weight_row(weights, channel))[:, 0]

@@ -164,9 +164,12 @@ def test_outlier_channels_never_hide_an_error(
         assert "beside 1 channel up to" in headline(result) and "(7), the others of token" in headline(result)
 
 
-def test_a_level_that_storage_has_decided_is_no_wrong_channel(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_level_that_storage_has_decided_is_no_wrong_channel(
+    model: Model, monkeypatch: pytest.MonkeyPatch, settled: bool
+) -> None:
     """A value at the border of two levels was stored beyond it: every channel errs by its weight for that value, which
-    may be large for one alone."""
+    may be large for one alone. So it is where storage hides whether there are levels."""
     node = Node(2, "ffn_out")
     (weight,) = model.params(node)
     random = np.random.default_rng(5)
@@ -180,7 +183,8 @@ def test_a_level_that_storage_has_decided_is_no_wrong_channel(model: Model, monk
     nearest_level = level_of(kept)[4, 1]
     x[4, 1] = 60.495 if nearest_level == 61 else 60.505
     assert np.array_equal(ROUND["f16"](x), kept) and level_of(x)[4, 1] != nearest_level
-    known = KnownArithmetic(Rounding("q8_1", "f16", "f64"), stored="f16")
+    rounding = Rounding("q8_1" if settled else "f16", "f16", "f64")
+    known = KnownArithmetic(rounding, stored="f16", alternatives=() if settled else ({"matmul_input": "q8_1"},))
     stages = SimpleNamespace(tokens=TOKENS[:10], values=lambda source: kept, rows=lambda source: 10)
     places = ErrorsByPlace(model, stages, known)  # type: ignore[arg-type]
     right = level_of(kept) @ table.T
