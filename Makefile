@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Exact versions for `setup` and `test`; /dev/null takes the newest that pyproject.toml allows.
-CONSTRAINTS ?= constraints.txt
+CONSTRAINTS ?= .ci/constraints.txt
 
 .PHONY: run setup test test-slow wheel evidence constraints clean
 
@@ -35,14 +35,14 @@ evidence: $(VENV)/installed-dev
 
 # The versions that are installed, after a gate that passed with them: see CONTRIBUTING.md.
 constraints:
-	echo '# Renewed by: make clean; CONSTRAINTS=/dev/null .ci/run && make constraints   (Linux, Python 3.11)' >constraints.txt
-	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip >>constraints.txt
+	echo '# Renewed by: make clean; CONSTRAINTS=/dev/null .ci/run && make constraints   (Linux, Python 3.11)' >.ci/constraints.txt
+	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip >>.ci/constraints.txt
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/installed-dev: pyproject.toml .ci/constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@ $(VENV)/installed
 
