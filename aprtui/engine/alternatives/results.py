@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from aprtui.compare.wording import counted, ranges
 from aprtui.engine.alternatives.alternative import Alternative, Attempt, Attempts, distance, nicest, reading
 from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.nearest_channels import nearest_channels
 from aprtui.engine.alternatives.places import layer_words
 from aprtui.engine.rounding import ROUND
 from aprtui.model.config import ModelConfig
@@ -221,7 +222,7 @@ def _orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             words = f"heads are in the order {heads.tolist()[:12]}"
             yield Attempt(words, lambda c: np.ascontiguousarray(c.honest()[heads]))
         return
-    order = _order(own.astype(np.float64), found.astype(np.float64))
+    order = nearest_channels(own.astype(np.float64), found.astype(np.float64))
     if order is None:
         return
     moved = np.flatnonzero(order != np.arange(len(order)))
@@ -232,23 +233,6 @@ def _orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             lambda c: np.ascontiguousarray(c.honest()[:, order]),
             fitted=1 if is_roll else moved.size // 4,
         )
-
-
-def _order(own: Wide, found: Wide) -> NDArray[np.intp] | None:
-    """For each found channel the own one that is nearest, by sums of all tokens with weights at random; None where
-    some has none."""
-    weights = np.random.default_rng(0).standard_normal((2, len(own)))
-    with np.errstate(invalid="ignore"):
-        expected, seen = weights @ own, weights @ found
-    if not np.isfinite(seen).all() or not np.isfinite(expected).all():
-        return None
-    by_value = np.argsort(expected[0])
-    at = np.searchsorted(expected[0][by_value], seen[0])
-    candidates = np.stack([by_value[np.clip(at + step, 0, len(by_value) - 1)] for step in (-2, -1, 0, 1)])
-    errors = np.abs(expected[:, candidates] - seen[:, None]).sum(0)
-    best = candidates[errors.argmin(0), np.arange(seen.shape[1])]
-    size = np.abs(expected).mean() or 1.0
-    return np.asarray(best) if (errors.min(0) < _NEAR * size).all() else None
 
 
 def _order_words(call: StageCall, order: NDArray[np.intp], moved: NDArray[np.intp]) -> str:

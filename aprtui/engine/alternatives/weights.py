@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from aprtui.compare.wording import counted
 from aprtui.engine.alternatives.alternative import MOST_VALUES, Alternative, Attempt, distance
 from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.nearest_channels import nearest_channels
 from aprtui.engine.rounding import ROUND
 from aprtui.engine.weight_rounding import WEIGHT_ROUNDINGS, round_rows
 from aprtui.model.model import Model
@@ -85,7 +86,7 @@ def _rows_of_siblings(call: StageCall, found: Array | None) -> Iterator[Attempt]
     if found is None or len(call.x) < _LEAST_TOKENS or not _siblings(call):
         return
     nodes, own = _products(call)
-    chosen = _nearest_channels(own, found.astype(np.float64))
+    chosen = nearest_channels(own, found.astype(np.float64))
     first = next(at for at, node in zip(_starts(call, nodes), nodes, strict=True) if node == call.node)
     if chosen is None or (chosen == first + np.arange(found.shape[1])).all():
         return
@@ -104,22 +105,6 @@ def _rows_of_siblings(call: StageCall, found: Array | None) -> Iterator[Attempt]
 def _starts(call: StageCall, nodes: list[Node]) -> list[int]:
     widths = [sum(weight.rows for weight in call.model.params(node)) for node in nodes]
     return [0, *np.cumsum(widths).tolist()][: len(nodes)]
-
-
-def _nearest_channels(own: Wide, found: Wide) -> Places | None:
-    """For each found channel the own one that is nearest, by sums of all tokens with weights at random; None where
-    some has none."""
-    weights = np.random.default_rng(0).standard_normal((2, len(own)))
-    expected, seen = weights @ own, weights @ found
-    if not np.isfinite(seen).all() or not np.isfinite(expected).all():
-        return None
-    by_value = np.argsort(expected[0])
-    at = np.searchsorted(expected[0][by_value], seen[0])
-    candidates = np.stack([by_value[np.clip(at + step, 0, len(by_value) - 1)] for step in (-2, -1, 0, 1)])
-    errors = np.abs(expected[:, candidates] - seen[:, None]).sum(0)
-    size = np.abs(expected).mean() or 1.0
-    near = (errors.min(0) < _NEAR * size).all()
-    return np.asarray(candidates[errors.argmin(0), np.arange(seen.shape[1])]) if near else None
 
 
 def _with_rows(chosen: Places, call: StageCall) -> Array:
