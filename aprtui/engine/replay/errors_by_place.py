@@ -186,7 +186,8 @@ class ErrorsByPlace:
         for weight in weights:
             known, *others = (ROUND[matmul_rounding(r.matmul_input, weight)] for r in self._possible)
             levels = [level(kept + shift) for level in (known, *others) for shift in (half, -half)]
-            moved = np.max(np.abs(np.stack(levels) - known(kept)), 0)
+            with np.errstate(invalid="ignore"):
+                moved = np.max(np.abs(np.stack(levels) - known(kept)), 0)
             for index, channel in enumerate(channels):
                 if _place_of(weights, channel)[0] is weight:
                     terms[:, index] = _norms(moved, weight_row(weights, channel))[:, 0]
