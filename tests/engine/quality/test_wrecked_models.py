@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ from aprtui.engine.quality.gates import NAMES, run_quality
 from aprtui.errors import UnreadableError
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
-from tests.engine.edit_gguf import Q4_K_BLOCK_BYTES, _block, _exchange, _opened, _tensor
+from tests.engine.edit_gguf import _block, _exchange, _opened, _tensor
 
 FFN_UP = _block(1, "ffn_up.weight")
 APR_GATES = (
@@ -44,9 +46,19 @@ def _norms_exchanged(path: Path) -> None:
 
 def _blocks_shuffled(path: Path) -> None:
     with _opened(path) as reader:
-        data = _tensor(reader, FFN_UP).data
-        blocks = data.reshape(-1, Q4_K_BLOCK_BYTES)
+        tensor = _tensor(reader, FFN_UP)
+        _, block_bytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+        blocks = tensor.data.reshape(-1, block_bytes)
         blocks[...] = blocks[np.random.default_rng(0).permutation(len(blocks))]
+
+
+def _scales_have_one_sign(path: Path) -> bool:
+    """Whether blocks of the type have scales of one sign: those of Q5_0 have either, and a wrong one is not odd there."""
+    with _opened(path) as reader:
+        tensor = _tensor(reader, FFN_UP)
+        _, block_bytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+        scales = tensor.data.reshape(-1, block_bytes)[:, :2].copy().view(np.float16)
+        return bool((scales >= 0).all() or (scales <= 0).all())
 
 
 WRECKS: Mapping[str, tuple[Callable[[Path], None], str]] = {
@@ -79,6 +91,22 @@ def test_a_wrecked_model_is_found_alone_and_against_the_good_one(tmp_path: Path,
 def test_the_honest_model_passes_alone_and_against_itself() -> None:
     for gate in (*GATES.values(), file_gates.weights_against):
         assert finding(embedded_model(), gate, against=embedded_model()).outcome is Outcome.PASSED
+
+
+@pytest.mark.slow
+@pytest.mark.group("real_models")
+@pytest.mark.parametrize("name", ["smollm2-135m-q4_1", "qwen2.5-coder-0.5b-q4_k_m", "gemma3-270m-q4_k_m"])
+def test_wrecked_real_models_are_found_and_the_honest_one_is_not(tmp_path: Path, name: str) -> None:
+    good = Path(os.environ["APRTUI_REAL_MODELS"]) / f"{name}.gguf"
+    for gate in (block_gates.block_scales, likelihood.text_likelihood, file_gates.weights_against):
+        assert finding(good, gate, against=good).outcome is Outcome.PASSED
+    for wreck, (spoil, gate) in WRECKS.items():
+        path = Path(shutil.copy(good, tmp_path / "wrecked.gguf"))
+        spoil(path)
+        assert finding(path, file_gates.weights_against, against=good).outcome is Outcome.FAILED, wreck
+        if wreck != "scale negated" or _scales_have_one_sign(good):
+            found = finding(path, GATES[gate], against=good)
+            assert found.outcome is Outcome.FAILED, (wreck, found.message)
 
 
 def test_modes_move_the_likelihood_by_far_less_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
