@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ from aprtui.cli.options import MODEL_ARGUMENT, requested_model
 from aprtui.cli.progress import ProgressLine
 from aprtui.engine.backends.cuda import CUDA
 from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends, require_available
+from aprtui.errors import UsageError
 from aprtui.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,6 +28,33 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+_BY_CASE = ("kinds", "planted", "bugs")
+"""Parts of `verdicts` whose cases have names that some can be chosen by, and judgements that are kept."""
+
+_Case = TypeVar("_Case")
+
+
+@dataclass(frozen=True, slots=True)
+class _CasesToJudge:
+    """Which cases of a part are judged: one in `every`, those with one of `only` in their name; where judgements are
+    kept, if anywhere."""
+
+    every: int
+    only: tuple[str, ...]
+    results: Path | None
+
+    def chosen(self, cases: Sequence[_Case]) -> list[_Case]:
+        """Raises `UsageError` where none is left."""
+        found = [case for case in cases if not self.only or any(text in str(case) for text in self.only)]
+        if not found:
+            raise UsageError(f"--only {' '.join(self.only)}: in the name of no case, as in {str(cases[0])!r}")
+        return found
+
+    def of(self, part: str, model: Model) -> dict[str, str]:
+        """What a file of judgements says that they are of."""
+        if self.results is None:
+            return {}
+        return {"record": "judgements", "part": part, "model": model.path.name, "sha256": model.sha256()}
 
 
 @click.group()
@@ -116,32 +144,51 @@ def gpu(
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take one case in N only.")
 @click.option(
     "--part",
-    type=click.Choice(["detection", "kinds", "pairs", "bugs", "causes", "everywhere", "honest", "oracles", "speed"]),
+    type=click.Choice(
+        ["detection", "kinds", "planted", "pairs", "bugs", "causes", "everywhere", "honest", "oracles", "speed"]
+    ),
     help="Measure this part only.",
 )
+@click.option(
+    "--only", multiple=True, metavar="TEXT",
+    help="Of the parts kinds, planted and bugs: cases whose name has TEXT in it; several: any of them.",
+)  # fmt: skip
+@click.option(
+    "--results", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Of one of these parts: add each judgement to FILE at once, and go on behind those that are in it.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
-def verdicts(model: Path | None, captures: Path | None, every: int, part: str | None, as_json: bool) -> None:
+def verdicts(
+    model: Path | None, captures: Path | None, every: int, part: str | None, only: tuple[str, ...],
+    results: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """How often verdicts are right: planted faults named at their stage, honest engines not blamed; speed of metrics.
 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, variations of them that
-    round as other engines do, each as every kind of capture (the part `kinds`) and held against one another (the part
-    `pairs`), and those of --captures. Bugs as people write them are made in engines of three arithmetics, each as every
-    kind of capture (the part `bugs`, only when asked for: it takes half an hour). Causes of faults in single stages are
-    to be proved, and no wrong one (the part `causes`, only when asked for). Engines whose every matrix product is off
-    (the part `everywhere`) are to be said so, and a local fault on top of it named. The part `oracles`, only when asked
-    for, makes captures of MODEL by llama.cpp and transformers, says how far they and ours are apart, stage by stage,
-    and judges them.
+    round as other engines do, each as every kind of capture (the part `kinds`; with faults in it, the part `planted`)
+    and held against one another (the part `pairs`), and those of --captures. Bugs as people write them are made in
+    engines of three arithmetics, each as every kind of capture (the part `bugs`, only when asked for: it takes half an
+    hour). Causes of faults in single stages are to be proved, and no wrong one (the part `causes`, only when asked
+    for). Engines whose every matrix product is off (the part `everywhere`) are to be said so, and a local fault on top
+    of it named. The part `oracles`, only when asked for, makes captures of MODEL by llama.cpp and transformers, says
+    how far they and ours are apart, stage by stage, and judges them.
     """
 
+    if (only or results) and (part not in _BY_CASE or captures is not None):
+        raise click.UsageError(f"--only and --results go with --part {', '.join(_BY_CASE)}, without --captures")
+    run = _CasesToJudge(every, only, results)
     with ProgressLine() as progress:
         if part in (None, "detection"):
             _detection(requested_model(model), every, as_json, progress)
-        if part in (None, "kinds"):
-            _kinds(requested_model(model), captures, every, as_json, progress)
+        if captures is not None and part in (None, "kinds"):
+            _kinds_of_others(captures, every, as_json, progress)
+        for name in ("kinds", "planted"):
+            if captures is None and part in (None, name):
+                _kinds(requested_model(model), name, run, as_json, progress)
         if part in (None, "pairs"):
             _pairs(requested_model(model), every, as_json, progress)
         if part == "bugs":
-            _bugs(requested_model(model), every, as_json, progress)
+            _bugs(requested_model(model), run, as_json, progress)
         if part == "causes":
             _causes(requested_model(model), every, as_json, progress)
         if part in (None, "everywhere"):
@@ -187,7 +234,6 @@ def _random_model(shape: str, directory: Path | None) -> Path:
     import platformdirs
 
     from aprtui.bench.random_data import SHAPES, write_random_model
-    from aprtui.errors import UsageError
 
     if shape not in SHAPES:
         raise UsageError(f"--shape: {shape!r} is not known: use one of {', '.join(SHAPES)}")
@@ -238,18 +284,32 @@ def _cells(tallies: Sequence[Tally]) -> str:
     return f"{share:>8}{named:>6}{planted:>6}{sum(t.below + t.unchanged for t in tallies):>6}"
 
 
-def _kinds(model: Model, captures: Path | None, every: int, as_json: bool, progress: Progress) -> None:
-    """Parts of the captures of other engines below `captures`; without it, of variations of our own, and faults."""
+def _kinds_of_others(captures: Path, every: int, as_json: bool, progress: Progress) -> None:
+    """Parts of the captures of other engines below `captures`."""
     from aprtui.engine.evaluation.false_alarms import judge_honest_by_kind
-    from aprtui.engine.evaluation.partial_captures import judge_honest_kinds, judge_planted_kinds, prompt_of
+
+    _print_kinds("other engines", list(judge_honest_by_kind(captures, progress, every)), as_json)
+
+
+def _kinds(model: Model, part: str, run: _CasesToJudge, as_json: bool, progress: Progress) -> None:
+    """Parts of captures of variations of our own, honest or with faults in them."""
+    from functools import partial
+
+    from aprtui.bench.judgements import going_on, judged_capture
+    from aprtui.engine.evaluation import partial_captures as kinds
     from aprtui.engine.replay.evaluators import Evaluators
 
-    if captures is not None:
-        _print_kinds("other engines", list(judge_honest_by_kind(captures, progress, every)), as_json)
-        return
     with Evaluators(model, progress=progress) as evaluators:
-        for name, judge in (("honest", judge_honest_kinds), ("planted", judge_planted_kinds)):
-            _print_kinds(name, list(judge(model, prompt_of(model), evaluators, progress, every)), as_json)
+        model_and_tokens = model, kinds.prompt_of(model), evaluators
+        if part == "kinds":
+            honest = partial(kinds.judge_honest_kinds, *model_and_tokens, progress=progress)
+            cases = run.chosen(kinds.honest_cases(run.every))
+            found = list(going_on(run.results, run.of(part, model), cases, judged_capture, honest))
+        else:
+            planted = partial(kinds.judge_planted_kinds, *model_and_tokens, progress=progress)
+            faults = run.chosen(kinds.planted_cases(model, run.every))
+            found = list(going_on(run.results, run.of(part, model), faults, judged_capture, planted))
+    _print_kinds("honest" if part == "kinds" else part, found, as_json)
 
 
 def _print_kinds(name: str, found: Sequence[JudgedCapture], as_json: bool) -> None:
@@ -312,14 +372,19 @@ def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
             yield f"   {judged.what}: {judged.verdict.value}: {judged.said}"
 
 
-def _bugs(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+def _bugs(model: Model, run: _CasesToJudge, as_json: bool, progress: Progress) -> None:
+    from functools import partial
+
+    from aprtui.bench.judgements import going_on, judged_bug
     from aprtui.engine.evaluation.bug_detection import bug_cases, judge_bugs
     from aprtui.engine.evaluation.partial_captures import prompt_of
     from aprtui.engine.replay.evaluators import Evaluators
 
     found = []
     with Evaluators(model, progress=progress) as evaluators:
-        for judged in judge_bugs(model, prompt_of(model), evaluators, bug_cases(model, every), progress):
+        judge = partial(judge_bugs, model, prompt_of(model), evaluators, progress=progress)
+        cases = run.chosen(bug_cases(model, run.every))
+        for judged in going_on(run.results, run.of("bugs", model), cases, judged_bug, judge):
             found.append(judged)
             if as_json:
                 write_record({"record": "bug", **asdict(judged)})

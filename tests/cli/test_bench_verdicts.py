@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from aprtui.cli.bench import _bug_lines, _kind_lines
 from aprtui.compare.verdict import Verdict
+from aprtui.engine.evaluation import partial_captures
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from tests.cli.conftest import Outcome
@@ -53,3 +55,26 @@ def test_unknown_verdicts_are_counted_by_their_reason(count: int) -> None:
 def test_pairs_of_honest_engines_pass(aprtui: Run) -> None:
     done = aprtui("bench", "verdicts", "--part", "pairs", "--every", 15)
     assert done.code == 0 and done.out == "honest pairs, judged by diff: 1 PASS\n"
+
+
+def test_chosen_cases_are_judged_once(aprtui: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept.jsonl"
+    chosen = ("bench", "verdicts", "--part", "kinds", "--only", "logits: float32, f16 K/V", "--results", kept, "--json")
+    first, held = aprtui(*chosen), kept.read_text()
+    assert json.loads(first.out)["what"] == "logits: float32, f16 K/V" and len(held.splitlines()) == 2
+    monkeypatch.setattr(partial_captures, "replay_capture", None)  # a second judgement would be an error
+    second = aprtui(*chosen)
+    assert first.code == second.code == 0 and first.out == second.out and kept.read_text() == held
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--part", "kinds", "--only", "fp3"), "--only fp3: in the name of no case, as in 'complete: float32'"),
+        (("--part", "pairs", "--only", "fp8"), "--only and --results go with --part kinds, planted, bugs"),
+        (("--results", "kept"), "--only and --results go with --part kinds, planted, bugs"),
+    ],
+)
+def test_a_choice_of_nothing_is_refused(aprtui: Run, arguments: tuple[str, ...], said: str) -> None:
+    done = aprtui("bench", "verdicts", *arguments)
+    assert done.code == 2 and said in done.err and not done.out

@@ -69,6 +69,9 @@ class BugCase:
     bug: str
     kind: str
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.engine}, {self.bug}"
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedBug:
@@ -81,6 +84,10 @@ class JudgedBug:
     said: str
     times_noise: float
     when_stated: BugOutcome | None = None
+
+    @property
+    def what(self) -> str:
+        return str(self.case)
 
 
 def bug_cases(model: Model, every: int = 1) -> list[BugCase]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -64,46 +65,82 @@ def prompt_of(model: Model) -> tuple[int, ...]:
     return tuple(model.tokenizer.encode(PROMPT, special=True))[:_TOKENS]
 
 
+@dataclass(frozen=True, slots=True)
+class HonestCase:
+    """An engine of an arithmetic, captured as a kind: by name."""
+
+    engine: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.engine}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedCase:
+    """What is done to a node in an engine of an arithmetic, captured as a kind."""
+
+    engine: str
+    node: Node
+    fault: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.engine}, {self.node} {self.fault}"
+
+
+def honest_cases(every: int = 1) -> list[HonestCase]:
+    """Every honest arithmetic as every kind of capture; one in `every` of them."""
+    return one_in(every, [HonestCase(engine, kind) for engine in ARITHMETICS for kind in CAPTURE_KINDS])
+
+
+def planted_cases(model: Model, every: int = 1) -> list[PlantedCase]:
+    """Faults planted in every arithmetic, as every kind of capture; one in `every` of them."""
+    layer = model.graph.layers // 2
+    nodes = [node for place in places(model.graph) if (node := Node(layer, place)) in model.graph.order]
+    faults = [(engine, node, fault) for engine in ARITHMETICS for node in nodes for fault in PLANTED]
+    return one_in(every, [PlantedCase(*fault, kind) for fault in faults for kind in CAPTURE_KINDS])
+
+
 def judge_honest_kinds(
-    model: Model, tokens: Sequence[int], evaluators: Evaluators, progress: Progress, every: int = 1
+    model: Model, tokens: Sequence[int], evaluators: Evaluators, cases: Sequence[HonestCase], progress: Progress
 ) -> Iterator[JudgedCapture]:
-    """Every honest arithmetic as every kind of capture, replayed; one in `every` of them."""
+    """Each of `cases`, replayed."""
     with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:
-        cases = one_in(every, [(name, kind) for name in ARITHMETICS for kind in CAPTURE_KINDS])
         made: tuple[str, dict[Node, Array]] = ("", {})
-        for done, (name, kind) in enumerate(cases):
+        for done, case in enumerate(cases):
             progress("judging honest captures by kind,", done, len(cases))
-            if made[0] != name:
-                made = name, stage_tensors(ARITHMETICS[name], model, tokens, evaluators)
+            if made[0] != case.engine:
+                made = case.engine, stage_tensors(ARITHMETICS[case.engine], model, tokens, evaluators)
             path = Path(folder) / str(done)
-            capture = write_kind(CAPTURE_KINDS[kind], made[1], model.graph, tokens, path)
-            yield judged(f"{kind}: {name}", REPLAY, replay_capture(capture, model, ReplayOptions(), evaluators))
+            capture = write_kind(CAPTURE_KINDS[case.kind], made[1], model.graph, tokens, path)
+            yield judged(str(case), REPLAY, replay_capture(capture, model, ReplayOptions(), evaluators))
             shutil.rmtree(path)
 
 
 def judge_planted_kinds(
-    model: Model, tokens: Sequence[int], evaluators: Evaluators, progress: Progress, every: int = 1
+    model: Model, tokens: Sequence[int], evaluators: Evaluators, cases: Sequence[PlantedCase], progress: Progress
 ) -> Iterator[JudgedCapture]:
-    """Faults planted in every arithmetic, as every kind of capture, replayed; right where the segment holds the stage.
+    """Each of `cases`, replayed; right where the segment holds the stage.
 
     A kind that holds nothing behind the fault is left out.
     """
-    layer = model.graph.layers // 2
-    nodes = [node for place in places(model.graph) if (node := Node(layer, place)) in model.graph.order]
-    faults = [(name, node, what) for name in ARITHMETICS for node in nodes for what in PLANTED]
-    cases = one_in(every, [(*fault, kind) for fault in faults for kind in CAPTURE_KINDS])
     with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:
-        for done, (name, node, what, kind) in enumerate(cases):
+        made: tuple[tuple[str, Node, str] | None, dict[Node, Array]] = (None, {})
+        for done, case in enumerate(cases):
             progress("judging planted faults by kind of capture,", done, len(cases))
-            tensors = stage_tensors(ARITHMETICS[name], model, tokens, evaluators, change=_planted(node, PLANTED[what]))
+            node, fault = case.node, (case.engine, case.node, case.fault)
+            if made[0] != fault:
+                change = _planted(node, PLANTED[case.fault])
+                made = fault, stage_tensors(ARITHMETICS[case.engine], model, tokens, evaluators, change=change)
             path = Path(folder) / str(done)
-            capture = write_kind(CAPTURE_KINDS[kind], tensors, model.graph, tokens, path)
+            capture = write_kind(CAPTURE_KINDS[case.kind], made[1], model.graph, tokens, path)
             if max(model.graph.order[found] for found in capture.files) < model.graph.order[node]:
                 continue
             comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
             divergence = comparison.first_divergence
             right = comparison.verdict is Verdict.FAIL and divergence is not None and node in divergence.segment
-            yield judged(f"{kind}: {name}, {node} {what}", REPLAY, comparison, right)
+            yield judged(str(case), REPLAY, comparison, right)
             shutil.rmtree(path)
 
 

@@ -6,7 +6,7 @@ in steps of that rounding, channel by channel, block by block, head by head and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,13 @@ _LISTED = 4
 _SAMPLED = 64
 """Channels of a product whose terms are counted where tokens are in question."""
 
+_FLIPS_OF_BOUND = 2 / 3
+"""Of what a group must err by, that all levels which storage may have decided make at most."""
+_BITS = 8
+"""Of an index: blocks of up to 256 values have a scale."""
+_VALUES = 1 << 21
+"""Of a weight, that are looked at together."""
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorsByPlace:
@@ -53,6 +60,8 @@ class ErrorsByPlace:
     model: Model
     stages: CapturedStages
     known: KnownArithmetic
+    _latest: dict[tuple[Node, int], tuple[Array, Array]] = field(default_factory=dict)
+    """Terms and flips of the product that was looked at last: alternatives look at one several times."""
 
     def judged(self, pair: StagePair, verdict: StageVerdict) -> StageVerdict:
         """`verdict`, or FAIL where it is PASS and some place stands out."""
@@ -108,20 +117,21 @@ class ErrorsByPlace:
         if kind == "f32" or op not in _LOOKED_AT or not pair.a.size:
             return None
         steps = rounding_steps(kind, pair.a)
+        if op is Op.MATMUL and self._flips(pair.node):
+            return self._beyond_flips(pair, steps, kind)
         for grouping in self._groupings(op):
             if grouping is TOKENS and self._flips(pair.node):
                 continue
             found = standing_out(pair.a, pair.b, steps, self._family, grouping)
             if found is not None and op is Op.MATMUL:
-                found = self._beyond_inputs(pair, steps, kind, found)
+                found = self._beyond_terms(pair, steps, kind, found)
             if found is not None:
-                first = found.groups if grouping.size else tuple(token + pair.first_token for token in found.groups)
-                return replace(found, groups=first)
+                return _at_tokens_of(pair, found)
         return None
 
-    def _beyond_inputs(self, pair: StagePair, steps: Wide, kind: str, found: StandingOut | None) -> StandingOut | None:
-        """What of `found` still stands out of a matrix product where channels may err by what their inputs make of
-        them as well: counted for those in question alone, and for what only then stands out."""
+    def _beyond_terms(self, pair: StagePair, steps: Wide, kind: str, found: StandingOut | None) -> StandingOut | None:
+        """What of `found` still stands out of a matrix product where a sum whose terms are far larger than what is left
+        of them errs by their roundings: counted for those in question alone, and for what only then stands out."""
         width, looked_at = pair.a.shape[1], set[int]()
         while found is not None:
             size = found.grouping.size
@@ -130,18 +140,25 @@ class ErrorsByPlace:
             if not channels:
                 return found
             looked_at.update(channels)
-            steps[:, channels] = np.hypot(steps[:, channels], self._by_inputs(pair, kind, channels))
+            steps[:, channels] = np.hypot(steps[:, channels], self._terms(pair, channels) * OUTPUT_STEP[kind])
             if not size:
                 a, b, counted_in = pair.a[:, channels], pair.b[:, channels], steps[:, channels]
                 return standing_out(a, b, counted_in, self._family, found.grouping)
             found = standing_out(pair.a, pair.b, steps, self._family, found.grouping)
         return None
 
-    def _by_inputs(self, pair: StagePair, kind: str, channels: list[int]) -> Wide:
-        """What `channels` of a matrix product, `[tokens, channels]`, may err by: a sum whose terms are far larger than
-        what is left of them errs by their roundings, and inputs that were stored may fall to another level."""
-        terms = self._terms(pair, channels) * OUTPUT_STEP[kind]
-        return np.hypot(terms, self._flipped(pair, channels)) if self._flips(pair.node) else terms
+    def _beyond_flips(self, pair: StagePair, steps: Wide, kind: str) -> StandingOut | None:
+        """What stands out of a matrix product whose inputs may have fallen to other levels than they were captured at,
+        which is part of what every channel may err by. A token is off by it as a whole: none is looked at."""
+        terms, flipped = self._terms_and_flips(pair)
+        steps = np.hypot(steps, terms * OUTPUT_STEP[kind])
+        for grouping in self._groupings(Op.MATMUL):
+            if grouping is not TOKENS:
+                counted_in = np.hypot(steps, _times_flipped(grouping) * flipped)
+                found = standing_out(pair.a, pair.b, counted_in, self._family, grouping)
+                if found is not None:
+                    return found
+        return None
 
     def _flips(self, node: Node) -> bool:
         """Whether what storage lost of its inputs flips levels that they are rounded to, or hides that they are rounded
@@ -176,22 +193,40 @@ class ErrorsByPlace:
         rows = np.concatenate([weight_row(self.model.params(pair.node), channel) for channel in channels])
         return _norms(self._input(pair), rows)
 
-    def _flipped(self, pair: StagePair, channels: list[int]) -> Wide:
-        """What some `channels` of a matrix product, `[tokens, channels]`, may err by because what its input lost when
-        it was stored decides at some values which level they are rounded to: one level off at a token of a large
-        value is seen in every channel, by as much as its weight for it."""
-        weights, kept = self.model.params(pair.node), self._input(pair)
-        half = half_step(self.known.stored, kept)
-        terms = np.empty((len(kept), len(channels)))
-        for weight in weights:
-            known, *others = (ROUND[matmul_rounding(r.matmul_input, weight)] for r in self._possible)
-            levels = [level(kept + shift) for level in (known, *others) for shift in (half, -half)]
-            with np.errstate(invalid="ignore"):
-                moved = np.max(np.abs(np.stack(levels) - known(kept)), 0)
-            for index, channel in enumerate(channels):
-                if _place_of(weights, channel)[0] is weight:
-                    terms[:, index] = _norms(moved, weight_row(weights, channel))[:, 0]
-        return terms
+    def _terms_and_flips(self, pair: StagePair) -> tuple[Array, Array]:
+        """The same of all channels; and what each may err by because what its input lost when it was stored decides
+        at some values which level they are rounded to: one level off at a token of a large value is seen in every
+        channel, by as much as its weight for it."""
+        key = pair.node, pair.a.shape[0]
+        if key not in self._latest:
+            self._latest.clear()
+            x, found = self._input(pair), []
+            for weight in self.model.params(pair.node):
+                both = np.concatenate([x, self.moved_levels(weight, x)])
+                step = max(1, _VALUES // weight.columns)
+                ranges = (slice(start, start + step) for start in range(0, weight.rows, step))
+                found += [_norms(both, weight.dequantize(rows)).astype(np.float32) for rows in ranges]
+            terms, flipped = np.split(np.concatenate(found, axis=1), 2)
+            self._latest[key] = terms, flipped
+        return self._latest[key]
+
+    def moved_levels(self, weight: Weight, kept: Array) -> Array:
+        """How far each input of a product with `weight` may be from what its stored value `kept` is rounded to.
+
+        The scale of a block is decided by a stored value as well, so that values move towards and away from it: each
+        differs from every other one in some bit of its index.
+        """
+        half = np.where(kept == 0, np.float32(0), half_step(self.known.stored, kept))
+        known, *others = (ROUND[matmul_rounding(r.matmul_input, weight)] for r in self._possible)
+        index, moved = np.arange(kept.shape[1]), np.zeros_like(kept)
+        signs = [np.where(index >> bit & 1, np.float32(-1), np.float32(1)) for bit in range(_BITS)]
+        with np.errstate(invalid="ignore", over="ignore"):
+            settled = known(kept)
+            for shift in (half, *(half * sign for sign in signs)):
+                for level in (known, *others):
+                    for shifted in (kept + shift, kept - shift):
+                        np.maximum(moved, np.abs(level(shifted) - settled), out=moved)
+        return moved
 
     def _input(self, pair: StagePair) -> Array:
         """What a matrix product is given, at the tokens of `pair`."""
@@ -199,6 +234,22 @@ class ErrorsByPlace:
         (entry,) = self.model.graph.entries(pair.node)
         values = self.stages.values(source)[-pair.a.shape[0] :, self.model.config.graph.part(entry.part)]
         return np.ascontiguousarray(values)
+
+
+def _at_tokens_of(pair: StagePair, found: StandingOut) -> StandingOut:
+    """`found` by the tokens' own numbers, where it is of tokens."""
+    if found.grouping.size:
+        return found
+    return replace(found, groups=tuple(token + pair.first_token for token in found.groups))
+
+
+def _times_flipped(grouping: Grouping) -> float:
+    """How many times what flipped levels may make of a channel is counted.
+
+    All of them at once may make so much of a group, whose channels have weights of either sign; of a single channel
+    they add up, which chance seldom does in a few, and counting them once leaves room for 16 of them.
+    """
+    return max(1.0, 1 / (_FLIPS_OF_BOUND * grouping.least_times * grouping.least_level))
 
 
 def _norms(x: Array, rows: Array) -> Wide:
@@ -209,14 +260,8 @@ def _norms(x: Array, rows: Array) -> Wide:
 
 def weight_row(weights: tuple[Weight, ...], channel: int) -> Array:
     """The row `[1, columns]` that a channel of a matrix product is computed with; a fused one has several weights."""
-    weight, row = _place_of(weights, channel)
-    return weight.dequantize([row])
-
-
-def _place_of(weights: tuple[Weight, ...], channel: int) -> tuple[Weight, int]:
-    """The weight that computes a channel, and its row there."""
     for weight in weights:
         if channel < weight.rows:
-            return weight, channel
+            return weight.dequantize([channel])
         channel -= weight.rows
     raise IndexError(f"channel {channel} is beyond the last weight")

@@ -164,20 +164,43 @@ def test_outlier_channels_never_hide_an_error(
         assert "beside 1 channel up to" in headline(result) and "(7), the others of token" in headline(result)
 
 
+class StoredProduct:
+    """A product `node` with weights `table`, whose inputs were stored as `kept` by an engine of 8-bit inputs: what is
+    said of results."""
+
+    def __init__(self, model: Model, node: Node, table: Array, kept: Array, known: KnownArithmetic) -> None:
+        stages = SimpleNamespace(tokens=TOKENS[: len(kept)], values=lambda source: kept, rows=lambda source: len(kept))
+        self.places = ErrorsByPlace(model, stages, known)  # type: ignore[arg-type]
+        self.node, self.known = node, known
+        self.right = ROUND[known.rounding.matmul_input](kept) @ table.T
+
+    def verdict(self, results: Array) -> Verdict:
+        stored = ROUND[self.known.stored](results)
+        pair = StagePair(self.node, self.right, stored, (Axis.TOKEN, Axis.CHANNEL), 0, "")
+        passed = StageVerdict(self.node, Verdict.PASS, Metric.TOKEN_REL_L2, 0.0, 1.0, 1.0, "")
+        return self.places.judged(pair, passed).verdict
+
+
+@pytest.fixture
+def node_and_table(model: Model, monkeypatch: pytest.MonkeyPatch) -> tuple[Node, Array]:
+    """A product of the model, and weights of normal numbers that it has instead of its own."""
+    node = Node(2, "ffn_out")
+    (weight,) = model.params(node)
+    table = np.random.default_rng(5).standard_normal((weight.rows, weight.columns), np.float32)
+    monkeypatch.setattr(type(weight), "dequantize", lambda self, rows: table[rows])
+    return node, table
+
+
 @pytest.mark.parametrize("settled", [True, False])
 def test_a_level_that_storage_has_decided_is_no_wrong_channel(
-    model: Model, monkeypatch: pytest.MonkeyPatch, settled: bool
+    model: Model, node_and_table: tuple[Node, Array], settled: bool
 ) -> None:
     """A value at the border of two levels was stored beyond it: every channel errs by its weight for that value, which
     may be large for one alone. So it is where storage hides whether there are levels."""
-    node = Node(2, "ffn_out")
-    (weight,) = model.params(node)
-    random = np.random.default_rng(5)
-    table = random.standard_normal((weight.rows, weight.columns), np.float32)
+    node, table = node_and_table
     table[:, 1] *= 1e-3
     table[7, 1] = 4
-    monkeypatch.setattr(type(weight), "dequantize", lambda self, rows: table[rows])
-    x = ROUND["f16"](random.standard_normal((10, weight.columns), np.float32))
+    x = ROUND["f16"](np.random.default_rng(6).standard_normal((10, table.shape[1]), np.float32))
     x[4, :32], x[4, 0], x[4, 1] = 0, 127, 60.5  # levels of 1
     kept, level_of = x.copy(), ROUND["q8_1"]
     nearest_level = level_of(kept)[4, 1]
@@ -185,15 +208,60 @@ def test_a_level_that_storage_has_decided_is_no_wrong_channel(
     assert np.array_equal(ROUND["f16"](x), kept) and level_of(x)[4, 1] != nearest_level
     rounding = Rounding("q8_1" if settled else "f16", "f16", "f64")
     known = KnownArithmetic(rounding, stored="f16", alternatives=() if settled else ({"matmul_input": "q8_1"},))
-    stages = SimpleNamespace(tokens=TOKENS[:10], values=lambda source: kept, rows=lambda source: 10)
-    places = ErrorsByPlace(model, stages, known)  # type: ignore[arg-type]
-    right = level_of(kept) @ table.T
-
-    def judged(found: Array) -> Verdict:
-        pair = StagePair(node, right, ROUND["f16"](found), (Axis.TOKEN, Axis.CHANNEL), 0, "")
-        return places.judged(pair, StageVerdict(node, Verdict.PASS, Metric.TOKEN_REL_L2, 0.0, 1.0, 1.0, "")).verdict
-
-    assert judged(level_of(x) @ table.T) is Verdict.PASS
-    wrong = right.copy()
+    product = StoredProduct(model, node, table, kept, known)
+    assert product.verdict(level_of(x) @ table.T) is Verdict.PASS
+    wrong = level_of(x) @ table.T
     wrong[:, 7] += 8
-    assert judged(wrong) is Verdict.FAIL
+    assert product.verdict(wrong) is Verdict.FAIL
+
+
+@pytest.mark.parametrize("channels", [1, 32])
+def test_levels_of_one_token_are_no_wrong_channel_and_no_wrong_block(
+    model: Model, node_and_table: tuple[Node, Array], channels: int
+) -> None:
+    """Of a single token, a level that storage has decided is all that some channels err by."""
+    node, table = node_and_table
+    table[:, 1] *= 1e-3
+    table[64 : 64 + channels, 1] = 4
+    kept = ROUND["f16"](np.random.default_rng(6).standard_normal((1, table.shape[1]), np.float32))
+    kept[0, :32], kept[0, 0], kept[0, 1] = 0, 127, 60.5
+    x, level_of = kept.copy(), ROUND["q8_1"]
+    x[0, 1] = 60.495 if level_of(kept)[0, 1] == 61 else 60.505
+    assert level_of(x)[0, 1] != level_of(kept)[0, 1]
+    known = KnownArithmetic(Rounding("q8_1", "f16", "f64"), stored="f16")
+    product = StoredProduct(model, node, table, kept, known)
+    assert product.verdict(level_of(x) @ table.T) is Verdict.PASS
+
+
+@pytest.mark.parametrize("stored", ["f16", "bf16"])
+@pytest.mark.parametrize("kind", ["q8_k", "q8_0", "int8_row", "fp8_row"])
+def test_every_level_that_storage_has_decided_is_allowed_for(
+    model: Model, node_and_table: tuple[Node, Array], kind: str, stored: str
+) -> None:
+    """Also where it has moved the scale of a block, and not the value."""
+    node, table = node_and_table
+    random = np.random.default_rng(3)
+    x = random.standard_normal((20, table.shape[1]), np.float32) * np.exp(random.standard_normal(table.shape[1]) / 2)
+    x = x.astype(np.float32)
+    kept, level_of = ROUND[stored](x), ROUND[kind]
+    known = KnownArithmetic(Rounding(kind, "f32", "f64"), stored=stored)
+    places = StoredProduct(model, node, table, kept, known).places
+    apart = np.abs(level_of(x) - level_of(kept))
+    decided = apart > np.abs(kept) * 2.0 ** -(8 if stored == "bf16" else 11) * 4
+    assert decided.any()
+    allowed = places.moved_levels(model.params(node)[0], kept)
+    assert (apart[decided] < 1.5 * allowed[decided]).mean() > 0.995
+
+
+@pytest.mark.parametrize("stored", ["f16", "bf16"])
+@pytest.mark.parametrize("kind", ["q8_k", "int8_row"])
+def test_channels_off_by_a_tenth_stand_out_of_what_levels_that_storage_has_decided_make_of_all(
+    model: Model, node_and_table: tuple[Node, Array], kind: str, stored: str
+) -> None:
+    node, table = node_and_table
+    x = np.random.default_rng(3).standard_normal((10, table.shape[1]), np.float32)
+    known = KnownArithmetic(Rounding(kind, "f32", "f64"), stored=stored)
+    product = StoredProduct(model, node, table, ROUND[stored](x), known)
+    honest = ROUND[kind](x) @ table.T
+    assert product.verdict(honest) is Verdict.PASS
+    assert product.verdict(tail_off(honest, 0.1)) is Verdict.FAIL
