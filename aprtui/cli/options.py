@@ -233,7 +233,7 @@ def parse_tokens(text: str, vocabulary: int) -> list[int]:
     for piece in text.split(","):
         if not piece.strip().isdecimal() or len(piece.strip()) > _MOST_DIGITS:
             raise UsageError(f"--tokens: {piece.strip()!r:.40} is not a token id: use a comma list such as 1,2,3")
-        token = int(piece)
+        token = int(piece.strip())
         if token >= vocabulary:
             raise UsageError(f"--tokens: {token} is not in the vocabulary: ids are 0 … {vocabulary - 1}")
         tokens.append(token)

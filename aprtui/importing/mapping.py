@@ -183,7 +183,7 @@ def _options(fields: Mapping[str, Any], path: Path, where: str) -> dict[str, Any
     axes = fields.get("axes")
     if axes is not None:
         names = [axis.value for axis in SourceAxis]
-        if not isinstance(axes, list) or not axes or not set(axes) <= set(names):
+        if not isinstance(axes, list) or not axes or not all(axis in names for axis in axes):
             raise UsageError(f"{path}: {where}.axes: expected a list of {', '.join(names)}")
         if len(set(axes) - {"one"}) + axes.count("one") != len(axes):
             raise UsageError(f"{path}: {where}.axes: each axis once")

@@ -10,7 +10,6 @@ import math
 import re
 import struct
 import zipfile
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
 from aprtui.importing.elements import ELEMENTS, Raw, SourceTensor
+from aprtui.trace.archive import NO_ARCHIVE
 
 SUFFIXES = (".npy", ".npz")
 _HEAD = 1 << 16
@@ -76,7 +76,7 @@ def read_npz(path: Path) -> dict[str, SourceTensor]:
                 found[name] = _stored(where, name, shape, dtype, partial(_ordered, load, shape, fortran))
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as error:
+    except NO_ARCHIVE as error:
         raise UnreadableError(f"{path}: not a zip archive that can be read: {error}: save it again") from error
     return found
 
@@ -142,7 +142,7 @@ def _member(path: Path, where: str, info: zipfile.ZipInfo, start: int, size: int
     try:
         with zipfile.ZipFile(path) as archive, archive.open(info) as member:
             data = member.read(start + size)
-    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, zlib.error) as error:
+    except (OSError, *NO_ARCHIVE) as error:
         raise UnreadableError(f"{where}: cannot be read: {error}") from error
     if len(data) < start + size:
         raise UnreadableError(f"{where}: {len(data) - start} bytes of values, {size} were declared: truncated")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +33,7 @@ from aprtui.importing.pickled import (
     PickleError,
     read_pickle,
 )
+from aprtui.trace.archive import NO_ARCHIVE
 
 SUFFIXES = (".pt", ".pth")
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -74,10 +74,10 @@ def load_torch(path: Path) -> Any:
         value, places = _zipped(path) if is_zip else _legacy(path)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-        raise UnreadableError(f"{path}: not an archive that can be read: {error}: save it again") from error
     except PickleError as error:
         raise UnreadableError(f"{path}: {error}: only tensors in lists and dictionaries are read") from error
+    except NO_ARCHIVE as error:
+        raise UnreadableError(f"{path}: not an archive that can be read: {error}: save it again") from error
     return _with_tensors(path, value, places, _MOST_DEPTH, count())
 
 
@@ -122,7 +122,7 @@ def _member(path: Path, info: zipfile.ZipInfo) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(info) as member:
             return member.read(info.file_size)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except (OSError, *NO_ARCHIVE) as error:
         raise UnreadableError(f"{path}: member {info.filename!r:.80}: cannot be read: {error}") from error
 
 

@@ -62,7 +62,8 @@ def dequantized(kind: str, data: NDArray[np.uint8], columns: int) -> NDArray[np.
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    values = dequantize(np.ascontiguousarray(data), GGMLQuantizationType[kind])
+    with np.errstate(over="ignore", invalid="ignore"):  # scales may be NaN or inf: what comes of them is the value
+        values = dequantize(np.ascontiguousarray(data), GGMLQuantizationType[kind])
     return np.asarray(values, np.float32).reshape(-1, columns)
 
 

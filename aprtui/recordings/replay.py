@@ -163,7 +163,8 @@ class _Replayed:
             return self._unknown("its output was not recorded")
         self.operands = operands_of(ops, self.names.graph, self.node, self.memory, self.place)
         try:
-            return self._judged(row)
+            with np.errstate(all="ignore"):  # NaN and Inf are among what is judged
+                return self._judged(row)
         except (LookupError, TypeError, ValueError, NotImplementedError, ArithmeticError) as error:
             return self._unknown(f"op {self.node.op}: {type(error).__name__}: {error!s:.100}")
 

@@ -40,10 +40,10 @@ _BEST_DEFLATE = 1032
 _CHUNK = 1 << 20
 _HEADROOM = 64 << 20
 _LOCAL_HEADER = 30
-_NO_ARCHIVE = (
-    zipfile.BadZipFile, tarfile.TarError, EOFError, struct.error, ValueError, NotImplementedError, zlib.error
+NO_ARCHIVE = (
+    zipfile.BadZipFile, tarfile.TarError, EOFError, struct.error, ValueError, RuntimeError, OverflowError, zlib.error
 )  # fmt: skip
-"""What Python's readers raise for damaged archives, and for versions that they do not know."""
+"""What Python's readers raise for damaged archives, for encrypted ones, and for versions that they do not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class Archive:
         self._spooled: dict[str, int] = {}
         try:
             found = list(self._zipped() if path.name.lower().endswith(".zip") else self._tarred())
-        except _NO_ARCHIVE as error:
+        except NO_ARCHIVE as error:
             raise UnreadableError(f"{path}: cannot be read as {path.suffix}: {error}: make it again") from error
         except OSError as error:
             raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error

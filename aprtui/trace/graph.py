@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import compress
 from types import MappingProxyType
 
@@ -679,6 +679,7 @@ def canonical_name(name: str) -> str:
     return ALIASES.get(lowered, lowered)
 
 
+@cache
 def known_names() -> tuple[str, ...]:
     """Every stage name that a file can have, in execution order, extensions included."""
     kinds = [_with_all_stages(activation, biased) for activation in Activation for biased in (False, True)]

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from aprtui.trace.graph import Node, Op
 
 _RELATIVE = 1e-5
 """Squares are added up in float32, a token after the other."""
+
+_MOST = 1 << 40
+"""Tokens; a count that is NaN or Inf is none."""
 
 
 def _recognises(path: Path) -> bool:
@@ -46,9 +50,10 @@ def _read(path: Path, choice: PartChoice, model: Model | None) -> Samples:
         source = model.graph.inputs(node)[0]
         name = model.params(node)[0].name
         sums, counts = (_floats(file, f"{name}.{what}") for what in ("in_sum2", "counts"))
-        if sums is None or counts is None or counts.size != 1 or counts[0] < 1 or source in stages:
+        if sums is None or counts is None or counts.size != 1 or not 1 <= counts[0] < _MOST or source in stages:
             continue
-        squares = (sums / counts[0])[None].astype(np.float32)
+        with np.errstate(all="ignore"):
+            squares = (sums / counts[0])[None].astype(np.float32)
         take = partial(_squares, int(counts[0]), sums.size)
         stages[source] = SampledStage(source, squares, (_RELATIVE * np.abs(squares)).astype(np.float32), take)
     if not stages:
@@ -61,7 +66,7 @@ def _floats(file: GgufFile, name: str) -> Floats | None:
     entry = file.tensors.get(name)
     if entry is None or entry.type != 0:
         return None
-    return np.array(file.tensor_bytes(entry, 4 * int(np.prod(entry.dimensions))).view("<f4"))
+    return np.array(file.tensor_bytes(entry, 4 * math.prod(entry.dimensions)).view("<f4"))
 
 
 def _squares(count: int, width: int, values: Floats) -> Floats | None:

@@ -53,9 +53,10 @@ def _read(path: Path, choice: PartChoice, model: Model | None) -> Samples:
     table = range_of(path, start + 2 * rows * wide * chunk, 2 * rows * wide).reshape(rows, 2 * wide)
     scale, least = (np.ascontiguousarray(table[:, at : at + 4]).view("<f4") for at in (0, 4))
     steps = np.ascontiguousarray(table[:, 8:]).view("<u2")[:, :vocabulary]
-    values = (least + scale * steps).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = (least + scale * steps).astype(np.float32)
+        precision = np.broadcast_to(0.51 * scale + 2e-6 * np.abs(least), values.shape).astype(np.float32)
     first = context // 2
-    precision = np.broadcast_to(0.51 * scale + 2e-6 * np.abs(least), values.shape).astype(np.float32)
     take = partial(_log_probabilities, range(first, first + rows), context, vocabulary, least)
     notes = (f"chunk {chunk} of {chunks}: log-probabilities of positions {first} … {first + rows - 1}, in 16 bits",)
     stages = [SampledStage(Node(None, "lm_head"), values, precision, take)]
@@ -67,7 +68,8 @@ def _log_probabilities(rows: range, context: int, vocabulary: int, least: Floats
         return None
     chosen = logits[rows.start : rows.stop].astype(np.float64)
     largest = chosen.max(axis=1, keepdims=True)
-    found = chosen - largest - np.log(np.exp(chosen - largest).sum(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        found = chosen - largest - np.log(np.exp(chosen - largest).sum(axis=1, keepdims=True))
     return np.asarray(np.maximum(found, least), np.float32)
 
 

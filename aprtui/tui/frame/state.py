@@ -53,7 +53,8 @@ class ScreenState:
     fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __str__(self) -> str:
-        query = urlencode(self.fields, quote_via=quote, safe="/.:,")
+        # Names of files may hold bytes that are no UTF-8: they come back as they were.
+        query = urlencode(self.fields, quote_via=quote, safe="/.:,", errors="surrogateescape")
         return f"{SCHEME}{self.screen}" + (f"?{query}" if query else "")
 
     def text(self, name: str, default: str = "") -> str:
@@ -92,7 +93,9 @@ def parse_state(text: str) -> ScreenState:
     if name not in set(ScreenName):
         raise UsageError(f"{text}: there is no screen {name!r}: expected {SCHEME} and one of {', '.join(ScreenName)}")
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=64)
+        pairs = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=64, errors="surrogateescape"
+        )
     except ValueError as error:
         raise UsageError(f"{text}: {error}: expected name=value pairs joined by &") from error
     fields, known = dict(pairs), FIELDS[ScreenName(name)]

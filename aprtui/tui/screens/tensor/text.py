@@ -42,6 +42,9 @@ _HEIGHTS = " ▁▂▃▄▅▆▇█"
 _PLAIN_HEIGHTS = " ..::||##"
 BYTES_A_LINE = 16
 
+_MOST_DIGITS = 12
+"""Of a place: no tensor is as long."""
+
 _DWARFING = 20
 """If a row has more than this many times the median rms, linear bars of the others would be too short to see."""
 
@@ -189,7 +192,7 @@ def header_words(data: bytes, start: int) -> list[str]:
 def parse_place(text: str, planes: int) -> tuple[int | None, int, int]:
     """Head (None if there is none), row and column of "5,17" or "2,5,17". Raises `UsageError`."""
     parts = text.replace(":", ",").replace(" ", ",").split(",")
-    numbers = [int(part) for part in parts if part.isdecimal()]
+    numbers = [int(part) for part in parts if part.isdecimal() and len(part) <= _MOST_DIGITS]
     expected = "row,column" + (" or head,row,column" if planes > 1 else "")
     if len(numbers) != len([part for part in parts if part]) or len(numbers) not in ((2, 3) if planes > 1 else (2,)):
         raise UsageError(f"{text!r}: expected {expected}, as in {'0,5,3' if planes > 1 else '5,17'}")
