@@ -126,7 +126,8 @@ class Cause:
     `error` is what the model's own way errs by at the worst of them, `residue` the most that the other one leaves,
     which is within `bound`. `everywhere` is whether these are all layers that have such a stage. `alike` are further
     ways that come out as captured, in words; `settled_by` says what would tell them apart, `apart` which stages of the
-    same run do that. `side` names the capture in a comparison of two.
+    same run do that. `side` names the capture in a comparison of two. `places` names, for the stages that show it, the
+    value that the model's own way misses by most; a stage whose values lie in another order has none.
     """
 
     name: str
@@ -141,6 +142,11 @@ class Cause:
     settled_by: str = ""
     side: str = ""
     apart: tuple[Node, ...] = ()
+    places: tuple[tuple[Node, Mapping[str, int]], ...] = ()
+
+    def place(self, node: Node) -> Mapping[str, int]:
+        """The value of a stage that the cause is about; empty where none is known."""
+        return dict(self.places).get(node, {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ def comparison_records(
         }
     for cause in comparison.causes:
         nodes = {"nodes": _nodes(cause.nodes), "apart": _nodes(cause.apart)}
-        yield {**asdict(cause), "record": "cause", "sentence": cause_sentence(cause), **nodes}
+        places = [{**_node(node), "place": dict(place)} for node, place in cause.places]
+        yield {**asdict(cause), "record": "cause", "sentence": cause_sentence(cause), **nodes, "places": places}
     for tried in comparison.alternatives:
         yield {
             "record": "alternative",
@@ -264,7 +265,8 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
 def _read_cause(record: Mapping[str, Any]) -> Cause:
     known = {key: _number(value) if key in _NUMBERS else value for key, value in record.items() if key in _CAUSE}
     nodes = {name: tuple(map(_read_node, record.get(name, ()))) for name in ("nodes", "apart")}
-    return Cause(**{**known, **nodes, "alike": tuple(record["alike"])})
+    places = tuple((_read_node(one), one["place"]) for one in record.get("places", ()))
+    return Cause(**{**known, **nodes, "alike": tuple(record["alike"]), "places": places})
 
 
 def _read_alternative(record: Mapping[str, Any]) -> TriedAlternative:

@@ -14,7 +14,7 @@ from aprtui.engine.alternatives.alternative import Alternative, Attempt, configu
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.positions import pairs_of
 from aprtui.engine.rounding import ROUND, round_f16
-from aprtui.model.config import Rope
+from aprtui.model.config import Rope, Yarn
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 
@@ -33,6 +33,9 @@ _SURE = 0.999
 """Agreement with which a token was turned as at a position."""
 _BETTER = 1e-9
 _SHOWN_RUNS = 3
+_LEAST_TOKENS = 8
+_CONTEXTS = tuple(2**power for power in range(9, 19))
+_GRID_OF_SCALES = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 _TURNED = 0.5
 """Agreement from which measured turns are turns at all; noise of other causes has about 0."""
 
@@ -201,7 +204,7 @@ def _widths(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 def _factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Each pair at a frequency of its own, as scaling by parts makes them."""
-    if found is None or len(call.x) < 8:
+    if found is None or len(call.x) < _LEAST_TOKENS:
         return
     turns, dim = _turns(call, found), call.model.config.graph.rotated
     own = replace(_own(call), yarn=None, scale=1.0, factors=None)
@@ -262,6 +265,35 @@ def _ramps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         for solved in _fitted(call, found, rope_of, max(value / 100, 1e-3), value * 100):
             if abs(solved / value - 1) > _LEAST_SHARE:
                 yield _with(f"YaRN's {words} is {solved:.6g}, the model says {value:.6g}", 1, yarn=rope_of(solved).yarn)
+
+
+def _added_yarn(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """YaRN of a factor and an original context, in a model without any scaling: both from what each pair turned by."""
+    own, dim = _own(call), call.model.config.graph.rotated
+    if found is None or len(call.x) < _LEAST_TOKENS or own.yarn is not None or own.factors is not None:
+        return
+    turns = _turns(call, found)
+    rows = np.arange(call.position, call.position + len(turns))[:, None]
+    size = float(np.abs(turns).sum()) or 1.0
+
+    def cost(context: int, scale: float) -> float:
+        angles = rows * replace(own, scale=scale, yarn=Yarn(context)).angles(1, 1, dim)
+        return 1 - float((turns * np.exp(-1j * angles)).real.sum()) / size
+
+    def scale_of(context: int) -> float:
+        at = min(_GRID_OF_SCALES, key=lambda scale: cost(context, scale))
+        return nicest(least(lambda scale: cost(context, scale), at / 2, at * 2), lambda scale: cost(context, scale))
+
+    scales = {context: scale_of(context) for context in _CONTEXTS}
+    context = min(scales, key=lambda context: cost(context, scales[context]))
+    scale = scales[context]
+    if cost(context, scale) > 1 - _TURNED or abs(scale - 1) <= _LEAST_SHARE:
+        return
+    words = f"YaRN of factor {scale:.6g} and original context {context} is applied, the model has none"
+    yield _with(words, 2, scale=scale, yarn=Yarn(context))
+    yield _with(
+        f"{words}, magnitude and all", 2, scale=scale, yarn=Yarn(context), magnitude=1 + 0.1 * float(np.log(scale)),
+    )  # fmt: skip
 
 
 def _layouts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -368,6 +400,10 @@ ROPE_ALTERNATIVES: tuple[Alternative, ...] = (
     ),
     Alternative(
         "YaRN ramp", frozenset(_ROPE), _ramps, "read rope.scaling of the model's metadata", turns_heads
+    ),
+    Alternative(
+        "YaRN added", frozenset(_ROPE), _added_yarn, "scale no frequencies where the metadata has no rope.scaling",
+        turns_heads,
     ),
     Alternative(
         "RoPE magnitude", frozenset(_ROPE), _magnitudes,

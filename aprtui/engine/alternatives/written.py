@@ -34,7 +34,8 @@ def _sizes(own: Wide) -> Wide:
 
 
 def _single_values(call: StageCall, found: Array | None) -> Iterator[Attempt]:
-    """A few values that are wrong among all: of the other sign, zero, or with one bit of theirs the other way."""
+    """A few values that are wrong among all: of the other sign, zero, no number where all that they are made of are
+    numbers, or with one bit of theirs the other way."""
     own = call.honest()
     if found is None or own.ndim != 2:
         return
@@ -61,6 +62,8 @@ def _kind(own: float, found: float) -> str | None:
         return "has the other sign: its sign bit is flipped"
     if found == 0:
         return "is zero"
+    if not np.isfinite(found) and np.isfinite(own):
+        return f"is {'NaN' if np.isnan(found) else 'Inf' if found > 0 else '−Inf'}, and nothing that it is made of is"
     ratio = found / own if own and np.isfinite(found) else 0.0
     if 0 < ratio < np.inf and abs(np.log2(ratio)) > _DOUBLED and abs(np.log2(ratio) - round(np.log2(ratio))) < _NEAR:
         bits = np.array([own, found], np.float32).view(np.uint32) >> 23
@@ -73,6 +76,24 @@ def _with_values(off: NDArray[np.bool_], values: Array, call: StageCall) -> Arra
     changed = call.honest().copy()
     changed[off] = values
     return changed
+
+
+def _lost_lines(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Channels that are NaN or Inf at every token, or tokens that are so throughout, and nothing else that is."""
+    own = call.honest()
+    if found is None or own.ndim != 2 or min(own.shape) < 2 or not np.isfinite(own).all():
+        return
+    lost = ~np.isfinite(found)
+    for axis, noun, first, where in ((0, "channel", 0, "at every token"), (1, "token", call.position, "throughout")):
+        lines = np.flatnonzero(lost.all(axis))
+        if 0 < lines.size < lost.shape[1 - axis] and lost.sum() == lines.size * lost.shape[axis]:
+            places = ranges((lines + first).tolist())
+            which = f"{noun}s {places} are" if lines.size > 1 else f"{noun} {places} is"
+            kind = "NaN" if np.isnan(found[lost]).all() else "Inf" if np.isinf(found[lost]).all() else "NaN or Inf"
+            yield Attempt(
+                f"{which} {kind} {where}, and nothing that is read there is",
+                partial(_with_values, lost, found[lost]),
+            )  # fmt: skip
 
 
 def _stale_channels(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -185,5 +206,6 @@ WRITTEN_ALTERNATIVES: tuple[Alternative, ...] = (
     of_result("written over", _written_over, "capture a copy, before anything is written into the same buffer"),
     of_result("stale channels", _stale_channels, "check that the last work-group writes its outputs"),
     of_result("float16 at a scale", _scaled_float16, "keep sums in float32, or scale them by less"),
+    of_result("lost lines", _lost_lines, "look for weights that are NaN, and for a 0 that is divided by"),
     of_result("single values", _single_values, "check the memory: single values are wrong"),
 )  # fmt: skip

@@ -79,7 +79,7 @@ def judge_causes(
         plants = CausePlants(model, tokens, evaluators, Path(folder))
         for done, case in enumerate(cases):
             progress(f"judging causes ({case.cause}),", done, len(cases))
-            comparison = plants.replayed(case.node, PLANTED_CAUSES[case.cause].bug.compute)
+            comparison = plants.replayed(case.node, PLANTED_CAUSES[case.cause])
             if comparison is not None:
                 outcome = cause_outcome(comparison, PLANTED_CAUSES[case.cause])
                 yield JudgedCause(case, outcome, "; ".join(map(cause_sentence, comparison.causes)))
@@ -110,20 +110,23 @@ class CausePlants:
         shutil.copytree(self.folder, self._honest)
         self._arithmetic = KnownArithmetic(arithmetic.rounding)
 
-    def replayed(self, node: Node, compute: Callable[[StageCall], Array]) -> Comparison | None:
+    def replayed(self, node: Node, planted: PlantedCause) -> Comparison | None:
         """The replay of `node`, computed in another way; None where the model has nothing to compute it from."""
-        path = self.folder / relative_path(node)
-        values = self._values(node, compute)
-        if values is None:
-            return None
+        (source, *_) = self.model.graph.inputs(node) or (node,)
         try:
-            write_aprt(path, node.layer, values)
+            if planted.read is not None:
+                write_aprt(self.folder / relative_path(source), source.layer, planted.read(self._tensors[source]))
+            values = self._values(node, planted.bug.compute)
+            if values is None:
+                return None
+            write_aprt(self.folder / relative_path(node), node.layer, values)
             return self._replayed(node)
         finally:
-            shutil.copy(self._honest / relative_path(node), path)
+            for changed in {source, node}:
+                shutil.copy(self._honest / relative_path(changed), self.folder / relative_path(changed))
 
     def _values(self, node: Node, compute: Callable[[StageCall], Array]) -> Array | None:
-        stages = self._stages(self._honest)
+        stages = self._stages(self.folder)
         arithmetic = Recomputation(self.model, self._arithmetic.rounding, self.evaluators)
         recomputer = Recomputer(self.model, stages, arithmetic)
         count = stages.rows(node)

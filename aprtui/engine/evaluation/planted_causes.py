@@ -15,6 +15,7 @@ from aprtui.engine.alternatives.call import StageCall
 from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.rounding import round_bf16
+from aprtui.model.config import Yarn
 from aprtui.model.model import Model
 from aprtui.model.weight_types import BlockPart, ScalePacking
 from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
@@ -24,11 +25,15 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class PlantedCause:
-    """A fault, and what says it: an alternative of one of the `names`, whose words contain `words`."""
+    """A fault, and what says it: an alternative of one of the `names`, whose words contain `words`.
+
+    `read` is what the first input is changed to, where no honest one would show the fault.
+    """
 
     bug: PortingBug
     names: frozenset[str]
     words: str = ""
+    read: Callable[[Array], Array] | None = None
 
     def nodes(self, model: Model) -> list[Node]:
         """Where it is planted: at every stage that it applies to, in the first, the middle and the last layer."""
@@ -120,7 +125,7 @@ NAMES_OF_BUGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "SwiGLU of gpt-oss: sigmoid without its factor": ("SwiGLU without factor",),
         "up left out": ("up ignored",),
         "Inf by overflow": ("overflow",),
-        "one NaN": (),
+        "one NaN": ("single values",),
         "matrix transposed": ("transposed",),
         "matrix of the next layer": ("weights",),
         "minimums of blocks left out": ("minimums",),
@@ -163,7 +168,7 @@ NAMES_OF_BUGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "logits summed in f16": ("sums in 16 bits",),
     }
 )
-"""The alternatives that say what each bug does; none where its values cannot be computed again."""
+"""The alternatives that say what each bug does."""
 
 
 def _with_parameter(
@@ -254,6 +259,45 @@ def _decoded(change: Callable[..., object]) -> Callable[[StageCall], Array]:
     return lambda call: call.with_params(*(change(weight) for weight in call.model.params(call.node))).honest()  # type: ignore[arg-type]
 
 
+def _with(value: float, rows: slice, channels: slice) -> Callable[[StageCall], Array]:
+    def change(found: Array) -> None:
+        found[rows, channels] = value
+
+    return lambda call: _changed(call, change)
+
+
+def _block_zeroed(x: Array) -> Array:
+    """An input whose first block of 32 is zero at two tokens."""
+    found = x.copy()
+    found[1:3, :32] = 0
+    return found
+
+
+def _divided_by_zero(call: StageCall) -> Array:
+    """A token whose input has a block of zeros is NaN: the block's scale is 0, and is divided by."""
+    return _with(np.nan, slice(1, 3), slice(None))(call)
+
+
+def _has_blocks(model: Model, node: Node) -> bool:
+    return all(weight.columns % 32 == 0 for weight in model.params(node))
+
+
+def _yarn(call: StageCall, **changes: object) -> Array:
+    """As turned with another number of the model's YaRN."""
+    own = call.model.config.rope_of(call.node.layer).yarn
+    assert own is not None
+    return positions.turned(call, yarn=replace(own, **changes))  # type: ignore[arg-type]
+
+
+def _has_yarn(model: Model, node: Node) -> bool:
+    return model.config.rope_of(node.layer).yarn is not None
+
+
+def _has_plain_rope(model: Model, node: Node) -> bool:
+    rope = model.config.rope_of(node.layer)
+    return rope.yarn is None and rope.factors is None and rope.scale == 1
+
+
 def _is_behind_first(model: Model, node: Node) -> bool:
     return bool(node.layer)
 
@@ -298,6 +342,56 @@ PLANTED_CAUSES: Mapping[str, PlantedCause] = MappingProxyType(
         ),
         "magnitude 1.3": _with_parameter(
             (Op.ROPE,), lambda c: positions.turned(c, magnitude=1.3), "RoPE magnitude | factor", "1.3"
+        ),
+        "YaRN of factor 4": _with_parameter(
+            (Op.ROPE,), lambda c: positions.turned(c, scale=4.0, yarn=Yarn(4096)), "YaRN added",
+            "factor 4 and original context 4096 is applied, the model has none", _has_plain_rope,
+        ),
+        "YaRN of factor 8, and its magnitude": _with_parameter(
+            (Op.ROPE,),
+            lambda c: positions.turned(c, scale=8.0, yarn=Yarn(2048), magnitude=1 + 0.1 * float(np.log(8))),
+            "YaRN added", "factor 8 and original context 2048 is applied, the model has none, magnitude and all",
+            _has_plain_rope,
+        ),
+        "YaRN: original context of 16": _with_parameter(
+            (Op.ROPE,), lambda c: _yarn(c, original_context=16), "YaRN ramp", "original context is 16,", _has_yarn
+        ),
+        "YaRN: beta_fast of 8": _with_parameter(
+            (Op.ROPE,), lambda c: _yarn(c, fast=8.0), "YaRN ramp", "beta_fast is 8,", _has_yarn
+        ),
+        "YaRN: beta_slow of 0.5": _with_parameter(
+            (Op.ROPE,), lambda c: _yarn(c, slow=0.5), "YaRN ramp", "beta_slow is 0.5,", _has_yarn
+        ),
+        "YaRN left out": _with_parameter(
+            (Op.ROPE,), lambda c: positions.turned(c, yarn=None, scale=1.0, magnitude=1.0), "RoPE scaling left out",
+            "YaRN is left out", _has_yarn,
+        ),
+        "YaRN without its ramp": _with_parameter(
+            (Op.ROPE,), lambda c: positions.turned(c, yarn=None), "RoPE scaling left out", "without YaRN's ramp",
+            _has_yarn,
+        ),
+        "YaRN: magnitude 1.25": _with_parameter(
+            (Op.ROPE,), lambda c: positions.turned(c, magnitude=1.25), "RoPE magnitude", "a magnitude of 1.25,",
+            _has_yarn,
+        ),
+        "blocks of zeros divided by": PlantedCause(
+            PortingBug(_divided_by_zero, (Op.MATMUL,), applies=_has_blocks), frozenset({"zero scale"}),
+            "blocks of 32 inputs that are zero make NaN", _block_zeroed,
+        ),
+        "Inf at a single value": _with_parameter(
+            (Op.MATMUL, Op.RMS_NORM, Op.ADD), _with(np.inf, slice(3, 4), slice(5, 6)), "single values | overflow",
+            "Inf",
+        ),
+        "NaN at a single value": _with_parameter(
+            (Op.MATMUL, Op.RMS_NORM, Op.ADD), _with(np.nan, slice(3, 4), slice(5, 6)), "single values | overflow",
+            "NaN",
+        ),
+        "NaN in a channel": _with_parameter(
+            (Op.MATMUL,), _with(np.nan, slice(None), slice(5, 6)), "lost lines", "channel 5 is NaN at every token",
+            lambda model, node: node.layer is not None,
+        ),
+        "NaN in a token": _with_parameter(
+            (Op.RMS_NORM, Op.ADD), _with(np.nan, slice(3, 4), slice(None)), "lost lines", "token 3 is NaN throughout"
         ),
         "norm: squares in bf16": _with_parameter(
             (Op.RMS_NORM,), rows.squares_in_bf16, "norm squares in bfloat16", "in bfloat16"

@@ -27,7 +27,8 @@ from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
-from aprtui.engine.replay.causes import CauseFinder
+from aprtui.engine.replay.causes.failing import SearchedRun
+from aprtui.engine.replay.causes.finder import CauseFinder
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
@@ -37,7 +38,7 @@ from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, R
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.model import Model
-from aprtui.progress import Progress
+from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op
 
@@ -139,7 +140,8 @@ class _Replay:
         self.common = CommonError(model, self.stages, self.engine, evaluators)
         self.places = ErrorsByPlace(model, self.stages, known)
         self.others = OtherLayers(self.spreads)
-        self.causes = CauseFinder(model, self.stages, known, evaluators, self.spreads, self.places)
+        run = SearchedRun(model, self.stages, known, evaluators, self.spreads)
+        self.causes = CauseFinder(run, self.places)
 
     def run(self, progress: Progress | None) -> Comparison:
         compared: list[StageComparison] = []
@@ -160,7 +162,8 @@ class _Replay:
             everywhere = self.common.findings(compared)
         if not all(found.may_be_meant for found in everywhere):
             doubts = ()
-        found_causes = self.causes.find(compared, frozenset(node for found in everywhere for node in found.nodes))
+        explained = frozenset(node for found in everywhere for node in found.nodes)
+        found_causes = self.causes.find(compared, explained, progress or no_progress)
         compared = found_causes.judged(compared)
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]

@@ -27,7 +27,7 @@ from aprtui.engine.evaluation.arithmetics import ARITHMETICS
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.planted_causes import PLANTED_CAUSES
-from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
+from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.replay.arithmetic import UNROUNDED, KnownArithmetic, Recomputation
 from aprtui.engine.replay.evaluators import Evaluators
@@ -36,11 +36,13 @@ from aprtui.engine.replay.recompute import CapturedStages, Recomputer
 from aprtui.engine.replay.replay import ReplayOptions, criteria_by_replay, replay_capture
 from aprtui.engine.rounding import round_bf16, round_f16
 from aprtui.model.config import RopeAngles
-from aprtui.model.model import Model
+from aprtui.model.model import Model, load_model
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, Op, Part
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import TOKENS, edit, evaluators, exact, model, replay
+from tests.model.gguf_files import Tensor, model_file
 
 __all__ = ["evaluators", "exact", "model", "replay"]
 
@@ -611,6 +613,35 @@ def test_a_number_is_solved_for_behind_a_bias_of_a_fused_product(plant: Planting
         return call.honest(product_of)
 
     assert the_cause(plant(node, of_other_weights)).words == "computed with the weights of the next layer"
+
+
+def of_layer_before_without_bias(call: StageCall) -> Array:
+    """The product of the layer before, its bias left out for keys."""
+    node, read = Node(0, "qkv_matmul"), call.seen[Node(call.layer, "attn_norm")]
+    product = call.engine.evaluate(node, (read,), tokens=call.tokens, position=call.position)
+    return rows.bias_of_keys_left_out(replace(call, inputs=(product,)))
+
+
+def test_a_wrong_bias_hides_no_wrong_product_of_the_same_call(tmp_path: Path) -> None:
+    """Biases that are larger than what they are added to, as in Qwen2.5: each of the two by itself helps little."""
+    tokens, random = tuple(range(3, 16)), np.random.default_rng(0)
+    file = model_file(head_dim=32)
+    for layer in range(2):
+        bias = random.normal(0, 30, 64).astype(np.float32)
+        file.tensors[f"blk.{layer}.attn_k.bias"] = Tensor(bias.view(np.uint8), WeightType.F32)
+    model = load_model(file.write(tmp_path / "m.gguf"))
+    bug = PortingBug(of_layer_before_without_bias, ("qkv_bias",), Layers.MIDDLE)
+    with Evaluators(model) as evaluators:
+        tensors = buggy_tensors(bug, ARITHMETICS["float32"], model, tokens, evaluators)
+        held = {node: values for node, values in tensors.items() if node != Node(1, "qkv_matmul")}
+        capture = write_kind(CAPTURE_KINDS["complete"], held, model.graph, tokens, tmp_path / "capture")
+        stages = CapturedStages(capture, model, tokens, last=len(tokens))
+        found = IdentifiedCapture(stages, (), FoundEngine(KnownArithmetic(), (), own_weights=True))
+        options = ReplayOptions(selection=Selection(stages="qkv_bias", layers="1"), tokens=tokens)
+        result = replay_capture(capture, model, options, evaluators, identified=found)
+    assert the_cause(result).words == (
+        "qkv_bias: the bias is left out for keys; and qkv_matmul: computed with the weights of the layer before"
+    )
 
 
 def test_a_number_that_is_solved_for_at_one_stage_is_taken_at_the_others(

@@ -235,5 +235,5 @@ def test_the_cause_of_a_planted_fault_is_proved(
 ) -> None:
     planted = PLANTED_CAUSES[name]
     node = planted.nodes(model)[0]
-    result = CausePlants(model, TOKENS, evaluators, tmp_path).replayed(node, planted.bug.compute)
+    result = CausePlants(model, TOKENS, evaluators, tmp_path).replayed(node, planted)
     assert result is not None and cause_outcome(result, planted) is CauseOutcome.PROVED

@@ -20,7 +20,7 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from aprtui.compare.align.pairing import Unpaired
-from aprtui.compare.comparison import Comparison, Hypothesis, StageComparison
+from aprtui.compare.comparison import Cause, Comparison, Hypothesis, StageComparison
 from aprtui.compare.conclusion import judge_by_bound
 from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
@@ -500,7 +500,7 @@ class DiffScreen(ToolScreen):
     @on(DiffPanes.Opened)
     def open_tensor(self) -> None:
         """Open the stage under the cursor in the Tensor screen, on the value that differs most, or on the one that the
-        cursor stands on in the panes: side B's, or A's where only A has it.
+        cursor stands on in the panes: side B's, or A's where only A has it or errs.
         """
         node, request = self.query_one(DiffGrid).node, self._request
         if node is None or request is None or self._comparison is None:
@@ -509,7 +509,9 @@ class DiffScreen(ToolScreen):
         if entry is None:
             self.notify(f"{no_stage_words(node).capitalize()}.", severity="warning")
             return
-        side = request.a if isinstance(entry, Unpaired) and entry.side == "a" else request.b
+        cause = self._cause_of(node)
+        is_of_a = entry.side == "a" if isinstance(entry, Unpaired) else cause is not None and cause.side == "A"
+        side = request.a if is_of_a else request.b
         # Where B's values had to be put into A's order, the place is not that of the value in B's file.
         differing = entry.place if isinstance(entry, StageComparison) and not entry.reordered else {}
         place = self.query_one(DiffPanes).place or (place_of(differing) if differing else None)
@@ -686,9 +688,19 @@ class DiffScreen(ToolScreen):
         self.app.push_screen(CausesDialog(comparison), self._go_where)
 
     def _go_where(self, node: Node | None) -> None:
+        """Go to a stage of the diagnosis, and in it to the value that its cause is about."""
         if node in self._entries:
             assert node is not None
-            self._go(node)
+            cause = self._cause_of(node)
+            self._go(node, place_of(cause.place(node)) if cause is not None else None)
+
+    def _cause_of(self, node: Node) -> Cause | None:
+        """The cause that a stage shows, with the value that it is about; None where the panes have no such value: where
+        B's values are put into another order."""
+        entry = self._entries[node]
+        if self._comparison is None or (isinstance(entry, StageComparison) and entry.reordered):
+            return None
+        return next((cause for cause in self._comparison.causes if cause.place(node)), None)
 
     def action_replay(self) -> None:
         """Replay both sides with their model; ask for it where it is not certain which file that is."""

@@ -11,6 +11,7 @@ from textual.widgets import Static
 from aprtui.compare.comparison import Cause, TriedAlternative
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.trace.graph import Node
+from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.screens.diff.causes import CausesDialog
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.widgets.table import Table
@@ -23,8 +24,11 @@ WORDS = "computed with theta 500000, the model says 10000"
 REFUTED = "more than honest engines leave, 2e-06"
 
 
-def with_cause(records: list[Record], node: Node) -> list[Record]:
-    """The records with a cause at `node`, and two alternatives that were tried there."""
+PLACE = {"token": 1, "channel": 2}
+
+
+def with_cause(records: list[Record], node: Node, side: str = "") -> list[Record]:
+    """The records with a cause at `node`, about the value at `PLACE`, and two alternatives that were tried there."""
     made = read_comparison(records)
     cause = Cause(
         "RoPE base",
@@ -37,6 +41,8 @@ def with_cause(records: list[Record], node: Node) -> list[Record]:
         2e-6,
         ("positions are off",),
         "more tokens",
+        side,
+        places=((node, PLACE),),
     )
     tried = (
         TriedAlternative(node, node, "RoPE base", WORDS, 2e-7, ""),
@@ -72,6 +78,26 @@ async def test_the_proof_and_what_is_refuted_are_one_key_away(
         await pilot.press("enter")
         await pilot.pause()
         assert pilot.app.screen.query_one(DiffGrid).node == at
+
+
+@pytest.mark.parametrize(("side", "size"), [("A", (120, 40)), ("B", (80, 24))])
+async def test_the_tensor_opens_on_the_value_that_the_cause_is_about(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, side: str, size: tuple[int, int]
+) -> None:
+    at = Node(1, "ffn_up")
+    source = RecordedDiff(lambda request: with_cause(records_of(*sides, "rel_l2=1e-3"), at, side))
+    states: list[ScreenState] = []
+    async with opened(between(*sides), source, monkeypatch, size) as pilot:
+        await until_shown(pilot, "1 refuted alternative")
+        await pilot.press("D")
+        await pilot.pause()
+        await pilot.press("enter")
+        await pilot.pause()
+        monkeypatch.setattr(type(pilot.app), "open_state", lambda self, state: states.append(state))
+        await pilot.press("enter")
+    (state,) = states
+    assert (state.screen, state.text("stage"), state.text("at")) == (ScreenName.TENSOR, "ffn_up", "1,2")
+    assert state.text("capture") == str(sides[side == "B"])
 
 
 async def test_it_leaves_with_the_same_key(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
