@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
@@ -18,13 +18,6 @@ from aprtui.trace.json_value import json_number, json_value
 
 _CASE = TypeVar("_CASE")
 Record = Mapping[str, Any]
-
-
-class Judgement(Protocol):
-    """What is said of one case; `what` is the case's name."""
-
-    @property
-    def what(self) -> str: ...
 
 
 _JUDGEMENT = TypeVar("_JUDGEMENT", JudgedCapture, JudgedBug)
