@@ -27,4 +27,6 @@ def write_file(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(json_value(record), ensure_ascii=False, allow_nan=False) + "\n"
+    """A record as a line; what is no Unicode, as bytes of a file name, escaped."""
+    text = json.dumps(json_value(record), ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace").decode() + "\n"

@@ -18,6 +18,7 @@ import click
 from aprtui import __version__
 from aprtui.cli.lazy_group import LazyGroup
 from aprtui.errors import AprtuiError, ExitCode
+from aprtui.terminal_output import guard_streams
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
     if sys.stdout is None:
         sys.exit(ExitCode.ENGINE)
+    guard_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Not `cli.main`: it would turn a closed pipe into exit code 1, which here means a divergence.

@@ -13,6 +13,7 @@ import time
 from typing import Self
 
 from aprtui.progress import RECORDS_VARIABLE, progress_record
+from aprtui.terminal_output import ERASE_LINE
 
 _PATIENCE_SECONDS = 1.0
 _SECONDS_A_LINE = 2.0
@@ -43,7 +44,8 @@ class ProgressLine:
         text = f"{what} {done}/{total}{_pace(done, total, now - self._since)}"
         if self._terminal:
             self._shown = text
-            sys.stderr.write(f"\r\x1b[Kaprtui: {text}")
+            sys.stderr.write(ERASE_LINE)
+            sys.stderr.write(f"aprtui: {text}")
         elif now - self._written >= _SECONDS_A_LINE:
             self._written = now
             line = progress_record(f"{text} …") if self._records else f"aprtui: {text} …"
@@ -52,7 +54,7 @@ class ProgressLine:
 
     def __exit__(self, *_: object) -> None:
         if self._terminal and self._shown:
-            sys.stderr.write("\r\x1b[K")
+            sys.stderr.write(ERASE_LINE)
             sys.stderr.flush()
 
 

@@ -25,6 +25,7 @@ from aprtui.cli.options import (
     requested_model,
 )
 from aprtui.errors import UnreadableError, UsageError
+from aprtui.terminal_output import DIM, PLAIN
 
 if TYPE_CHECKING:
     from aprtui.engine.generation import GeneratedToken, Generation
@@ -93,7 +94,8 @@ def command(
             candidates=CANDIDATES if record else 0,
         )  # fmt: skip
         if text is not None and sys.stderr.isatty() and not as_json:
-            click.secho(text, err=True, dim=True, nl=False)
+            for part in (DIM, text, PLAIN):
+                click.echo(part, err=True, nl=False)
         made: Iterable[GeneratedToken] = generation
         if record is not None:
             made = _recorded(record, stack, generation, opened, loaded, engine, sampling, said, ids, chat, system)

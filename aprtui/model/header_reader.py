@@ -6,6 +6,7 @@ import mmap
 from pathlib import Path
 
 from aprtui.errors import UnreadableError
+from aprtui.trace.mapped_files import remember_mapped
 
 
 def map_file(path: Path, least: int, kind: str) -> mmap.mmap:
@@ -14,9 +15,11 @@ def map_file(path: Path, least: int, kind: str) -> mmap.mmap:
         with path.open("rb") as file:
             if path.stat().st_size < least:
                 raise UnreadableError(f"{path}: too short to be {kind} ({path.stat().st_size} bytes)")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    remember_mapped(path, len(mapped))
+    return mapped
 
 
 class HeaderReader:

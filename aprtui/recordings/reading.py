@@ -28,6 +28,7 @@ from aprtui.recordings.format import (
 )
 from aprtui.trace.decode import DecodeError, decode
 from aprtui.trace.graph import known_names
+from aprtui.trace.mapped_files import remember_mapped
 
 Record = TypeVar("Record")
 
@@ -114,9 +115,11 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 return np.zeros(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    remember_mapped(path, data.size)
+    return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError, EngineError, UnreadableError
 from aprtui.trace.archive import FilePart, open_part
+from aprtui.trace.mapped_files import remember_mapped
 
 MAGIC = b"APRT"
 HEADER_BYTES = 12
@@ -86,7 +87,11 @@ def read_aprt(path: Path, copied: bool = False) -> AprtFile:
             layer, count = _parsed(path, part)
             begin = part.offset + HEADER_BYTES
             # Of the file that is open: another may have its name by now, or none.
-            values = _copied(path, file, begin, count) if copied or begin % 4 else _mapped(file, begin, count)
+            if copied or begin % 4:
+                values = _copied(path, file, begin, count)
+            else:
+                values = _mapped(file, begin, count)
+                remember_mapped(part.container, begin + 4 * count)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
     return AprtFile(path, layer, values, part.size - HEADER_BYTES - 4 * count)

@@ -1,0 +1,1 @@
+"""What happens when things go wrong around the program: ends, disks, signals, hostile names, other writers."""
