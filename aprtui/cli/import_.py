@@ -16,7 +16,7 @@ from aprtui.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aprtui.importing.importer import ImportRequest
+    from aprtui.importing.reading import ImportRequest
     from aprtui.trace.graph import Node
 
 
@@ -45,6 +45,12 @@ def _steps(_context: click.Context, _parameter: click.Parameter, value: str | No
     return found
 
 
+steps_option = click.option(
+    "--step", "steps", metavar="N|N..M", callback=_steps, help="Which forward passes; they are joined."
+)
+"""`--step`, parsed to a range."""
+
+
 @click.command()
 @click.argument("source", type=PATH)
 @click.option("--out", "directory", type=PATH, metavar="DIR", help="Where the capture is written.")
@@ -56,7 +62,7 @@ def _steps(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.option("--write-map", type=PATH, metavar="FILE", help="With --guess: write the mapping to FILE.")
 @click.option("--model", type=MODEL, metavar="MODEL", help="The model that was run: what stages it has, how wide.")
 @click.option("--rank", type=click.IntRange(0), metavar="N", help="Which rank of several.")
-@click.option("--step", "steps", metavar="N|N..M", callback=_steps, help="Which forward passes; they are joined.")
+@steps_option
 @click.option("--sequence", type=click.IntRange(0), metavar="N", help="Which sequence of a batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print a record of what was written.")
 @click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
@@ -79,7 +85,7 @@ def command(
     Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
     """
     from aprtui.importing.import_format import PartChoice
-    from aprtui.importing.importer import ImportRequest
+    from aprtui.importing.reading import ImportRequest
     from aprtui.model.model import load_model
     from aprtui.recordings.reading import is_recording
 

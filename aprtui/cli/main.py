@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "qa": "Run the quality gates of a model.",
         "export": "Write a capture or a comparison for other programs, or as one file.",
         "import": "Write what another tool has dumped as a capture.",
+        "ranks": "Put the ranks of one model together; say which of them parts.",
         "oracle": "Write a capture by another engine: llama.cpp, transformers.",
         "record": "Write down every op that an engine executes: llama.cpp, PyTorch.",
         "render": "Draw a picture of a recorded session.",

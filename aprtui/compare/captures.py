@@ -135,7 +135,8 @@ def compare_captures(
         tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture)),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and criteria.bounds else metric, options.limit,
-        tuple(statements), criteria.doubts, criteria.unjudgeable, extras=options.extras,
+        tuple(statements), (*criteria.doubts, *(capture.ranks_differ for capture in (a, b) if capture.ranks_differ)),
+        criteria.unjudgeable, extras=options.extras, rank_parts={**a.rank_parts, **b.rank_parts},
         everywhere=criteria.everywhere, causes=criteria.causes, alternatives=criteria.alternatives,
     )  # fmt: skip
     return conclude(findings, pair_of)

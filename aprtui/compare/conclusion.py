@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -37,6 +37,7 @@ from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted
 from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.rank_parts import RankParts
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class Findings:
     everywhere: tuple[Everywhere, ...] = ()
     causes: tuple[Cause, ...] = ()
     alternatives: tuple[TriedAlternative, ...] = ()
+    rank_parts: Mapping[Node, RankParts] = field(default_factory=dict)
+    """Which parts of stages are from which ranks."""
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
@@ -192,7 +195,10 @@ def _hypotheses(
     sized = replace(stage, width=pair.a.shape[0] if pair.causal else pair.a.shape[1])
     known = findings.known(node) if findings.known else {}
     config, rows = findings.graph.config, _worst(entry)
-    return hypothesise(StageEvidence(sized, config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, rows))
+    ranks = findings.rank_parts.get(node)
+    return hypothesise(
+        StageEvidence(sized, config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, rows, ranks)
+    )
 
 
 def _worst(stage: StageComparison) -> tuple[int, ...]:

@@ -97,12 +97,16 @@ INTEGERS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """A tensor of a source. `load` gives its bytes, row-major; its size was checked against the file before."""
+    """A tensor of a source. `load` gives its bytes, row-major; its size was checked against the file before.
+
+    `dims` says how ranks share it, where the tool does (`aprtui.importing.dims`).
+    """
 
     name: str
     shape: tuple[int, ...]
     element: ElementType
     load: Callable[[], Raw]
+    dims: str = ""
 
     def floats(self) -> Floats:
         return self.element.to_floats(self.load()).reshape(self.shape)

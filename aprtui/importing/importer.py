@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,8 +12,10 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.importing.formats.registry import format_named, format_of, sample_format_of
 from aprtui.importing.guess import GuessedMapping, guess
 from aprtui.importing.import_format import PartChoice
-from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.planning import plan
+from aprtui.importing.ranks.result import description_of, join_ranks
+from aprtui.importing.ranks.sources import rank_numbers
+from aprtui.importing.reading import ImportRequest, contents, stated_tokens, unknown_source
 from aprtui.importing.samples import write_pair
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
 from aprtui.importing.writing import Imported, write_import
@@ -27,24 +29,12 @@ from aprtui.trace.graph import StageGraph
 from aprtui.trace.manifest import FILE_NAME
 
 
-@dataclass(frozen=True, slots=True)
-class ImportRequest:
-    """How a source is to be read: as a format, by a mapping file, or as what it is recognised as."""
-
-    format_name: str | None = None
-    mapping: Path | None = None
-    choice: PartChoice = field(default_factory=PartChoice)
-    graph: StageGraph | None = None
-    """That of the model that was run, where it is known."""
-    model_name: str = ""
-
-
 def import_capture(
     path: Path, directory: Path, request: ImportRequest, progress: Progress, *, overwrite: bool = False
 ) -> Imported:
     """Write the source at `path` as a capture to `directory`. Raises `UsageError`, `UnreadableError`, `EngineError`."""
-    source, mapping = _contents(path, request)
-    tokens = source.tokens or _tokens(source, mapping)
+    source, mapping = contents(path, request)
+    tokens = source.tokens or stated_tokens(source, mapping)
     # Of a format that tells what its tensors are, the others are none of its stages.
     of_user = request.mapping is not None or (path / MAPPING_FILE).is_file()
     found = plan(mapping, {name: tensor for name, tensor in source.tensors.items() if name != mapping.tokens})
@@ -53,46 +43,6 @@ def import_capture(
     if request.model_name:
         facts.setdefault("model", request.model_name)
     return write_import(replace(source, tokens=tokens), found, directory, facts, progress, overwrite=overwrite)
-
-
-def _contents(path: Path, request: ImportRequest) -> tuple[Source, TensorMapping]:
-    named = request.format_name
-    if request.mapping is not None:
-        mapping = read_mapping_file(request.mapping)
-        if named is None:
-            return Source(path, read_tensors(path)), mapping
-        source, _ = format_named(named).read(path, request.choice, request.graph)
-        return source, mapping
-    entry = format_of(path) if named is None else format_named(named)
-    if entry is None:
-        raise UnreadableError(_unknown(path))
-    try:
-        source, mapping = entry.read(path, request.choice, request.graph)
-    except OSError as error:
-        raise UnreadableError(f"{path}: cannot be read as {entry.name}: {error.strerror or error}") from error
-    return replace(source, facts={"format": entry.name, **source.facts}), mapping
-
-
-def _unknown(path: Path) -> str:
-    if not path.exists():
-        return f"{path}: does not exist: expected a capture, or one of another tool"
-    samples = sample_format_of(path)
-    if samples is not None:
-        return f"{path}: {samples.name} holds parts of tensors, which are no capture: aprtui diff CAPTURE {path}"
-    if any(file.suffix in READERS for file in tensor_files(path)):
-        return f"{path}: tensors, but nothing says which stages they are: aprtui import {path} --guess proposes it"
-    return f"{path}: of no format that is known: --as FORMAT names one, --help lists them"
-
-
-def _tokens(source: Source, mapping: TensorMapping) -> tuple[int, ...] | None:
-    """The token ids that a mapping states, or names a tensor of. Raises `UsageError` for a tensor that holds none."""
-    if not isinstance(mapping.tokens, str):
-        return mapping.tokens
-    tensor = source.tensors.get(mapping.tokens)
-    values = None if tensor is None else tensor.integers()
-    if values is None or values.size != max(values.shape, default=1) or (values < 0).any():
-        raise UsageError(f"tokens: {mapping.tokens!r:.80} is no tensor of the ids of one sequence in {source.path}")
-    return tuple(int(value) for value in values.reshape(-1))
 
 
 def propose_mapping(path: Path, request: ImportRequest) -> GuessedMapping:
@@ -154,10 +104,14 @@ def as_capture(
     `graph` gives that of the model that was run, where it is known; it is called for other tools' captures only.
     What is of no known format is left as it is: opening it says what is wrong with it.
     """
+    if not is_capture(path) and rank_numbers(path):
+        with _of_ranks(path, graph(), announce, progress) as whole:
+            yield whole
+        return
     entry = None if is_capture(path) else format_of(path)
     if entry is None:
         if not is_capture(path) and (_holds_tensors(path) or sample_format_of(path) is not None):
-            raise UnreadableError(_unknown(path))
+            raise UnreadableError(unknown_source(path))
         yield path
         return
     with TemporaryDirectory(prefix="aprtui-import-") as folder:
@@ -165,5 +119,19 @@ def as_capture(
         imported = import_capture(path, target, ImportRequest(entry.name, graph=graph()), progress)
         announce(f"{path}: read as {entry.name}: {len(imported.nodes)} stage tensors")
         for note in imported.notes:
+            announce(f"{path}: {note}")
+        yield target
+
+
+@contextmanager
+def _of_ranks(
+    path: Path, graph: StageGraph | None, announce: Callable[[str], None], progress: Progress
+) -> Iterator[Path]:
+    """The ranks in `path`, put together as they say themselves. Raises `UsageError` where they do not say it."""
+    with TemporaryDirectory(prefix="aprtui-ranks-") as folder:
+        target = Path(folder) / (path.name or "capture")
+        report = join_ranks(path, target, ImportRequest(graph=graph), description_of(path, None), progress)
+        announce(f"{path}: {len(report.ranks)} ranks put together: {len(report.stages)} stage tensors")
+        for note in report.missing:
             announce(f"{path}: {note}")
         yield target

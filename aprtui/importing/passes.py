@@ -68,10 +68,10 @@ def joined(
     if len(taken) < len(chosen):
         after = chosen[len(taken)].number
         notes.append(f"passes from {after} on are of another sequence, or may be: --step says which belong together")
-    tensors = _tensors(taken)
+    tensors = _tensors(taken, choice.partial)
     shapes = {name.partition("/")[2]: tensor.shape for name, tensor in tensors.items()}
     rules = module_rules(shapes, graph, _PREFIX)
-    kept, wrong = _fitting(rules.rules, shapes, graph)
+    kept, wrong = (rules.rules, ()) if choice.partial else _fitting(rules.rules, shapes, graph)
     ids = [entry.of.ids[entry.rows] for entry in taken if entry.of.ids is not None]
     tokens = tuple(token for part in ids for token in part) if len(ids) == len(taken) else None
     return Source(path, tensors, tokens, facts, (*notes, *rules.notes, *wrong)), TensorMapping(kept)
@@ -139,8 +139,10 @@ def _parts(path: Path, entry: ForwardPass, tokens: int) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], tokens], strict=True)]
 
 
-def _tensors(taken: Sequence[_Taken]) -> dict[str, SourceTensor]:
-    """The values of all passes as rows of tokens. Of logits of last positions, those of the last pass are kept."""
+def _tensors(taken: Sequence[_Taken], partial: bool) -> dict[str, SourceTensor]:
+    """The values of all passes as rows of tokens. Of logits of last positions, those of the last pass are kept; a rank
+    of several may have some of the tokens, of a single pass.
+    """
     found, of_last = {}, set()
     for number, entry in enumerate(taken):
         for name, tensor in entry.of.values.items():
@@ -148,6 +150,8 @@ def _tensors(taken: Sequence[_Taken]) -> dict[str, SourceTensor]:
             if rows is None and name.startswith(_LOGITS):
                 rows = _of_sequence(tensor, entry)
                 of_last.add(name)
+            if rows is None and partial and len(taken) == 1:
+                rows = _of_some_tokens(tensor)
             if rows is not None:
                 found[number, name] = replace(rows, name=f"pass{number}/{name}")
     last = len(taken) - 1
@@ -179,6 +183,13 @@ def _of_tokens(tensor: SourceTensor, entry: _Taken) -> SourceTensor | None:
     count, width = _rows_of(entry), math.prod(shape) // tokens
     load = partial(_rows, tensor, heads_first, tokens, width * tensor.element.size, entry.rows)
     return replace(tensor, shape=(count, width), load=load)
+
+
+def _of_some_tokens(tensor: SourceTensor) -> SourceTensor | None:
+    """`[rows, width]`, behind axes of size 1, of a rank that has some of the tokens."""
+    if len(tensor.shape) < 2 or math.prod(tensor.shape[:-2]) != 1:
+        return None
+    return replace(tensor, shape=tensor.shape[-2:])
 
 
 def _rows(tensor: SourceTensor, heads_first: bool, tokens: int, row_bytes: int, rows: slice) -> Raw:

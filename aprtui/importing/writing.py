@@ -10,7 +10,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,16 +52,23 @@ def write_import(
     if not plan.nodes:
         reasons = f": {plan.missing[0]}" if plan.missing else ""
         raise UnreadableError(f"{source.path}: holds no stage that is known{reasons}: give a mapping with --map")
+    with new_capture(directory, overwrite) as folder:
+        _require_room(plan, directory)
+        return _write(source, plan, folder, facts, progress)
+
+
+@contextmanager
+def new_capture(directory: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to write a capture into, whose files go to `directory` when all is done. Raises `UsageError` where that
+    may not be replaced, `EngineError` where it cannot be written."""
     require_usable(directory, overwrite)
-    _require_room(plan, directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as folder:
-            imported = _write(source, plan, Path(folder), facts, progress)
+            yield Path(folder)
             _move(Path(folder), directory)
     except OSError as error:
         raise output_error(directory, error) from error
-    return imported
 
 
 def _move(folder: Path, directory: Path) -> None:

@@ -32,6 +32,7 @@ from aprtui.trace.graph import (
     known_names,
 )
 from aprtui.trace.manifest import Manifest, ModelInfo, read_manifest, relative_path
+from aprtui.trace.rank_parts import RANKS, RANKS_DIFFER, RankParts, parse_rank_parts
 
 PROVENANCE = "_PROVENANCE.txt"
 COMPLETE = "complete"
@@ -128,6 +129,16 @@ class Capture:
         if self.manifest is None:
             return frozenset(self.files)
         return frozenset(info.node for info in self.manifest.files.values())
+
+    @property
+    def rank_parts(self) -> Mapping[Node, RankParts]:
+        """Which parts of stages are from which ranks, where several were put together."""
+        return parse_rank_parts(self.provenance.get(RANKS, "")) if RANKS in self.provenance else {}
+
+    @property
+    def ranks_differ(self) -> str:
+        """What is said of ranks whose copies part; empty where they agree, or where there are none."""
+        return self.provenance.get(RANKS_DIFFER, "")
 
     def read(self, node: Node) -> AprtFile:
         """The stage file of `node`, checked against the manifest.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from aprtui.compare.comparison import Hypothesis, Support
 from aprtui.compare.wording import counted
 from aprtui.trace.graph import GraphConfig, Op, RopeLayout, Stage
+from aprtui.trace.rank_parts import RankParts
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -40,7 +41,8 @@ class StageEvidence:
 
     `expected` and `found` are `[T, W]`, or `[heads, T, T]` of which key ≤ query counts. `bound` is what a token's
     relative error may be. `siblings` are other tensors of the same shape by what they are: inputs of the stage, the
-    product beside it. `known` are named vectors `[W]`, as its bias. `worst` are tokens that must be looked at.
+    product beside it. `known` are named vectors `[W]`, as its bias. `worst` are tokens that must be looked at. `ranks`
+    says which parts are from which ranks.
     """
 
     stage: Stage
@@ -51,6 +53,7 @@ class StageEvidence:
     siblings: Mapping[str, Array] = field(default_factory=dict)
     known: Mapping[str, Array] = field(default_factory=dict)
     worst: tuple[int, ...] = ()
+    ranks: RankParts | None = None
 
     @cached_property
     def rows(self) -> NDArray[np.intp]:
@@ -142,16 +145,20 @@ Test = Callable[[StageEvidence], SignatureOutcome]
 
 SIGNATURES: list[Callable[[StageEvidence], Hypothesis]] = []
 """All signatures, in the order in which they are listed."""
+OF_RANKS: list[Callable[[StageEvidence], Hypothesis]] = []
+"""Those of captures that were put together of several ranks, listed before the others."""
 
 
 def hypothesise(evidence: StageEvidence) -> tuple[Hypothesis, ...]:
     """Every signature held against the evidence, those supported first. None of them changes a verdict."""
     order = tuple(Support)
-    found = [test(evidence) for test in SIGNATURES]
+    found = [test(evidence) for test in (*(OF_RANKS if evidence.ranks is not None else ()), *SIGNATURES)]
     return tuple(sorted(found, key=lambda hypothesis: order.index(hypothesis.support)))
 
 
-def signature(name: str, cause: str) -> Callable[[Test], Test]:
+def signature(
+    name: str, cause: str, among: list[Callable[[StageEvidence], Hypothesis]] = SIGNATURES
+) -> Callable[[Test], Test]:
     """Lists a test of the values as the signature `name`; `cause` is what usually causes it."""
 
     def listed(test: Test) -> Test:
@@ -159,7 +166,7 @@ def signature(name: str, cause: str) -> Callable[[Test], Test]:
             support, text, looks_like = test(evidence)
             return Hypothesis(name, support, text, cause, looks_like or name)
 
-        SIGNATURES.append(hypothesis)
+        among.append(hypothesis)
         return test
 
     return listed
@@ -187,6 +194,41 @@ def not_finite(evidence: StageEvidence) -> SignatureOutcome:
         if inside.size and beyond > inside.max():
             text += f"; all where expected is beyond {inside.max():.4g}: an overflow"
     return SignatureOutcome(supported_if(count > 0), text, looks_like)
+
+
+@signature("the part of one rank", "a rank with wrong weights, or one that missed what the others were sent", OF_RANKS)
+def part_of_one_rank(evidence: StageEvidence) -> SignatureOutcome:
+    assert evidence.ranks is not None
+    errors = {
+        ranks: relative(evidence.b[chosen], evidence.a[chosen])
+        for ranks, chosen in _chosen_by_rank(evidence, evidence.ranks).items()
+        if chosen[0].size and chosen[1].size
+    }
+    wrong = [ranks for ranks, error in errors.items() if error > evidence.bound]
+    text = ", ".join(f"rank {_ranks_text(ranks)} rel_l2 {error:.3g}" for ranks, error in list(errors.items())[:8])
+    if len(wrong) != 1 or len(errors) < 2:
+        return SignatureOutcome(Support.REFUTED, text)
+    return SignatureOutcome(Support.SUPPORTED, text, f"the part of rank {_ranks_text(wrong[0])} alone")
+
+
+def _ranks_text(ranks: tuple[int, ...]) -> str:
+    return " and ".join(map(str, ranks[:4])) + (" …" if len(ranks) > 4 else "")
+
+
+def _chosen_by_rank(evidence: StageEvidence, parts: RankParts) -> dict[tuple[int, ...], tuple[Any, ...]]:
+    """For each rank an index of the rows and columns, as of `numpy.ix_`, that are its."""
+    rows, columns = np.arange(len(evidence.rows)), np.arange(evidence.a.shape[1])
+    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
+    for ranks, runs in parts.parts.items():
+        own = np.concatenate([np.arange(first, end) for first, end in runs]) if runs else np.empty(0, np.intp)
+        if parts.axis:
+            found[ranks] = np.ix_(rows, own[own < columns.size])
+        elif evidence.expected.ndim == 3:
+            each = evidence.expected.shape[2]
+            found[ranks] = np.ix_(rows, columns[np.isin(columns // each, own)])
+        else:
+            found[ranks] = np.ix_(rows[np.isin(evidence.rows, own)], columns)
+    return found
 
 
 @signature("another tensor", "swapped weights, an op left out, a residual not added, a wrong buffer")

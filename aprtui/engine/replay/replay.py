@@ -174,11 +174,14 @@ class _Replay:
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.owed(skipped), self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (*self.engine.statements, *self.layouts, *found), doubts,
+            (*self.engine.statements, *self.layouts, *found), (*doubts, *self._of_ranks()),
             unjudgeable=bool(doubts) and not self.common.local, known=self._known, everywhere=everywhere,
-            causes=found_causes.causes, alternatives=found_causes.alternatives,
+            causes=found_causes.causes, alternatives=found_causes.alternatives, rank_parts=self.capture.rank_parts,
         )  # fmt: skip
         return conclude(findings, self._pair)
+
+    def _of_ranks(self) -> tuple[str, ...]:
+        return (self.capture.ranks_differ,) if self.capture.ranks_differ else ()
 
     def _bounded(self, compared: Sequence[StageComparison]) -> bool:
         """Whether the user's own bounds judge all of it."""

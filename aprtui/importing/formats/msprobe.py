@@ -16,8 +16,8 @@ from pathlib import Path
 
 from aprtui.errors import UnreadableError
 from aprtui.importing.elements import SourceTensor
-from aprtui.importing.formats.ranks import one_rank, ranks_in
-from aprtui.importing.import_format import ImportFormat, PartChoice
+from aprtui.importing.formats.ranks import one_rank, ranks_in, unplaced
+from aprtui.importing.import_format import ImportFormat, PartChoice, RankNumbers
 from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
 from aprtui.importing.source import READERS, Source
@@ -58,6 +58,11 @@ def _read(path: Path, choice: PartChoice, graph: StageGraph | None) -> tuple[Sou
     return joined(path, passes, choice, graph, {"engine": "msProbe"})
 
 
+def _ranks(path: Path) -> RankNumbers:
+    folders = (path, *ranks_in(path, _STEP).values())
+    return unplaced(sorted({rank for folder in folders for rank in ranks_in(folder, _RANK)}))
+
+
 def _passes(folder: Path, step: int) -> Iterator[ForwardPass]:
     """The passes of a step: a module that was called again is one of the next."""
     calls: dict[int, dict[str, SourceTensor]] = defaultdict(dict)
@@ -84,5 +89,5 @@ def _ids(values: dict[str, SourceTensor]) -> tuple[tuple[int, ...], None, int] |
 
 
 FORMAT = ImportFormat(
-    "msprobe", "msProbe (Ascend): stepN/rankN/dump.json with dump_tensor_data/*.pt", _recognises, _read
+    "msprobe", "msProbe (Ascend): stepN/rankN/dump.json with dump_tensor_data/*.pt", _recognises, _read, _ranks
 )

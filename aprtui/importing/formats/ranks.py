@@ -1,4 +1,4 @@
-"""Folders of ranks: of several processes that dumped, one is taken."""
+"""Folders of ranks: which processes dumped, and which of them is taken."""
 
 from __future__ import annotations
 
@@ -36,5 +36,12 @@ def chosen_rank(path: Path, ranks: Iterable[int], rank: int | None) -> int:
         return numbers[0]
     if rank not in numbers or rank is None:
         listed = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
-        raise UsageError(f"{path}: holds the ranks {listed}: choose one with --rank")
+        raise UsageError(
+            f"{path}: holds the ranks {listed}: choose one with --rank, or put them together: aprtui ranks {path}"
+        )
     return rank
+
+
+def unplaced(ranks: Iterable[int]) -> dict[int, dict[str, int]]:
+    """Ranks of which nothing says where they stand in their groups."""
+    return {rank: {} for rank in ranks}

@@ -2,22 +2,25 @@
 
 `python/sglang/srt/debug_utils/dumper.py` of sgl-project/sglang (`_dump_single`): `DIR/EXP/step=0___rank=0___
 dump_index=1___name=NAME___recompute_status=…___layer_id=3.pt`, a dictionary of `value` and `meta`, which repeats the
-tags. With `non_intrusive_mode="all"` names are `non_intrusive__MODULE.inputs.0`, `….output`, `….output.1`, and
-`input_ids`, `positions` and `seq_lens` are values of their own. A module that layers share has the name that it has in
-the first one, and the `layer_id` of the one that called it.
+tags, says what was dumped with it as `dims`, and where the rank stands in its groups (`sglang_parallel_info`,
+`megatron_parallel_info`: `tp_rank`, `tp_size`, …). With `non_intrusive_mode="all"` names are
+`non_intrusive__MODULE.inputs.0`, `….output`, `….output.1`, and `input_ids`, `positions` and `seq_lens` are values of
+their own. A module that layers share has the name that it has in the first one, and the `layer_id` of the one that
+called it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aprtui.errors import UnreadableError
+from aprtui.importing.dims import AXES
 from aprtui.importing.elements import SourceTensor
 from aprtui.importing.formats.ranks import chosen_rank
-from aprtui.importing.import_format import ImportFormat, PartChoice
+from aprtui.importing.import_format import ImportFormat, PartChoice, RankNumbers
 from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
 from aprtui.importing.source import Source
@@ -27,6 +30,7 @@ from aprtui.trace.graph import StageGraph
 _FILE = re.compile(r"(?:step|forward_pass_id)=(\d+)___rank=(\d+)___dump_index=(\d+)___name=(.*)\.pt", re.DOTALL)
 _LAYER_TAG = re.compile(r"___layer_id=(\d+)(?=___|$)")
 _MODULE = re.compile(r"non_intrusive__(.*)\.(inputs|output)(?:\.(\w+))?")
+_PLACES = ("sglang_parallel_info", "megatron_parallel_info")
 _LAYER = re.compile(r"(?<=layers\.)\d+(?=\.)")
 
 
@@ -79,8 +83,11 @@ def _read(path: Path, choice: PartChoice, graph: StageGraph | None) -> tuple[Sou
     files = _dumped(_experiment(path))
     rank = chosen_rank(path, {entry.rank for entry in files}, choice.rank)
     of_rank = [entry for entry in files if entry.rank == rank]
-    source, mapping = joined(path, list(_passes(of_rank)), choice, graph, {"engine": "SGLang"})
     named = {name: tensor for entry in of_rank for name, tensor in _as_named(entry)}
+    passes, facts = list(_passes(of_rank)), {"engine": "SGLang"}
+    if not passes:
+        return Source(path, named, facts=facts), TensorMapping(())
+    source, mapping = joined(path, passes, choice, graph, facts)
     return replace(source, tensors={**source.tensors, **named}), mapping
 
 
@@ -123,9 +130,36 @@ def _as_named(entry: _Dumped) -> Iterator[tuple[str, SourceTensor]]:
 def _value(entry: _Dumped) -> SourceTensor | None:
     content = load_torch(entry.path)
     value = content.get("value") if isinstance(content, dict) else None
-    return value if isinstance(value, SourceTensor) else None
+    if not isinstance(value, SourceTensor):
+        return None
+    dims = _meta(content).get("dims")
+    return replace(value, dims=dims) if isinstance(dims, str) else value
+
+
+def _meta(content: object) -> Mapping[str, object]:
+    meta = content.get("meta") if isinstance(content, dict) else None
+    return meta if isinstance(meta, dict) else {}
+
+
+def _ranks(path: Path) -> RankNumbers:
+    """Where each rank stands, by the first file of each."""
+    first: dict[int, _Dumped] = {}
+    for entry in _dumped(_experiment(path)):
+        first.setdefault(entry.rank, entry)
+    return {rank: _numbers(_meta(load_torch(entry.path))) for rank, entry in sorted(first.items())}
+
+
+def _numbers(meta: Mapping[str, object]) -> dict[str, int]:
+    found = {}
+    for key in _PLACES:
+        info = meta.get(key)
+        for name, number in info.items() if isinstance(info, dict) else ():
+            group = str(name).removesuffix("_rank")
+            if group in AXES and group != name and type(number) is int:
+                found[group] = number
+    return found
 
 
 FORMAT = ImportFormat(
-    "sglang-dumper", "SGLang's dumper: EXP/step=0___rank=0___dump_index=1___name=….pt", _recognises, _read
+    "sglang-dumper", "SGLang's dumper: EXP/step=0___rank=0___dump_index=1___name=….pt", _recognises, _read, _ranks
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 from aprtui.errors import UnreadableError
 from aprtui.importing.elements import SourceTensor
 from aprtui.importing.formats.ranks import one_rank, ranks_in
-from aprtui.importing.import_format import ImportFormat, PartChoice
+from aprtui.importing.import_format import ImportFormat, PartChoice, RankNumbers
 from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
 from aprtui.importing.source import Source
@@ -25,6 +25,7 @@ from aprtui.importing.torch_file import flattened, load_torch
 from aprtui.trace.graph import StageGraph
 
 _RANK = re.compile(r"TP\d+_PP\d+_Rank(\d+)_pid\d+")
+_PLACE = re.compile(r"TP(\d+)_PP(\d+)_Rank\d+_pid\d+")
 _PASS = re.compile(r"Pass(\d{5,})\.pt")
 _BATCH = re.compile(r"(?:.*\.)?forward_batch_info\.(input_ids|positions|seq_lens)")
 _ROTARY = re.compile(r"model\.layers\.(\d+)\.self_attn\.rotary_emb(\..*)?")
@@ -48,6 +49,14 @@ def _read(path: Path, choice: PartChoice, graph: StageGraph | None) -> tuple[Sou
     if not files:
         raise UnreadableError(f"{folder}: no file is named Pass00000.pt or alike")
     return joined(path, list(_passes(files)), choice, graph, {"engine": "SGLang"})
+
+
+def _ranks(path: Path) -> RankNumbers:
+    found = {}
+    for rank, folder in ({} if _files(path) else ranks_in(path, _RANK)).items():
+        place = _PLACE.fullmatch(folder.name)
+        found[rank] = {} if place is None else {"tp": int(place[1]), "pp": int(place[2])}
+    return found
 
 
 def _passes(files: Mapping[int, Path]) -> Iterator[ForwardPass]:
@@ -93,5 +102,9 @@ def _without_shared(values: dict[str, SourceTensor]) -> dict[str, SourceTensor]:
 
 
 FORMAT = ImportFormat(
-    "sglang-passes", "SGLang's --debug-tensor-dump-output-folder: TP0_PP0_Rank0_pid…/Pass00000.pt", _recognises, _read
+    "sglang-passes",
+    "SGLang's --debug-tensor-dump-output-folder: TP0_PP0_Rank0_pid…/Pass00000.pt",
+    _recognises,
+    _read,
+    _ranks,
 )

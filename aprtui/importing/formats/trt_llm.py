@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aprtui.errors import UnreadableError
 from aprtui.importing.elements import SourceTensor
-from aprtui.importing.formats.ranks import one_rank, ranks_in
+from aprtui.importing.formats.ranks import one_rank, ranks_in, unplaced
 from aprtui.importing.import_format import ImportFormat, PartChoice
 from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
@@ -129,5 +129,9 @@ def _values(module: str, files: Sequence[_File]) -> Iterator[tuple[str, SourceTe
 
 
 FORMAT = ImportFormat(
-    "trt-llm", "TensorRT-LLM's debug_mode: rankN/1.LlamaModel-2.LlamaDecoderLayer-…-output.….pt", _recognises, _read
+    "trt-llm",
+    "TensorRT-LLM's debug_mode: rankN/1.LlamaModel-2.LlamaDecoderLayer-…-output.….pt",
+    _recognises,
+    _read,
+    lambda path: unplaced(sorted(ranks_in(path, _RANK))),
 )
