@@ -53,7 +53,7 @@ def _blocks_shuffled(path: Path) -> None:
 
 
 def _scales_have_one_sign(path: Path) -> bool:
-    """Whether all blocks of the matrix have scales of one sign: of Q5_0, where either is usual, a wrong one is not odd."""
+    """Whether all blocks of the matrix have scales of one sign: of Q5_0, where either is usual, none is odd."""
     with _opened(path) as reader:
         tensor = _tensor(reader, FFN_UP)
         _, block_bytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
