@@ -49,6 +49,9 @@ _FLIPS_OF_BOUND = 2 / 3
 """Of what a group must err by, that all levels which storage may have decided make at most."""
 _BITS = 8
 """Of an index: blocks of up to 256 values have a scale."""
+_FEWEST_SHIFTS = 0
+"""With them alone, a ninth of the work, two thirds of all levels are found: only where something stands out of these
+are the others looked for."""
 _VALUES = 1 << 21
 """Of a weight, that are looked at together."""
 
@@ -60,7 +63,7 @@ class ErrorsByPlace:
     model: Model
     stages: CapturedStages
     known: KnownArithmetic
-    _latest: dict[tuple[Node, int], tuple[Array, Array]] = field(default_factory=dict)
+    _latest: dict[tuple[Node, int, int], tuple[Array, Array]] = field(default_factory=dict)
     """Terms and flips of the product that was looked at last: alternatives look at one several times."""
 
     def judged(self, pair: StagePair, verdict: StageVerdict) -> StageVerdict:
@@ -150,15 +153,19 @@ class ErrorsByPlace:
     def _beyond_flips(self, pair: StagePair, steps: Wide, kind: str) -> StandingOut | None:
         """What stands out of a matrix product whose inputs may have fallen to other levels than they were captured at,
         which is part of what every channel may err by. A token is off by it as a whole: none is looked at."""
-        terms, flipped = self._terms_and_flips(pair)
-        steps = np.hypot(steps, terms * OUTPUT_STEP[kind])
-        for grouping in self._groupings(Op.MATMUL):
-            if grouping is not TOKENS:
-                counted_in = np.hypot(steps, _times_flipped(grouping) * flipped)
-                found = standing_out(pair.a, pair.b, counted_in, self._family, grouping)
-                if found is not None:
-                    return found
-        return None
+        found = None
+        for shifts in (_FEWEST_SHIFTS, _BITS):
+            terms, flipped = self._terms_and_flips(pair, shifts)
+            sums = np.hypot(steps, terms * OUTPUT_STEP[kind])
+            looked_at = (grouping for grouping in self._groupings(Op.MATMUL) if grouping is not TOKENS)
+            every = (
+                standing_out(pair.a, pair.b, np.hypot(sums, _times_flipped(g) * flipped), self._family, g)
+                for g in looked_at
+            )
+            found = next((one for one in every if one is not None), None)
+            if found is None:
+                return None
+        return found
 
     def _flips(self, node: Node) -> bool:
         """Whether what storage lost of its inputs flips levels that they are rounded to, or hides that they are rounded
@@ -193,16 +200,17 @@ class ErrorsByPlace:
         rows = np.concatenate([weight_row(self.model.params(pair.node), channel) for channel in channels])
         return _norms(self._input(pair), rows)
 
-    def _terms_and_flips(self, pair: StagePair) -> tuple[Array, Array]:
+    def _terms_and_flips(self, pair: StagePair, shifts: int) -> tuple[Array, Array]:
         """The same of all channels; and what each may err by because what its input lost when it was stored decides
         at some values which level they are rounded to: one level off at a token of a large value is seen in every
         channel, by as much as its weight for it."""
-        key = pair.node, pair.a.shape[0]
+        key = pair.node, pair.a.shape[0], shifts
         if key not in self._latest:
-            self._latest.clear()
+            if any(node != pair.node for node, *_ in self._latest):
+                self._latest.clear()
             x, found = self._input(pair), []
             for weight in self.model.params(pair.node):
-                both = np.concatenate([x, self.moved_levels(weight, x)])
+                both = np.concatenate([x, self.moved_levels(weight, x, shifts)])
                 step = max(1, _VALUES // weight.columns)
                 ranges = (slice(start, start + step) for start in range(0, weight.rows, step))
                 found += [_norms(both, weight.dequantize(rows)).astype(np.float32) for rows in ranges]
@@ -210,16 +218,17 @@ class ErrorsByPlace:
             self._latest[key] = terms, flipped
         return self._latest[key]
 
-    def moved_levels(self, weight: Weight, kept: Array) -> Array:
+    def moved_levels(self, weight: Weight, kept: Array, shifts: int) -> Array:
         """How far each input of a product with `weight` may be from what its stored value `kept` is rounded to.
 
-        The scale of a block is decided by a stored value as well, so that values move towards and away from it: each
-        differs from every other one in some bit of its index.
+        The scale of a block is decided by a stored value as well, so that values move towards and away from it: in
+        `_BITS` shifts each differs from every other one of its block in some bit of its index. Fewer find less.
         """
         half = np.where(kept == 0, np.float32(0), half_step(self.known.stored, kept))
-        known, *others = (ROUND[matmul_rounding(r.matmul_input, weight)] for r in self._possible)
+        kinds = dict.fromkeys(matmul_rounding(r.matmul_input, weight) for r in self._possible)
+        known, *others = (ROUND[kind] for kind in kinds)
         index, moved = np.arange(kept.shape[1]), np.zeros_like(kept)
-        signs = [np.where(index >> bit & 1, np.float32(-1), np.float32(1)) for bit in range(_BITS)]
+        signs = [np.where(index >> bit & 1, np.float32(-1), np.float32(1)) for bit in range(shifts)]
         with np.errstate(invalid="ignore", over="ignore"):
             settled = known(kept)
             for shift in (half, *(half * sign for sign in signs)):

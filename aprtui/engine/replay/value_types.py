@@ -45,7 +45,8 @@ def _bf16_half_step(values: Array) -> Array:
 def _f16_half_step(values: Array) -> Array:
     # The step above the largest value is Inf in float16.
     magnitudes = np.clip(np.abs(values), 0, 65472).astype(np.float16)
-    return np.asarray(np.spacing(magnitudes) / np.float32(2), np.float32)
+    with np.errstate(invalid="ignore"):  # of a NaN there is none
+        return np.asarray(np.spacing(magnitudes) / np.float32(2), np.float32)
 
 
 _HALF_STEP: Mapping[str, Callable[[Array], Array]] = MappingProxyType({"bf16": _bf16_half_step, "f16": _f16_half_step})

@@ -24,6 +24,7 @@ from aprtui.engine.replay.arithmetic import KnownArithmetic
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.value_types import half_step
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
@@ -249,8 +250,16 @@ def test_every_level_that_storage_has_decided_is_allowed_for(
     apart = np.abs(level_of(x) - level_of(kept))
     decided = apart > np.abs(kept) * 2.0 ** -(8 if stored == "bf16" else 11) * 4
     assert decided.any()
-    allowed = places.moved_levels(model.params(node)[0], kept)
+    allowed = places.moved_levels(model.params(node)[0], kept, shifts=8)
     assert (apart[decided] < 1.5 * allowed[decided]).mean() > 0.995
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_the_steps_of_values_that_are_no_numbers_raise_no_warning(kind: str) -> None:
+    values = np.array([[1, np.nan, np.inf, -70000, 0]], np.float32)
+    steps = half_step(kind, values)
+    assert np.isfinite(steps[0, [0, 3]]).all() and (steps[0, [0, 3]] > 0).all()
 
 
 @pytest.mark.parametrize("stored", ["f16", "bf16"])
