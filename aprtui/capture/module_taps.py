@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, Node, Op, StageGraph, TokenMixer
+from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, GraphConfig, Node, Op, StageGraph, TokenMixer
 
 _HOLDERS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.MATMUL, Op.BIAS)
 """Ops that are a module each in transformers."""
@@ -40,6 +40,8 @@ class ModuleTap:
     takes_input: bool = False
     element: int | None = None
     """Which of several inputs or outputs."""
+    columns: tuple[int, ...] = ()
+    """Which columns of what comes out, where a module gives more than the stage."""
 
 
 def module_name(modules: Mapping[str, str], node: Node, parameter: str) -> str:
@@ -48,6 +50,30 @@ def module_name(modules: Mapping[str, str], node: Node, parameter: str) -> str:
     `modules` is `Architecture.transformers_modules`.
     """
     return modules[parameter].format(layer=node.layer)
+
+
+def columns_of_shared_module(config: GraphConfig) -> Mapping[str, tuple[int, ...]]:
+    """Where the rows of `attn_qkv` and `attn_gate` stand in a module that holds both: for each key head its query, its
+    key, the values of its value heads, and their gates."""
+    dim = config.linear_head_dim
+    wide = dim * (config.linear_value_heads // config.linear_key_heads)
+    starts = range(0, config.linear_key_heads * 2 * (dim + wide), 2 * (dim + wide))
+
+    def each(first: int, size: int) -> tuple[int, ...]:
+        return tuple(start + first + at for start in starts for at in range(size))
+
+    return {
+        "attn_qkv": (*each(0, dim), *each(dim, dim), *each(2 * dim, wide)),
+        "attn_gate": each(2 * dim + wide, wide),
+    }
+
+
+def _columns(graph: StageGraph, modules: Mapping[str, str], node: Node) -> tuple[int, ...]:
+    shared, params = ("attn_qkv", "attn_gate"), graph[node.stage].params
+    if graph.config is None or params[:1] not in {(name,) for name in shared}:
+        return ()
+    is_shared = modules[shared[0]] == modules[shared[1]]
+    return columns_of_shared_module(graph.config)[params[0]] if is_shared else ()
 
 
 def module_taps(graph: StageGraph, modules: Mapping[str, str]) -> Iterator[ModuleTap]:
@@ -65,7 +91,8 @@ def module_taps(graph: StageGraph, modules: Mapping[str, str]) -> Iterator[Modul
             continue  # it is normalised and gated in one module
         if stage.op in _HOLDERS:
             if stage.op is not Op.MATMUL or not biased.intersection(stage.params):
-                yield ModuleTap(node, tuple(module_name(modules, node, name) for name in stage.params))
+                names = tuple(module_name(modules, node, name) for name in stage.params)
+                yield ModuleTap(node, names, columns=_columns(graph, modules, node))
         elif stage.op in _GATES and not has_experts:
             yield ModuleTap(node, (f"{block}.act_fn",))
         elif stage.name in ("moe_ffn_out", "ffn_out"):

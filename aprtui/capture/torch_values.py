@@ -165,6 +165,8 @@ def _hook(module: Any, tap: ModuleTap, part: int, values: StageValues) -> Any:
         found = output[tap.element or 0] if isinstance(output, tuple) else output
         if found.ndim == 4:
             found = (found.transpose(1, 2) if _heads_first(inputs[0], values.tokens) else found).flatten(2)
+        if tap.columns:
+            found = found[..., list(tap.columns)]
         if len(tap.modules) == 1:
             values.put(tap.node, found)
         else:

@@ -142,7 +142,11 @@ def _unusual_shape(model: Model) -> Iterator[str]:
     if graph.gated_attention:
         yield "what attention gives is multiplied by a gate, which stands behind the query in each head of Q"
     if 1 < graph.linear_key_heads < graph.linear_value_heads:
-        yield "value heads of recurrent layers are counted across the key heads, not key head by key head"
+        ways = ["across the key heads", "key head by key head"]
+        words = ", not ".join(reversed(ways) if graph.grouped_value_heads else ways)
+        yield f"value heads of recurrent layers are counted {words}"
+    if graph.fused_beta_alpha:
+        yield "one product gives beta and alpha of recurrent layers: for each key head its betas, then its alphas"
     if graph.shared_expert_ffn:
         yield "beside the experts that are chosen there is one that every token uses, times a gate"
     if graph.sinks:

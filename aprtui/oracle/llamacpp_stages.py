@@ -95,8 +95,18 @@ _OPS: Mapping[str, str] = MappingProxyType({"q_post_rope": "ROPE", "k_post_rope"
 _READ_BY: Mapping[str, str] = MappingProxyType({"attention": "attn_output"})
 """Stages that are what a product takes in. A name of theirs is that of a tensor which may still be turned."""
 
-_MADE_FROM: Mapping[str, tuple[str, str]] = MappingProxyType({"linear_attn_z_silu": ("UNARY", "z")})
-"""Stages without a name: the op, and the name of what it is made from."""
+_MADE_FROM: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "linear_attn_z_silu": ("UNARY", "z"),
+        "linear_attn_beta": ("CONT", "b"),
+        "linear_attn_alpha": ("CONT", "a"),
+        "beta_sigmoid": ("UNARY", "b"),
+    }
+)
+"""Stages without a name: the op, and the name of what it is made from, or of what that is a copy of."""
+
+_COPIED = " (cont)"
+"""What ggml appends to the name of what it copies."""
 
 ON_THE_WAY: Mapping[str, str] = MappingProxyType({"kqv": "attention", "kqv_out": "attention", "__fattn__": "attention"})
 """Names of tensors that a stage is made of, and that are not yet the stage itself."""
@@ -193,7 +203,10 @@ class StagePlaces:
         if named is not None and _OPS.get(named.node.stage, op) == op:
             return [named]
         for source, behind in made_from:
+            copied = source.removesuffix(_COPIED)
             if found := self._by_weight.get((op, source)) or self._by_source.get((op, behind)):
+                return found
+            if found := self._by_source.get((op, copied)):
                 return found
         return []
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.oracle.llamacpp_stages import StagePlace
-from aprtui.trace.graph import Node, Op, StageGraph
+from aprtui.trace.graph import Node, Op, Stage, StageGraph
 
 Floats = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class StageParts:
         node, stage = place.node, self.graph[place.node.stage]
         if not stage.is_attention_map:
             rows = values.reshape(1 if stage.holds_state else count, -1)
-            self._put_part(place, np.asarray(rows[:, : stage.width or None], np.float32))
+            self._put_part(place, np.asarray(self._without_repeats(rows, stage), np.float32))
             return
         maps = np.ascontiguousarray(values[0, :, :, :keys], np.float32)
         if node.stage == "attn_scores":
@@ -55,6 +55,14 @@ class StageParts:
             self._put(Node(node.layer, "attn_scores"), self._scores * np.float32(float(scale())))
             self._scores = None
         self._put(node, maps)
+
+    def _without_repeats(self, rows: NDArray[np.generic], stage: Stage) -> NDArray[np.generic]:
+        """Heads of keys and queries of a recurrence once, which may be there for each of their value heads."""
+        config = self.graph.config
+        if config is not None and config.grouped_value_heads and stage.op is Op.HEAD_L2_NORM:
+            heads = rows.reshape(len(rows), config.linear_key_heads, -1, stage.head_size)
+            return heads[:, :, 0].reshape(len(rows), -1)
+        return rows[:, : stage.width or None]
 
     def _put_part(self, place: StagePlace, rows: Floats) -> None:
         if place.parts == 1:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.capture.module_taps import module_name
+from aprtui.capture.module_taps import columns_of_shared_module, module_name
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
@@ -206,10 +206,23 @@ def named_parameters(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
         for parameter, weight in zip(stage.params, model.params(node), strict=True):
             name = module_name(ARCHITECTURES[model.architecture].transformers_modules, node, parameter)
             values = _values(model, stage.op, parameter, weight)
-            if stage.mixer is TokenMixer.RECURRENCE:
+            if name.endswith("in_proj_qkvz"):
+                if parameter == "attn_qkv":
+                    yield f"{name}.weight", _queries_to_gates(model, node, values)
+            elif stage.mixer is TokenMixer.RECURRENCE:
                 yield _recurrent_parameter(model, stage, name, values)
             else:
                 yield f"{name}.{'bias' if stage.op in BIASES else 'weight'}", values
+
+
+def _queries_to_gates(model: Model, node: Node, qkv: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The one matrix that gives queries, keys, values and gates of a recurrent layer; `qkv` is the file's without
+    gates."""
+    (gates,) = model.params(Node(node.layer, "linear_attn_z"))
+    places = columns_of_shared_module(model.config.graph)
+    found = np.empty((len(qkv) + gates.rows, qkv.shape[1]), np.float32)
+    found[list(places["attn_qkv"])], found[list(places["attn_gate"])] = qkv, gates.dequantize()
+    return found
 
 
 def _recurrent_parameter(

@@ -58,6 +58,8 @@ class Op(StrEnum):
     SWIGLU_OAI = "swiglu_oai"
     SIGMOID = "sigmoid"
     HEAD_GATE = "head_gate"
+    HEAD_FRONT = "head_front"
+    HEAD_BACK = "head_back"
     MULTIPLY = "multiply"
     SCALE_ROWS = "scale_rows"
     ROUTER_SOFTMAX = "router_softmax"
@@ -183,6 +185,10 @@ class GraphConfig:
     linear_value_heads: int = 0
     linear_head_dim: int = 0
     conv_kernel: int = 0
+    grouped_value_heads: bool = False
+    """Whether value heads that share a key head stand side by side in the file, in place of across the key heads."""
+    fused_beta_alpha: bool = False
+    """Whether one product gives beta and alpha of recurrent layers: key head by key head, those of its value heads."""
     gated_attention: bool = False
     rope_dim: int = 0
 
@@ -240,8 +246,13 @@ class GraphConfig:
 
     @property
     def value_heads_by_key_head(self) -> tuple[int, ...]:
-        """For each value head of a recurrent layer, the number it has where they are counted key head by key head: a
-        file counts them across the key heads."""
+        """For each value head of a recurrent layer, the number it has where they are counted key head by key head: most
+        files count them across the key heads."""
+        return tuple(range(self.linear_value_heads)) if self.grouped_value_heads else self.value_heads_across
+
+    @property
+    def value_heads_across(self) -> tuple[int, ...]:
+        """The same where value heads are counted across the key heads."""
         keys = self.linear_key_heads
         each = self.linear_value_heads // (keys or 1)
         return tuple(head % keys * each + head // keys for head in range(self.linear_value_heads))
@@ -380,7 +391,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "ffn_moe_gate_biased": "egb", "ffn_moe_up_biased": "eub", "ffn_moe_gelu": "ege", "ffn_moe_geglu": "egg",
         "ffn_moe_swiglu_oai": "eso", "ffn_moe_down_biased": "edb",
         "attn_gate_sigmoid": "ags", "attn_gated": "agd", "linear_attn_qkv_mixed": "lqk",
-        "linear_attn_z": "lnz", "linear_attn_beta": "lbe", "linear_attn_alpha": "lal", "conv_output_raw": "cnv",
+        "linear_attn_z": "lnz", "linear_attn_mixed_ba": "lba",
+        "linear_attn_beta": "lbe", "linear_attn_alpha": "lal", "conv_output_raw": "cnv",
         "conv_output_silu": "csi", "q_conv_predelta": "lqn", "k_conv_predelta": "lkn", "beta_sigmoid": "bsi",
         "a_softplus": "asp", "linear_attn_gate": "dec", "linear_attn_state": "sta", "linear_attn_output": "del",
         "linear_attn_norm": "lno", "linear_attn_z_silu": "zsi", "linear_attn_gated": "lga", "linear_attn_out": "lou",
@@ -660,7 +672,7 @@ def graph_from_tensors(
         sinks="attn_sinks.weight" in every, attn_out_bias="attn_output.bias" in every,
         ffn_norm="ffn_norm" if post_norms or "ffn_norm.weight" in every else "post_attention_norm",
         experts=1, experts_used=1, biased_experts="ffn_gate_exps.bias" in every, shared_expert_ffn=1,
-        gated_attention=gated_attention,
+        gated_attention=gated_attention, fused_beta_alpha="ssm_ba.weight" in every,
         recurrent=tuple({"attn_qkv.weight", "ssm_a"} <= by_layer.get(layer, set()) for layer in range(layers)),
     )  # fmt: skip
     experts = _SHARED_EXPERTS if "ffn_up_shexp.weight" in every else _EXPERTS
@@ -696,7 +708,7 @@ def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> G
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
         query_temperature=True,
         attn_softcap=True, logit_softcap=True, attn_out_bias=biased, experts=1, experts_used=1, biased_experts=biased,
-        shared_expert_ffn=1, recurrent=(True,) * layers, gated_attention=True,
+        shared_expert_ffn=1, recurrent=(True,) * layers, fused_beta_alpha=True, gated_attention=True,
     )  # fmt: skip
 
 
@@ -710,7 +722,9 @@ def _guessed(names: Collection[str], layers: int) -> GraphConfig:
     activation = next((kind for kind, found in of_gates.items() if not found.isdisjoint(names)), Activation.SILU)
     full = _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
     of_hybrids = _own_names(_recurrent_stages, full) | {"attn_gate_sigmoid", "attn_gated"}
-    return replace(full, recurrent=(), gated_attention=False) if of_hybrids.isdisjoint(names) else full
+    if of_hybrids.isdisjoint(names):
+        return replace(full, recurrent=(), gated_attention=False)
+    return replace(full, fused_beta_alpha="linear_attn_mixed_ba" in names)
 
 
 def _blocks_of(names: Collection[str], unknown: GraphConfig) -> tuple[FeedForwardKind, ...]:
@@ -825,8 +839,7 @@ def _recurrent_stages(config: GraphConfig) -> Iterator[Stage]:
     fused, norm = config.linear_qkv_width, Input("attn_norm")
     yield stage("linear_attn_qkv_mixed", Op.MATMUL, (norm,), fused, ("attn_qkv",))
     yield stage("linear_attn_z", Op.MATMUL, (norm,), values, ("attn_gate",))
-    yield stage("linear_attn_beta", Op.MATMUL, (norm,), heads, ("ssm_beta",))
-    yield stage("linear_attn_alpha", Op.MATMUL, (norm,), heads, ("ssm_alpha",))
+    yield from _beta_and_alpha(config, stage)
     yield stage("conv_output_raw", Op.CONVOLUTION, (Input("linear_attn_qkv_mixed"),), fused, ("ssm_conv1d",))
     yield stage("conv_output_silu", Op.SILU, (Input("conv_output_raw"),), fused)
     for name, part in (("q_conv_predelta", Part.LINEAR_Q), ("k_conv_predelta", Part.LINEAR_K)):
@@ -849,6 +862,19 @@ def _recurrent_stages(config: GraphConfig) -> Iterator[Stage]:
     gated = (Input("linear_attn_norm"), Input("linear_attn_z_silu"))
     yield stage("linear_attn_gated", Op.MULTIPLY, gated, values)
     yield stage("linear_attn_out", Op.MATMUL, (Input("linear_attn_gated"),), config.hidden, ("ssm_out",))
+
+
+def _beta_and_alpha(config: GraphConfig, stage: Callable[..., Stage]) -> Iterator[Stage]:
+    """What the learning rate and the decay of each value head are made of."""
+    heads, norm = config.linear_value_heads, Input("attn_norm")
+    if not config.fused_beta_alpha:
+        yield stage("linear_attn_beta", Op.MATMUL, (norm,), heads, ("ssm_beta",))
+        yield stage("linear_attn_alpha", Op.MATMUL, (norm,), heads, ("ssm_alpha",))
+        return
+    fused, each = Input("linear_attn_mixed_ba"), heads // (config.linear_key_heads or 1)
+    yield stage(fused.stage, Op.MATMUL, (norm,), 2 * heads, ("ssm_ba",))
+    yield stage("linear_attn_beta", Op.HEAD_FRONT, (fused,), heads, head_size=each)
+    yield stage("linear_attn_alpha", Op.HEAD_BACK, (fused,), heads, head_size=each)
 
 
 _Gate = tuple[tuple[str, Op], ...]

@@ -151,6 +151,7 @@ def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
         "attn_gate": (config.linear_value_width, config.hidden),
         "ssm_beta": (config.linear_value_heads, config.hidden),
         "ssm_alpha": (config.linear_value_heads, config.hidden),
+        "ssm_ba": (2 * config.linear_value_heads, config.hidden),
         "ssm_conv1d": (config.linear_qkv_width, config.conv_kernel),
         "ssm_dt": (1, config.linear_value_heads),
         "ssm_a": (1, config.linear_value_heads),
@@ -212,6 +213,9 @@ HYBRID_EXPERTS = replace(
     HYBRID, architecture="qwen35moe", layers=2, recurrent=(False, True), linear_head_dim=40, experts=10,
     experts_used=3, expert_ffn=288, shared_expert_ffn=160,
 )  # fmt: skip
+GROUPED_HYBRID = replace(
+    HYBRID, architecture="qwen3next", layers=2, recurrent=(True, False), grouped_value_heads=True, fused_beta_alpha=True
+)
 
 GPT_OSS = GraphConfig(
     architecture="gpt-oss", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=300,
@@ -260,6 +264,7 @@ CPU_MODELS = MODELS | {
     ),
     "hybrid": lambda: tiny_model(HYBRID, (WeightType.Q8_0, WeightType.Q4_0), norm_offset=True),
     "hybrid with experts": lambda: tiny_model(HYBRID_EXPERTS, (WeightType.Q8_0, WeightType.F16)),
+    "hybrid with grouped heads": lambda: tiny_model(GROUPED_HYBRID, (WeightType.Q8_0, WeightType.Q4_0)),
     "gpt-oss": lambda: tiny_model(
         GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
     ),

@@ -27,6 +27,7 @@ _PRE_TOKENIZERS = {
     "smollm3": "smaug-bpe",
     "qwen35": "qwen35",
     "qwen35moe": "qwen35",
+    "qwen3next": "qwen2",
     "mistral3": "tekken",
 }
 EXPERT_FFN = 256
@@ -250,9 +251,11 @@ class _Filler:
     def recurrence(self, block: str, hidden: int) -> None:
         values = LINEAR_VALUES * LINEAR_HEAD
         fused = values + 2 * LINEAR_KEYS * LINEAR_HEAD
-        for name, rows in (("attn_qkv", fused), ("attn_gate", values), ("ssm_beta", LINEAR_VALUES)):
+        rates = ("ssm_ba",) if self.file.architecture == "qwen3next" else ("ssm_beta", "ssm_alpha")
+        for name, rows in (("attn_qkv", fused), ("attn_gate", values)):
             self.matrix(f"{block}.{name}", rows, hidden)
-        self.matrix(f"{block}.ssm_alpha", LINEAR_VALUES, hidden)
+        for name in rates:
+            self.matrix(f"{block}.{name}", 2 * LINEAR_VALUES // len(rates), hidden)
         self.matrix(f"{block}.ssm_out", hidden, values)
         self.floats(f"{block}.ssm_conv1d", fused, TAPS)
         self.vector(f"{block}.ssm_norm.weight", LINEAR_HEAD)

@@ -85,6 +85,7 @@ def test_only_relatives_of_llama_turn_neighbouring_channels(tmp_path: Path) -> N
         "qwen35": RopeLayout.HALF_SPLIT,
         "qwen35moe": RopeLayout.HALF_SPLIT,
         "qwen3moe": RopeLayout.HALF_SPLIT,
+        "qwen3next": RopeLayout.HALF_SPLIT,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the metadata of Qwen3.5 say about recurrent layers, RoPE, heads and experts, and what is refused of it."""
+"""What the metadata of Qwen3.5 and Qwen3-Next say about recurrent layers, RoPE, heads and experts; what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aprtui.trace.graph import Node, Op, TokenMixer
 from tests.model.gguf_files import ModelFile, Tensor, model_file
 
 SHAPE: dict[str, Any] = {"hidden": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 64, "layers": 4}
-BOTH = ("qwen35", "qwen35moe")
+ALL = ("qwen35", "qwen35moe", "qwen3next")
 
 
 def changed(architecture: str = "qwen35", **changes: Any) -> ModelFile:
@@ -32,7 +32,7 @@ def opened(file: ModelFile, folder: Path) -> Model:
     return load_model(file.write(folder / "model.gguf"))
 
 
-@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("architecture", ALL)
 def test_every_second_layer_has_attention_and_the_others_a_recurrence(architecture: str, tmp_path: Path) -> None:
     model = opened(changed(architecture), tmp_path)
     graph = model.config.graph
@@ -41,7 +41,7 @@ def test_every_second_layer_has_attention_and_the_others_a_recurrence(architectu
     assert (graph.linear_key_heads, graph.linear_value_heads, graph.linear_head_dim, graph.conv_kernel) == (2, 4, 32, 4)
     assert graph.gated_attention and graph.qk_norm and model.config.norm_offset
     assert graph.rope_dim == graph.rotated == 8
-    assert bool(graph.shared_expert_ffn) == (architecture == "qwen35moe")
+    assert bool(graph.shared_expert_ffn) == (architecture != "qwen35")
     assert model.graph.layer_marks == ("o", " ", "o", " ")
     for node in model.graph.nodes:
         kind = model.graph[node.stage].mixer
@@ -103,6 +103,25 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, key: str, valu
         opened(changed(**{key.replace(".", "__"): value}), tmp_path)
 
 
+def test_one_product_gives_beta_and_alpha_of_qwen3next_whose_value_heads_stand_by_key_head(tmp_path: Path) -> None:
+    model = opened(changed("qwen3next"), tmp_path)
+    (weight,) = model.params(Node(0, "linear_attn_mixed_ba"))
+    assert (weight.name, weight.rows) == ("blk.0.ssm_ba.weight", 8)
+    for stage in ("linear_attn_beta", "linear_attn_alpha"):
+        assert model.graph.inputs(Node(0, stage)) == (Node(0, "linear_attn_mixed_ba"),)
+        assert model.graph[stage].head_size == 2 and not model.graph[stage].params
+    assert model.config.graph.value_heads_by_key_head == (0, 1, 2, 3)
+    assert opened(changed("qwen35moe"), tmp_path).config.graph.value_heads_by_key_head == (0, 2, 1, 3)
+
+
+def test_a_file_of_qwen3next_before_queries_to_values_had_a_tensor_is_refused(tmp_path: Path) -> None:
+    file = changed("qwen3next")
+    del file.tensors["blk.0.attn_qkv.weight"]
+    file.tensors["blk.0.ssm_in.weight"] = file.tensors.pop("blk.0.attn_gate.weight")
+    with pytest.raises(UnreadableError, match=r"blk\.0\.attn_qkv\.weight is missing.*convert the model again"):
+        opened(file, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["ssm_a", "ssm_dt.bias", "ssm_conv1d.weight", "attn_gate.weight"])
 def test_a_missing_tensor_of_a_recurrence_is_named(tmp_path: Path, name: str) -> None:
     file = changed()
@@ -119,3 +138,6 @@ def test_the_facts_tell_what_a_port_is_likely_to_miss(tmp_path: Path) -> None:
     assert any("the first 8 channels of a head" in text for text in rows)
     for words in ("a gate, which stands behind the query", "counted across the key heads", "one that every token uses"):
         assert any(words in sentence for sentence in facts.unusual), words
+    unusual = model_facts(opened(changed("qwen3next"), tmp_path)).unusual
+    for words in ("counted key head by key head, not across", "for each key head its betas, then its alphas"):
+        assert any(words in sentence for sentence in unusual), words

@@ -42,6 +42,7 @@ FUSED = {
     },
     "qwen35": _RECURRENCE,
     "qwen35moe": _RECURRENCE | _EXPERTS | _SHARED,
+    "qwen3next": _RECURRENCE | _EXPERTS | _SHARED | {"linear_attn_beta", "linear_attn_alpha"},
     "qwen3moe": _EXPERTS,
 }  # fmt: skip
 """Stages that exist nowhere in transformers."""

@@ -42,6 +42,7 @@ HYBRID = GraphConfig(
     "qwen35", 3, 256, 4, 2, 64, 768, 1024, qk_norm=True, gated_attention=True, rope_dim=16, conv_kernel=4,
     recurrent=(True, True, False), linear_key_heads=2, linear_value_heads=4, linear_head_dim=32,
 )  # fmt: skip
+GROUPED_HYBRID = replace(HYBRID, grouped_value_heads=True, fused_beta_alpha=True)
 HYBRID_EXPERTS = replace(HYBRID, experts=8, experts_used=2, expert_ffn=128, shared_expert_ffn=64)
 
 # The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
@@ -57,7 +58,7 @@ def test_biased_dense_model_has_the_twenty_stages_in_upstream_order() -> None:
 
 
 def test_every_input_comes_before_the_node_that_uses_it() -> None:
-    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS, HYBRID, HYBRID_EXPERTS):
+    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS, HYBRID, GROUPED_HYBRID, HYBRID_EXPERTS):
         graph = graph_for(config)
         for node in graph.nodes:
             for source in graph.inputs(node):
@@ -175,7 +176,7 @@ def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
 
 def test_the_stages_of_the_format_are_known_and_no_extension() -> None:
     dense = replace(QWEN2, qk_norm=True, query_temperature=True)
-    configs = [dense, GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS]
+    configs = [dense, GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS, GROUPED_HYBRID]
     configs += [replace(EXPERTS, activation=activation) for activation in Activation]
     graphs = [graph_for(config) for config in configs]
     extensions = {stage.name for graph in graphs for stage in graph.stages if stage.extension}
@@ -310,6 +311,18 @@ def test_names_of_a_recurrence_bring_its_edges_and_other_names_none_of_them() ->
     dense = graph_from_names({"attention", "attn_out", "attn_norm", "post_attn_residual"}, 2)
     assert dense.inputs(Node(1, "attn_out")) == (Node(1, "attention"),)
     assert dense.inputs(Node(1, "post_attn_residual")) == (Node(0, "post_attn_residual"), Node(1, "attn_out"))
+
+
+def test_beta_and_alpha_of_one_product_are_stages_behind_it() -> None:
+    graph = graph_for(GROUPED_HYBRID)
+    fused = Node(1, "linear_attn_mixed_ba")
+    assert graph[fused.stage].width == 8 and graph[fused.stage].params == ("ssm_ba",)
+    assert graph.inputs(Node(1, "linear_attn_beta")) == graph.inputs(Node(1, "linear_attn_alpha")) == (fused,)
+    named = graph_from_names(set(graph.names), graph.layers)
+    assert named.inputs(Node(1, "linear_attn_beta")) == (fused,)
+    others = graph_from_names(set(graph_for(HYBRID).names), graph.layers)
+    assert others.inputs(Node(1, "linear_attn_beta")) == (Node(1, "attn_norm"),)
+    assert others["linear_attn_beta"].op is Op.MATMUL
 
 
 def test_a_shared_expert_is_added_to_those_that_are_chosen() -> None:

@@ -172,7 +172,9 @@ def _recurrent_orders(stage: Stage, config: GraphConfig) -> Iterator[tuple[str, 
     """Value heads counted key head by key head, as transformers does, where the model counts across the key heads, and
     back; a state with its key channels outermost."""
     words = ("value heads counted key head by key head", "value heads counted across the key heads")
-    across = dict(zip(words, _value_head_orders(config), strict=False))
+    found = list(zip(words, _value_head_orders(config), strict=False))
+    # The other order than that of the file first: with two key heads of two values each, both are the same.
+    across = dict(reversed(found) if config.grouped_value_heads else found)
     channels = np.arange(stage.width)
     if stage.op is Op.DELTA_STATE and stage.width == config.linear_state_width:
         heads = channels.reshape(config.linear_value_heads, config.linear_head_dim, -1)
@@ -193,7 +195,7 @@ def _value_head_orders(config: GraphConfig) -> tuple[Order, ...]:
     """For each value head its number where they are counted key head by key head, and the other way round."""
     if not 1 < config.linear_key_heads < config.linear_value_heads:
         return ()
-    order = np.array(config.value_heads_by_key_head)
+    order = np.array(config.value_heads_across)
     return order, np.argsort(order)
 
 

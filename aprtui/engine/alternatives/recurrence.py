@@ -6,13 +6,16 @@ Shape suffixes as in `reference.recurrence`: T = positions, H = value heads, D =
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.alternatives.alternative import Alternative, plain
 from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.reference import ops
 from aprtui.engine.reference.recurrence import by_value_head
+from aprtui.model.model import Model
 from aprtui.trace.graph import Op
 
 Wide = NDArray[np.float64]
@@ -88,6 +91,18 @@ def gate_of_the_query(call: StageCall) -> Array:
     return call.honest(np.ascontiguousarray(heads[:, :, ::-1]).reshape(call.x.shape))
 
 
+def other_half_of_heads(call: StageCall) -> Array:
+    """Beta is taken for alpha, or alpha for beta."""
+    size = call.model.graph[call.node.stage].head_size
+    return ops.head_back(call.x, size) if call.op is Op.HEAD_FRONT else ops.head_front(call.x, size)
+
+
+def halves_of_the_row(call: StageCall) -> Array:
+    """All betas in front of all alphas, in place of those of each key head."""
+    front, back = np.split(call.x, 2, axis=1)
+    return front if call.op is Op.HEAD_FRONT else back
+
+
 # The delta rule.
 
 
@@ -111,9 +126,9 @@ def forgotten(call: StageCall) -> Array:
     return _by_rule(call, lambda state, k, v, decay, rate: _updated(np.zeros_like(state), k, v, rate))
 
 
-def keys_by_group(call: StageCall) -> Array:
-    """The key head of value head h is h div n, which is the order before a converter's."""
-    return _by_rule(call, _delta, by_group=True)
+def keys_of_other_heads(call: StageCall) -> Array:
+    """Value heads read key heads as if the file counted them in the other order."""
+    return _by_rule(call, _delta, other_order=True)
 
 
 def state_before_update(call: StageCall) -> Array:
@@ -131,18 +146,18 @@ def query_not_scaled(call: StageCall) -> Array:
     return call.honest() * np.float32(np.sqrt(call.model.config.graph.linear_head_dim))
 
 
-def _by_rule(call: StageCall, rule: Rule, *, by_group: bool = False) -> Array:
+def _by_rule(call: StageCall, rule: Rule, *, other_order: bool = False) -> Array:
     """The state, or what it gives for its query, by another rule."""
-    states = _states(call, rule, by_group=by_group)
+    states = _states(call, rule, other_order=other_order)
     if call.op is Op.DELTA_STATE:
         return np.asarray(states[-len(call.honest()) :].reshape(-1, states[0].size), np.float32)
-    return _output(call, states, by_group=by_group)
+    return _output(call, states, other_order=other_order)
 
 
-def _states(call: StageCall, rule: Rule, *, by_group: bool = False) -> Wide:
+def _states(call: StageCall, rule: Rule, *, other_order: bool = False) -> Wide:
     """The state `[T, H, D, D]` after each position."""
     keys, values, decays, rates = call.inputs if call.op is Op.DELTA_STATE else call.inputs[2:]
-    k = _heads(call, keys, by_group=by_group)
+    k = _heads(call, keys, other_order=other_order)
     v = values.reshape(len(values), k.shape[1], -1).astype(np.float64)
     state, states = np.zeros((*k.shape[1:], k.shape[2])), []
     for at in range(len(k)):
@@ -151,19 +166,16 @@ def _states(call: StageCall, rule: Rule, *, by_group: bool = False) -> Wide:
     return np.stack(states)
 
 
-def _output(call: StageCall, states: Wide, *, by_group: bool = False) -> Array:
-    q = _heads(call, call.inputs[1], by_group=by_group) / np.sqrt(call.model.config.graph.linear_head_dim)
+def _output(call: StageCall, states: Wide, *, other_order: bool = False) -> Array:
+    q = _heads(call, call.inputs[1], other_order=other_order) / np.sqrt(call.model.config.graph.linear_head_dim)
     found = np.einsum("thvk,thk->thv", states[-len(q) :], q)
     return np.asarray(found.reshape(len(q), -1), np.float32)
 
 
-def _heads(call: StageCall, x: Array, *, by_group: bool) -> Wide:
+def _heads(call: StageCall, x: Array, *, other_order: bool) -> Wide:
     """Queries or keys `[T, H, D]`, those of a key head for each of its value heads."""
     graph = call.model.config.graph
-    if not by_group:
-        return by_value_head(x, graph)
-    heads = x.reshape(len(x), graph.linear_key_heads, -1).astype(np.float64)
-    return np.repeat(heads, graph.linear_value_heads // graph.linear_key_heads, axis=1)
+    return by_value_head(x, replace(graph, grouped_value_heads=graph.grouped_value_heads != other_order))
 
 
 def _delta(state: Wide, k: Wide, v: Wide, decay: Wide, rate: Wide) -> Wide:
@@ -183,7 +195,12 @@ def _outer(v: Wide, k: Wide) -> Wide:
     return v[:, :, None] * k[:, None, :]
 
 
+def _several_key_heads(model: Model) -> bool:
+    return 1 < model.config.graph.linear_key_heads < model.config.graph.linear_value_heads
+
+
 _STATE = (Op.DELTA_STATE, Op.DELTA_OUTPUT)
+_HALVES = (Op.HEAD_FRONT, Op.HEAD_BACK)
 _RULE = "S = decay · S, then S + rate · (v − S k) kᵀ, then S q"
 
 RECURRENCE_ALTERNATIVES: tuple[Alternative, ...] = (
@@ -221,6 +238,15 @@ RECURRENCE_ALTERNATIVES: tuple[Alternative, ...] = (
         "the gate stands behind the query of each head",
     ),
     plain(
+        "other half of heads", _HALVES, other_half_of_heads, "beta and alpha are exchanged",
+        "for each key head, the betas of its value heads, then their alphas",
+    ),
+    plain(
+        "halves of the row", _HALVES, halves_of_the_row, "all betas are read before all alphas",
+        "for each key head, the betas of its value heads, then their alphas",
+        lambda model, node: model.config.graph.linear_key_heads > 1,
+    ),
+    plain(
         "plain sum", _STATE, plain_sum, "what the state gives for the key is not taken off the value: linear attention",
         _RULE,
     ),
@@ -228,9 +254,14 @@ RECURRENCE_ALTERNATIVES: tuple[Alternative, ...] = (
     plain("no learning rate", _STATE, full_rate, "the learning rate is left out", _RULE),
     plain("state forgotten", _STATE, forgotten, "each position begins with an empty state", "keep the state"),
     plain(
-        "key heads by group", _STATE, keys_by_group, "value head h reads key head h div n, in place of h mod n",
+        "key heads by group", _STATE, keys_of_other_heads, "value head h reads key head h div n, in place of h mod n",
         "a GGUF file has value heads counted across the key heads",
-        lambda model, node: 1 < model.config.graph.linear_key_heads < model.config.graph.linear_value_heads,
+        lambda model, node: _several_key_heads(model) and not model.config.graph.grouped_value_heads,
+    ),
+    plain(
+        "key heads across", _STATE, keys_of_other_heads, "value head h reads key head h mod n, in place of h div n",
+        "files of this architecture have value heads counted key head by key head",
+        lambda model, node: _several_key_heads(model) and model.config.graph.grouped_value_heads,
     ),
     plain(
         "state before its update", (Op.DELTA_OUTPUT,), state_before_update,

@@ -107,7 +107,9 @@ class _Lowering:
             Op.SILU: self._silu,
             Op.GELU: self._gelu,
             Op.SIGMOID: self._sigmoid,
-            Op.HEAD_GATE: self._head_gate,
+            Op.HEAD_GATE: self._halves_of_heads(Opcode.SIGMOID, back=True),
+            Op.HEAD_FRONT: self._halves_of_heads(Opcode.TAKE_HEADS, back=False),
+            Op.HEAD_BACK: self._halves_of_heads(Opcode.TAKE_HEADS, back=True),
             Op.SWIGLU_OAI: self._two_operands(Opcode.SWIGLU_OAI),
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
             Op.SCALE_ROWS: self._two_operands(Opcode.SCALE_ROWS),
@@ -237,10 +239,14 @@ class _Lowering:
     def _sigmoid(self, node: Node) -> None:
         self._row(Opcode.SIGMOID, **self._heads(node), **self._target(node))
 
-    def _head_gate(self, node: Node) -> None:
-        fields = self._heads(node)
-        fields["source"] += 4 * fields["width"]
-        self._row(Opcode.SIGMOID, **fields, **self._target(node))
+    def _halves_of_heads(self, opcode: Opcode, *, back: bool) -> Callable[[Node], None]:
+        def emit(node: Node) -> None:
+            fields = self._heads(node)
+            fields["source_head_stride"] = 2 * fields["width"]
+            fields["source"] += 4 * fields["width"] * back
+            self._row(opcode, **fields, **self._target(node))
+
+        return emit
 
     def _silu(self, node: Node) -> None:
         self._row(Opcode.SILU, **self._source(node), **self._target(node), width=self.graph[node.stage].width)
@@ -454,10 +460,15 @@ class _Lowering:
         wanted, self.wanted = self.wanted, 0  # every token changes the state
         self._phase(
             Opcode.DELTA_RULE, **target, width=dim, count=self.config.linear_value_heads,
-            kv_heads=self.config.linear_key_heads, parameter=table.ctypes.data, kind=int(self.delta_parts),
-            scalar=dim**-0.5,
+            kv_heads=self.config.linear_key_heads, heads=self._value_heads_together(), parameter=table.ctypes.data,
+            kind=int(self.delta_parts), scalar=dim**-0.5,
         )  # fmt: skip
         self.wanted, self.delta_parts = wanted, DeltaPart(0)
+
+    def _value_heads_together(self) -> int:
+        """How many value heads that stand side by side share a key head."""
+        config = self.config
+        return config.linear_value_heads // config.linear_key_heads if config.grouped_value_heads else 1
 
     def _statistics(self, layer: int | None) -> None:
         """Statistics of the layer's tapped nodes, while its buffers still hold them."""

@@ -50,6 +50,7 @@ class Opcode(IntEnum):
     SOFTPLUS = 32
     DECAY = 33
     DELTA_RULE = 34
+    TAKE_HEADS = 35
 
 
 class AttentionPart(IntFlag):
@@ -102,7 +103,7 @@ INSTRUCTION = np.dtype(
         # channels of a token, or of one head where `heads` is used; …MATMUL: columns; ROPE: those of a head that turn
         ("width", np.int64),
         # …MATMUL: weight rows, of one expert; other ops of experts: how many a token uses; CONVOLUTION, KEEP_ROWS:
-        # weights of a channel
+        # weights of a channel; DELTA_RULE: value heads side by side that share a key head
         ("heads", np.int64),
         ("source_head_stride", np.int64),  # ops on heads: from one head of the source to the next
         ("target_head_stride", np.int64),

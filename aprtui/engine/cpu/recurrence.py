@@ -112,7 +112,7 @@ def _change(state: Any, change: Any, key: Any) -> None:
 @kernel
 def _go_on(step: Any, places: Any, token: int, head: int, state: int) -> None:
     """One token of one head: its state goes on, and the output is what that gives for the query."""
-    dim, key_head = step.width, head % step.kv_heads
+    dim, key_head = step.width, head // step.heads % step.kv_heads
     query = float32s(places.queries + 4 * (token * places.queries_stride + key_head * dim), dim)
     key = float32s(places.keys + 4 * (token * places.keys_stride + key_head * dim), dim)
     value = float32s(places.values + 4 * (token * places.values_stride + head * dim), dim)
@@ -130,7 +130,7 @@ def _go_on(step: Any, places: Any, token: int, head: int, state: int) -> None:
 @kernel
 def _read(step: Any, places: Any, token: int, head: int, state: int) -> None:
     """The output of one token of one head from the state after it."""
-    dim, key_head = step.width, head % step.kv_heads
+    dim, key_head = step.width, head // step.heads % step.kv_heads
     query = float32s(places.queries + 4 * (token * places.queries_stride + key_head * dim), dim)
     scale, out = float32(step.scalar), float32s(step.target + 4 * (token * step.target_stride + head * dim), dim)
     for channel in range(dim):

@@ -119,6 +119,15 @@ def sigmoid(step_address: int, control_address: int, begin: int, end: int, scrat
                 target[i] = _ONE / (_ONE + exponential(-source[i]))
 
 
+def take_heads(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Each of `heads` runs of `width` channels as it is, side by side."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        for head in range(step.heads):
+            target = float32s(step.target + 4 * (token * step.target_stride + head * step.width), step.width)
+            copy(head_source(step, token, head), target)
+
+
 def scale_rows(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
     """Each token's channels times the one number of it at `other`."""
     step = instruction(step_address)[0]

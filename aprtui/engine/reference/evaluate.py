@@ -37,7 +37,7 @@ def evaluate(
         case Op.RMS_NORM:
             return ops.rms_norm(inputs[0], params[0], config.norm_epsilon)
         case Op.HEAD_RMS_NORM:
-            heads = ops.queries(inputs[0], stage.head_size) if inputs[0].shape[1] > stage.width else inputs[0]
+            heads = ops.head_front(inputs[0], stage.head_size) if inputs[0].shape[1] > stage.width else inputs[0]
             return ops.head_rms_norm(heads, params[0], config.norm_epsilon)
         case Op.MATMUL:
             return ops.matmul(inputs[0], params, arithmetic.matmul_input)
@@ -49,13 +49,18 @@ def evaluate(
             return _evaluate_attention(model, node, stage, inputs)
         case Op.GELU:
             return ops.gelu(inputs[0], arithmetic.activation)
-        case Op.HEAD_GATE:
-            return ops.head_gate(inputs[0], stage.head_size)
+        case op if op in _HALVES_OF_HEADS:
+            return _HALVES_OF_HEADS[op](inputs[0], stage.head_size)
         case op if op in _ELEMENTWISE:
             return _ELEMENTWISE[op](*inputs)
         case _:
             return _evaluate_experts(model, node, inputs, arithmetic)
 
+
+_HALVES_OF_HEADS: Mapping[Op, Callable[[Array, int], Array]] = MappingProxyType(
+    {Op.HEAD_GATE: ops.head_gate, Op.HEAD_FRONT: ops.head_front, Op.HEAD_BACK: ops.head_back}
+)
+"""Ops that read one half of each head."""
 
 _ELEMENTWISE: Mapping[Op, Callable[..., Array]] = MappingProxyType(
     {

@@ -46,14 +46,19 @@ def head_rms_norm(x_NC: Array, weight: Weight, epsilon: float) -> Array:
     return rms_norm(heads, weight, epsilon).reshape(x_NC.shape)
 
 
-def queries(x_NC: Array, head_dim: int) -> Array:
-    """The queries of heads that hold a gate behind each query, heads side by side."""
+def head_front(x_NC: Array, head_dim: int) -> Array:
+    """The first half of heads of 2 `head_dim` channels, as the queries of heads with a gate, heads side by side."""
     return x_NC.reshape(x_NC.shape[0], -1, 2, head_dim)[:, :, 0].reshape(x_NC.shape[0], -1)
+
+
+def head_back(x_NC: Array, head_dim: int) -> Array:
+    """The other half, as the gates of such heads."""
+    return x_NC.reshape(x_NC.shape[0], -1, 2, head_dim)[:, :, 1].reshape(x_NC.shape[0], -1)
 
 
 def head_gate(x_NC: Array, head_dim: int) -> Array:
     """The sigmoid of the gate that stands behind the query in each head, heads side by side."""
-    return sigmoid(x_NC.reshape(x_NC.shape[0], -1, 2, head_dim)[:, :, 1].reshape(x_NC.shape[0], -1))
+    return sigmoid(head_back(x_NC, head_dim))
 
 
 def matmul(x_NC: Array, weights: Sequence[Weight], matmul_input: Callable[[Weight], str]) -> Array:

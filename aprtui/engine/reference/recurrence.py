@@ -2,7 +2,8 @@
 
 Shape suffixes: N = positions evaluated, the last ones, T = all positions so far (T ≥ N), C = channels, H = value heads,
 D = channels of a head, S = numbers of a state, `[H, D, D]` as value channels × key channels. The key head of value head
-h is h modulo the number of key heads: converters put value heads in that order.
+h is h modulo the number of key heads, since converters put value heads in that order, or, with `grouped_value_heads`, h
+divided by how many share one.
 """
 
 from __future__ import annotations
@@ -96,4 +97,5 @@ def _states(inputs: Sequence[Array], config: GraphConfig, initial: Array | None)
 def by_value_head(x_NC: Array, config: GraphConfig) -> Wide:
     """Queries or keys `[N, H, D]`, those of a key head for each of its value heads."""
     heads = x_NC.reshape(len(x_NC), config.linear_key_heads, config.linear_head_dim).astype(np.float64)
-    return np.tile(heads, (1, config.linear_value_heads // config.linear_key_heads, 1))
+    each = config.linear_value_heads // config.linear_key_heads
+    return np.repeat(heads, each, axis=1) if config.grouped_value_heads else np.tile(heads, (1, each, 1))

@@ -21,7 +21,7 @@ TOKENS = [int(token) for token in np.random.default_rng(3).integers(0, 300, 40)]
 STATE, OUTPUT = Node(0, "linear_attn_state"), Node(0, "linear_attn_output")
 
 
-@pytest.fixture(scope="module", params=["hybrid", "hybrid with experts"])
+@pytest.fixture(scope="module", params=["hybrid", "hybrid with experts", "hybrid with grouped heads"])
 def model(request: pytest.FixtureRequest) -> TinyModel:
     return CPU_MODELS[str(request.param)]()
 

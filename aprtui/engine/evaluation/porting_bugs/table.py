@@ -219,8 +219,14 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "recurrence: decay behind the update": _of_state(recurrence.decay_afterwards),
         "recurrence: no learning rate": _of_state(recurrence.full_rate),
         "recurrence: state forgotten": _of_state(recurrence.forgotten),
-        "recurrence: key heads by group": PortingBug(
-            recurrence.keys_by_group, (Op.DELTA_STATE, Op.DELTA_OUTPUT), applies=_several_key_heads
+        "recurrence: beta and alpha exchanged": PortingBug(
+            recurrence.other_half_of_heads, (Op.HEAD_FRONT, Op.HEAD_BACK)
+        ),
+        "recurrence: all betas before all alphas": PortingBug(
+            recurrence.halves_of_the_row, (Op.HEAD_FRONT, Op.HEAD_BACK), applies=_several_key_heads
+        ),
+        "recurrence: key heads in the other order": PortingBug(
+            recurrence.keys_of_other_heads, (Op.DELTA_STATE, Op.DELTA_OUTPUT), applies=_several_key_heads
         ),
         "recurrence: state before its update": PortingBug(recurrence.state_before_update, (Op.DELTA_OUTPUT,)),
         "recurrence: state transposed": PortingBug(recurrence.state_transposed, (Op.DELTA_OUTPUT,)),
