@@ -20,7 +20,8 @@ from aprtui.trace.manifest import FILE_NAME
 from tests.contracts.samples import SOUND
 from tests.fuzz.model_files import small_model
 from tests.model.gguf_files import ModelFile
-from tests.tui.test_hostile_terminal import LOADING_SECONDS, PseudoTerminal
+from tests.tui.test_hostile_terminal import PseudoTerminal
+from tests.tui.test_terminal import LOADING_SECONDS
 
 EVIL = "\x1b]0;owned\x07\x9b31m\x1b[2J\r\x08"
 """A title, a colour in eight bits, a cleared screen, the cursor moved."""

@@ -15,8 +15,9 @@ import numpy as np
 from aprtui.importing.elements import SourceTensor
 from aprtui.importing.formats.registry import FORMATS, SAMPLE_FORMATS, format_of, sample_format_of
 from aprtui.importing.import_format import PartChoice
-from aprtui.importing.importer import ImportRequest, propose_mapping
+from aprtui.importing.importer import propose_mapping
 from aprtui.importing.planning import plan, values_of
+from aprtui.importing.reading import ImportRequest
 from aprtui.importing.source import read_tensors
 from aprtui.model.model import load_model
 from aprtui.trace.aprt import write_aprt

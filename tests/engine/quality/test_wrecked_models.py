@@ -100,12 +100,12 @@ def test_wrecked_real_models_are_found_and_the_honest_one_is_not(tmp_path: Path,
     good = Path(os.environ["APRTUI_REAL_MODELS"]) / f"{name}.gguf"
     for gate in (block_gates.block_scales, likelihood.text_likelihood, file_gates.weights_against):
         assert finding(good, gate, against=good).outcome is Outcome.PASSED
-    for wreck, (spoil, gate) in WRECKS.items():
+    for wreck, (spoil, finds) in WRECKS.items():
         path = Path(shutil.copy(good, tmp_path / "wrecked.gguf"))
         spoil(path)
         assert finding(path, file_gates.weights_against, against=good).outcome is Outcome.FAILED, wreck
         if wreck != "scale negated" or _scales_have_one_sign(good):
-            found = finding(path, GATES[gate], against=good)
+            found = finding(path, GATES[finds], against=good)
             assert found.outcome is Outcome.FAILED, (wreck, found.message)
 
 
