@@ -29,6 +29,11 @@ def shown(text: str) -> str:
     return text.translate(_SHOWN)
 
 
+def is_control(character: str) -> bool:
+    """Whether a terminal would act upon the character, or could not be sent it: tabs and line feeds too."""
+    return character in "\t\n" or ord(character) in _SHOWN or "\ud800" <= character <= "\udfff"
+
+
 class TerminalOutput(io.TextIOWrapper):
     """A terminal's stream that shows control characters; `_OWN` sequences pass when they are written alone."""
 

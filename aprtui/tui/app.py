@@ -42,6 +42,7 @@ from aprtui.model.prompt import require_template
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.commands import TOUR_BINDINGS
+from aprtui.tui.frame.control_filter import ControlFilter
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import Palette, ScreenCommands
@@ -102,7 +103,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         self._screens: dict[ScreenName, ToolScreen] = {}
         self.notice: Notice | None = None
         self._rests_while_stopped = False
-        self._ascii = (AsciiFilter(),) if self.config.ascii else ()
+        self._filtered = (ControlFilter(), *([AsciiFilter()] if self.config.ascii else []))
         self.set_class(self.config.ascii, "-ascii")
         self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
         check_remapping(
@@ -174,7 +175,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         return TerminalDriver if kind is LinuxDriver else kind
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return [*super().get_line_filters(), *self._ascii]
+        return [*super().get_line_filters(), *self._filtered]
 
     def get_key_display(self, binding: Binding) -> str:
         text = super().get_key_display(binding)

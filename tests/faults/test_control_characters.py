@@ -13,13 +13,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual.color import Color
 
 from aprtui.cli.main import main
 from aprtui.terminal_output import DIM, ERASE_LINE, PLAIN, shown
 from aprtui.trace.manifest import FILE_NAME
+from aprtui.tui.app import AprtuiApp
+from aprtui.tui.frame.control_filter import ControlFilter, without_controls
+from aprtui.tui.frame.session import Session
 from tests.contracts.samples import SOUND
 from tests.fuzz.model_files import small_model
 from tests.model.gguf_files import ModelFile
+from tests.tui.screens.live.recorded import RecordedSource
 from tests.tui.test_hostile_terminal import PseudoTerminal
 from tests.tui.test_terminal import LOADING_SECONDS
 
@@ -145,22 +153,33 @@ def test_what_is_shown_in_place_of_control_characters_keeps_lines_and_json() -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "keys"),
-    [((".",), "jjjjl/odd\r"), (("A", "B"), "jjrm"), (("evil.yaml",), "jjl?"), (("extra.gguf",), "")],
-    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+    ("words", "keys", "drawn"),
+    [((".",), "jjjjl", b"extra"), (("A", "B"), "jjm?", b"attn_norm"), (("evil.yaml",), "jjl", b"FALSIFY")],
+    ids=["browse", "diff", "contracts"],
 )
-def test_no_screen_passes_a_control_character_on(folder: Path, words: tuple[str, ...], keys: str) -> None:
+def test_no_screen_passes_a_control_character_on(folder: Path, words: tuple[str, ...], keys: str, drawn: bytes) -> None:
     terminal = PseudoTerminal(folder, "open", *words)
     try:
-        terminal.until(rb"\x1b\[", LOADING_SECONDS)
-        written = b""
-        for key in ["", *keys]:
+        terminal.until(drawn, LOADING_SECONDS)
+        written = terminal.output
+        for key in keys:
             terminal.send(key.encode())
             with contextlib.suppress(AssertionError):
-                terminal.until(b"never written", 1.5)
+                terminal.until(b"never written", 3)
             written += terminal.output
     finally:
         terminal.close()
-    assert b"evil" in written or b"dir" in written or b"odd" in written, written[-2000:]
+    assert b"owned" in written or drawn == b"attn_norm", "what is hostile was not drawn"
     for sequence in (b"\x1b]0;owned", b"owned\x07", "\x9b31m".encode(), b"\x1b[2J\r"):
         assert sequence not in written
+
+
+def test_every_screen_is_drawn_through_the_filter_of_control_characters() -> None:
+    filters = AprtuiApp(Session(RecordedSource())).get_line_filters()
+    (control,) = [each for each in filters if isinstance(each, ControlFilter)]
+    style = Style(bold=True)
+    drawn = control.apply([Segment("plain"), Segment(f"x{EVIL}\udcff\n", style)], Color(0, 0, 0))
+    assert drawn[0] == Segment("plain") and drawn[1].style == style
+    assert drawn[1].text.startswith("x]0;owned31m[2J") and without_controls(drawn[1].text) == drawn[1].text
+    for text in (EVIL, "a\tb", "naïve 東京 👩\u200d💻", "\udcff", "safe\u202egpj"):
+        assert cell_len(without_controls(text)) == cell_len(text)

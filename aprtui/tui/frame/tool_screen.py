@@ -308,7 +308,7 @@ class ToolScreen(Screen[None]):
         self.copy_text(shlex.join(words))
 
     def copy_text(self, text: str) -> None:
-        self.app.copy_to_clipboard(text)
+        self.app.copy_to_clipboard(text.encode(errors="backslashreplace").decode())
         shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
         self.notify(shown, title="Copied")
 
