@@ -25,7 +25,8 @@ _JUDGEMENT = TypeVar("_JUDGEMENT", JudgedCapture, JudgedBug)
 
 def judged_capture(record: Record) -> JudgedCapture:
     """The judgement that `record` was made of by `asdict`."""
-    return JudgedCapture(**{**record, "verdict": Verdict(record["verdict"])})
+    causes = tuple(record.get("causes", ()))
+    return JudgedCapture(**{**record, "verdict": Verdict(record["verdict"]), "causes": causes})
 
 
 def judged_bug(record: Record) -> JudgedBug:

@@ -364,6 +364,7 @@ def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
         counts = Counter(judged.verdict.value for judged in of_kind)
         right = f"{sum(bool(judged.right) for judged in of_kind):>6}" if planted else ""
         yield f"{kind:<24}{counts['PASS']:>6}{counts['UNKNOWN']:>9}{counts['FAIL']:>6}{right}"
+    yield from _false_causes(found)
     reasons = Counter(judged.said.rpartition(": ")[2] for judged in found if judged.verdict.value == "UNKNOWN")
     yield from (f"   UNKNOWN {count}: {reason}" for reason, count in reasons.most_common())
     for judged in found:
@@ -460,10 +461,19 @@ def _judged_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
         right = sum(bool(judged.right) for judged in of_signal)
         named = "" if of_signal[0].right is None else f"; {right} of {len(of_signal)} at their own stage"
         yield f"{name}, judged by {signal}: {text}{named}"
+    yield from _false_causes(found)
     for judged in found:
         wrong = judged.verdict.value != "PASS" if judged.right is None else not judged.right
         if wrong:
             yield f"   {judged.what}, {judged.signal}: {judged.verdict.value}: {judged.said}"
+
+
+def _false_causes(found: Sequence[JudgedCapture]) -> Iterator[str]:
+    """How many honest captures a cause was proved in, and each of these."""
+    honest = [judged for judged in found if judged.right is None]
+    if honest:
+        yield f"honest, but with a cause that is called proved: {sum(bool(j.causes) for j in honest)} of {len(honest)}"
+    yield from (f"   {judged.what}, {judged.signal}: {cause}" for judged in honest for cause in judged.causes)
 
 
 def _oracles(model: Model, as_json: bool, progress: Progress) -> None:

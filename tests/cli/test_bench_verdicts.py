@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.cli.bench import _bug_lines, _kind_lines
+from aprtui.cli.bench import _bug_lines, _judged_lines, _kind_lines
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation import partial_captures
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
@@ -54,7 +54,17 @@ def test_unknown_verdicts_are_counted_by_their_reason(count: int) -> None:
 
 def test_pairs_of_honest_engines_pass(aprtui: Run) -> None:
     done = aprtui("bench", "verdicts", "--part", "pairs", "--every", 15)
-    assert done.code == 0 and done.out == "honest pairs, judged by diff: 1 PASS\n"
+    proved = "honest, but with a cause that is called proved: 0 of 1"
+    assert done.code == 0 and done.out.splitlines() == ["honest pairs, judged by diff: 1 PASS", proved]
+
+
+def test_a_cause_in_an_honest_capture_is_counted_and_said_whatever_the_verdict() -> None:
+    said = "layer 1 ffn_up: multiplied by 2"
+    judged = [JudgedCapture("norms: a", "replay", Verdict.UNKNOWN, "", causes=(said,)),
+              JudgedCapture("norms: b", "replay", Verdict.PASS, "")]  # fmt: skip
+    for lines in (list(_kind_lines("honest", judged)), list(_judged_lines("honest", judged))):
+        assert "honest, but with a cause that is called proved: 1 of 2" in lines
+        assert f"   norms: a, replay: {said}" in lines
 
 
 def test_chosen_cases_are_judged_once(aprtui: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,15 +154,15 @@ def _positions(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     places = np.where(agreements.max(1) > own_agreements + _BETTER, tried[agreements.argmax(1)], own)
     runs = _runs(own, places)
     if runs:
-        texts = [_turned_as(first, last, shift) for first, last, shift in runs]
+        texts = [_turned_as(*run) for run in runs]
         more = f"; {len(runs) - _SHOWN_RUNS} more such runs" if len(runs) > _SHOWN_RUNS else ""
         angles = places[:, None] * step
         yield Attempt("; ".join(texts[:_SHOWN_RUNS]) + more, lambda c: positions.rotated(c, angles), len(runs))
 
 
-def _runs(own: NDArray[np.intp], places: NDArray[np.intp]) -> list[tuple[int, int, int | None]]:
-    """First and last of neighbouring tokens that are as far off, and how far; None where all are at one place."""
-    runs: list[tuple[int, int, int | None]] = []
+def _runs(own: NDArray[np.intp], places: NDArray[np.intp]) -> list[tuple[int, int, int, int]]:
+    """First and last of neighbouring tokens that are as far off, and where these are; or that are all at one place."""
+    runs: list[tuple[int, int, int, int]] = []
     at = 0
     while at < len(own):
         end, same = at + 1, at + 1
@@ -171,21 +171,19 @@ def _runs(own: NDArray[np.intp], places: NDArray[np.intp]) -> list[tuple[int, in
         while same < len(own) and places[same] == places[at]:
             same += 1
         if same > end:
-            runs.append((int(own[at]), int(own[same - 1]), None))
+            runs.append((int(own[at]), int(own[same - 1]), int(places[at]), int(places[at])))
         elif places[at] != own[at]:
-            runs.append((int(own[at]), int(own[end - 1]), int(places[at] - own[at])))
+            runs.append((int(own[at]), int(own[end - 1]), int(places[at]), int(places[end - 1])))
         at = max(end, same)
     return runs
 
 
-def _turned_as(first: int, last: int, shift: int | None) -> str:
+def _turned_as(first: int, last: int, place: int, last_place: int) -> str:
     tokens = f"tokens {first}–{last} are" if last > first else f"token {first} is"
-    if shift is None:
-        return f"{tokens} turned as of one position"
-    if first + shift == 0 and last == first:
+    if place == last_place == 0:
         return f"{tokens} not turned: as of position 0"
-    place = f"{first + shift}–{last + shift}" if last > first else f"{first + shift}"
-    return f"{tokens} turned as of position{'s' if last > first else ''} {place}"
+    places = f"s {place}–{last_place}" if last_place > place else f" {place}"
+    return f"{tokens} turned as of position{places}"
 
 
 def _widths(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -270,7 +268,7 @@ def _ramps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 def _added_yarn(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """YaRN of a factor and an original context, in a model without any scaling: both from what each pair turned by."""
     own, dim = _own(call), call.model.config.graph.rotated
-    if found is None or len(call.x) < _LEAST_TOKENS or own.yarn is not None or own.factors is not None:
+    if found is None or len(call.x) < _LEAST_TOKENS or (own.yarn, own.factors, own.scale) != (None, None, 1.0):
         return
     turns = _turns(call, found)
     rows = np.arange(call.position, call.position + len(turns))[:, None]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from aprtui.engine.alternatives.activations import ACTIVATION_ALTERNATIVES
 from aprtui.engine.alternatives.alternative import Alternative
+from aprtui.engine.alternatives.embedding import EMBEDDING_ALTERNATIVES
 from aprtui.engine.alternatives.experts import EXPERT_ALTERNATIVES
 from aprtui.engine.alternatives.keys import KEY_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
-from aprtui.engine.alternatives.matrices import EMBEDDING_ALTERNATIVES, MATRIX_ALTERNATIVES
+from aprtui.engine.alternatives.matrices.decoding import DECODING_ALTERNATIVES
+from aprtui.engine.alternatives.matrices.inputs import INPUT_ALTERNATIVES
+from aprtui.engine.alternatives.matrices.other_weights import OTHER_WEIGHT_ALTERNATIVES
+from aprtui.engine.alternatives.matrices.product_types import INPUT_TYPE_ALTERNATIVES
+from aprtui.engine.alternatives.matrices.weights import WEIGHT_ALTERNATIVES
 from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES, NORM_DETAILS
 from aprtui.engine.alternatives.parts import PART_ALTERNATIVES, VECTOR_ALTERNATIVES
 from aprtui.engine.alternatives.recurrence import RECURRENCE_ALTERNATIVES
 from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES, RESULT_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
-from aprtui.engine.alternatives.weights import WEIGHT_ALTERNATIVES
 from aprtui.engine.alternatives.wires import WIRE_ALTERNATIVES
 from aprtui.engine.alternatives.written import WRITTEN_ALTERNATIVES
 
@@ -31,7 +35,10 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *RESULT_ALTERNATIVES,
     *WIRE_ALTERNATIVES,
     *PART_ALTERNATIVES,
-    *MATRIX_ALTERNATIVES,
+    *OTHER_WEIGHT_ALTERNATIVES,
+    *INPUT_ALTERNATIVES,
+    *DECODING_ALTERNATIVES,
+    *INPUT_TYPE_ALTERNATIVES,
     *WEIGHT_ALTERNATIVES,
     *WRITTEN_ALTERNATIVES,
     *NORM_DETAILS,

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.causes import cause_sentence
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
@@ -43,13 +44,15 @@ from aprtui.trace.graph import Node
 @dataclass(frozen=True, slots=True)
 class JudgedCapture:
     """One judgement: its object, the signal, the verdict and its reason (`said`). `right` is whether the named stage is
-    one of the right answers, None where only the verdict counts."""
+    one of the right answers, None where only the verdict counts. `causes` are those that were proved: on what an honest
+    engine wrote, each is false, whatever the verdict."""
 
     what: str
     signal: str
     verdict: Verdict
     said: str
     right: bool | None = None
+    causes: tuple[str, ...] = ()
 
 
 def judge_replays(
@@ -93,7 +96,7 @@ def judged(what: str, signal: str, comparison: Comparison, right: bool | None = 
     if divergence is not None:
         verdict = divergence.verdict
         said = f"{verdict.node}: {verdict.metric} {verdict.error:.3g}, bound {verdict.bound:.3g}"
-    return JudgedCapture(what, signal, comparison.verdict, said, right)
+    return JudgedCapture(what, signal, comparison.verdict, said, right, tuple(map(cause_sentence, comparison.causes)))
 
 
 def judge_honest(folder: Path, progress: Progress) -> Iterator[JudgedCapture]:

@@ -10,8 +10,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.alternatives import activations, attention, matrices, positions, products, rows
+from aprtui.engine.alternatives import activations, attention, positions, rows
 from aprtui.engine.alternatives.call import StageCall
+from aprtui.engine.alternatives.matrices import decoding, product_types, products
 from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.rounding import round_bf16
@@ -241,7 +242,7 @@ def _overflowing(call: StageCall) -> Array:
 
 
 def _summed_in(kind: str, terms: int) -> Callable[[StageCall], Array]:
-    return partial(matrices.summed_narrowly, kind=kind, terms=terms)
+    return partial(product_types.summed_narrowly, kind=kind, terms=terms)
 
 
 def _is_narrow(model: Model, node: Node) -> bool:
@@ -420,17 +421,17 @@ PLANTED_CAUSES: Mapping[str, PlantedCause] = MappingProxyType(
             (Op.MATMUL,), _without_block, "blocks of inputs", "inputs 64–95"
         ),
         "scale of the block before": _with_parameter(
-            (Op.MATMUL,), _decoded(matrices.of_block_before), "decoding", "the scale of the one before"
+            (Op.MATMUL,), _decoded(decoding.of_block_before), "decoding", "the scale of the one before"
         ),
         "sub-block scales of the block before": _with_parameter(
-            ("ffn_out",), _decoded(partial(matrices.of_block_before, part=BlockPart.SUB_BLOCK_SCALES)), "decoding",
+            ("ffn_out",), _decoded(partial(decoding.of_block_before, part=BlockPart.SUB_BLOCK_SCALES)), "decoding",
             "the sub-block scales of the one before",
         ),
         "upper bits of scales left out": _with_parameter(
-            (Op.MATMUL,), _decoded(matrices.without_upper_bits), "decoding", "upper bits", _has_six_bits
+            (Op.MATMUL,), _decoded(decoding.without_upper_bits), "decoding", "upper bits", _has_six_bits
         ),
         "offset of quants left out": _with_parameter(
-            (Op.MATMUL,), _decoded(matrices.without_offset), "decoding", "from the middle of their range", _has_offset
+            (Op.MATMUL,), _decoded(decoding.without_offset), "decoding", "from the middle of their range", _has_offset
         ),
         "sums in f16, 32 terms": _with_parameter(
             (Op.MATMUL,), _summed_in("f16", 32), "sums in 16 bits", "float16 after every 32 terms", _is_narrow

@@ -21,8 +21,9 @@ from aprtui.compare.report.headline import headline
 from aprtui.compare.report.html import render_html
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.alternatives import attention, keys, norms, positions, products, rows, weights, written
+from aprtui.engine.alternatives import attention, keys, norms, positions, rows, written
 from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.matrices import products, weights
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
@@ -178,6 +179,9 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         "none of the model's norms: 1 … 2",
     ),
     "a token's position": ("q_post_rope", lambda c: turned_at(c, {4: 9}), "token 4 is turned as of position 9"),
+    "tokens that are not turned": (
+        "k_post_rope", lambda c: turned_at(c, {10: 0, 11: 0, 12: 0}), "tokens 10–12 are not turned: as of position 0"
+    ),
     "a chunk": (
         "k_post_rope",
         lambda c: turned_at(c, {n: n - 4 for n in range(4, len(TOKENS))}),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from aprtui.engine.alternatives import attention, experts, positions, products, recurrence, rows
+from aprtui.engine.alternatives import attention, experts, positions, recurrence, rows
 from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.alternatives.matrices import products
 from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
 from aprtui.model.model import Model
 from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op

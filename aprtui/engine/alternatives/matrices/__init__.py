@@ -1,0 +1,2 @@
+"""Alternatives of matrix products: which weights are read, how they are decoded, what of the input is summed, and in
+which types."""
