@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, Node, StageGraph
+from aprtui.trace.graph import Axis, Node, Op, StageGraph
 
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """The bounds of each stage; none for a stage where nothing says how far it may differ."""
@@ -171,7 +171,7 @@ def _compare(
     measured = measure(pair.a, pair.b, causal=pair.causal)
     bounds = [*tolerances, *(criteria.bounds(pair.node) if criteria.bounds else ())]
     if graph[pair.node.stage].holds_indices:
-        verdict = _judged_choice(pair, [pair_of(source) for source in graph.inputs(pair.node)])
+        verdict = _judged_choice(pair, _routers(pair.node, graph, pair_of))
     else:
         verdict = _judged(pair, measured.metrics, bounds, criteria)
         if pair.node in criteria.proven and not tolerances:
@@ -186,12 +186,25 @@ def _compare(
     )  # fmt: skip
 
 
-def _judged_choice(pair: StagePair, routers: Sequence[StagePair | Unpaired]) -> StageVerdict:
+def _judged_choice(pair: StagePair, routers: Iterable[StagePair]) -> StageVerdict:
     """The verdict on indices; where both sides hold their routers, in the light of those."""
     for router in routers:
-        if isinstance(router, StagePair) and pair.a.ndim == 2 and router.a.shape[:-1] == pair.a.shape[:-1]:
+        if pair.a.ndim == 2 and router.a.shape[:-1] == pair.a.shape[:-1]:
             return judge_choice(pair.node, pair.a, pair.b, router.a, router.b)
     return judge_indices(pair.node, measure_indices(pair.a, pair.b))
+
+
+def _routers(
+    node: Node, graph: StageGraph, pair_of: Callable[[Node], StagePair | Unpaired]
+) -> Iterator[StagePair]:  # fmt: skip
+    """What the choice `node` was made by, where both sides have it: probabilities, else the logits of them, whose order
+    is the same. transformers keeps its probabilities to itself."""
+    for source in graph.inputs(node):
+        found = pair_of(source)
+        if isinstance(found, StagePair):
+            yield found
+        elif graph[source.stage].op is Op.ROUTER_SOFTMAX:
+            yield from _routers(source, graph, pair_of)
 
 
 def _judged(pair: StagePair, metrics: PairMetrics, bounds: Sequence[Tolerance], criteria: Criteria) -> StageVerdict:

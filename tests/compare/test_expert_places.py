@@ -89,7 +89,7 @@ def test_a_number_of_the_router_is_that_of_an_expert_and_others_stay_channels(go
     }  # fmt: skip
 
 
-def tied_choice(good: Path, folder: Path, more: dict[Node, Change]) -> tuple[Path, Path]:
+def tied_choice(good: Path, folder: Path, more: dict[Node, Change], router: str = ROUTER) -> tuple[Path, Path]:
     """Two captures whose routers find two experts equally likely, of which they chose the other one."""
     choice = Capture.open(good).values(Node(0, ROUTER_CHOICE))[2]
     outside = next(expert for expert in range(EXPERTS) if expert not in choice)
@@ -100,8 +100,8 @@ def tied_choice(good: Path, folder: Path, more: dict[Node, Change]) -> tuple[Pat
     def other(values: np.ndarray) -> None:
         values[2, 1] = outside
 
-    a = edited(good, folder / "a", {Node(0, ROUTER): tie})
-    return a, edited(good, folder / "b", {Node(0, ROUTER): tie, Node(0, ROUTER_CHOICE): other, **more})
+    a = edited(good, folder / "a", {Node(0, router): tie})
+    return a, edited(good, folder / "b", {Node(0, router): tie, Node(0, ROUTER_CHOICE): other, **more})
 
 
 def test_an_honest_other_choice_is_never_what_comes_nearest_to_its_bound(good: Path, tmp_path: Path) -> None:
@@ -122,6 +122,19 @@ def test_where_nothing_but_choices_differs_the_sentence_says_why_that_is_honest(
     assert headline(result) == (
         "layer 0 moe_router_indices: 1 choice between experts that the routers find equally likely"
     )
+
+
+def test_where_a_side_keeps_its_probabilities_to_itself_the_logits_say_which_choices_are_honest(
+    good: Path, tmp_path: Path
+) -> None:
+    """As transformers does: no module of it gives them."""
+    logits = Node(0, "ffn_moe_logits")
+    for name, router, expected in (("tied", logits.stage, Verdict.PASS), ("untied", ROUTER, Verdict.FAIL)):
+        a, b = tied_choice(good, tmp_path / name, {}, router)
+        (a / relative_path(Node(0, ROUTER))).unlink()
+        found = {stage.node: stage.verdict.verdict for stage in compared(a, b).stages}
+        assert Node(0, ROUTER) not in found and found[logits] is not Verdict.FAIL
+        assert found[Node(0, ROUTER_CHOICE)] is expected
 
 
 def test_an_honest_other_choice_is_not_where_to_look_first(good: Path, tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ from tests.engine.tiny_model import CPU_MODELS, TINY, TinyModel
 
 TOKENS = [int(token) for token in np.random.default_rng(11).integers(0, 300, 43)]
 
-NAMES = ("qwen2", "qwen3", "llama", "gemma2", "gemma3", "smollm3", "mistral3", "hybrid",
-         "hybrid with grouped heads")  # fmt: skip
+NAMES = ("qwen2", "qwen3", "llama", "gemma2", "gemma3", "smollm3", "mistral3", "hybrid")
 MODELS = {name: CPU_MODELS[name] for name in NAMES}
 
 

@@ -65,7 +65,6 @@ def test_an_honest_q8_capture_passes_far_below_its_bound(
         ("linear_attn_mixed_ba", "scale,magnitude=0.001"),
         ("linear_attn_beta", "head-swap"),
         ("linear_attn_alpha", "stale-token"),
-        ("linear_attn_state", "state-not-reset"),
     ],
 )
 def test_a_planted_fault_is_named_at_its_own_stage(
