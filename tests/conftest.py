@@ -86,6 +86,7 @@ def _gpu_missing() -> str | None:
 # A group's check returns why it cannot run here, or None.
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
+    "dask": lambda: _module_missing("distributed") or _module_missing("pyarrow"),
     "emulator": _emulator_missing,
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,

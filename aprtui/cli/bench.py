@@ -136,6 +136,32 @@ def gpu(
 
 
 @command.command()
+@click.option("--tasks", type=click.IntRange(30), default=3000, show_default=True, help="Empty tasks to schedule.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
+def sweep(tasks: int, as_json: bool) -> None:
+    """What a sweep costs beside its engines (processor time), and a forecast of the scheduler's load.
+
+    docs/scale.md says what follows from the figures.
+    """
+    from aprtui.bench.sweep import SEVENTY_B, SweepFigure, SweepLoad, capture_bytes, measure_sweep, simulated_seconds
+
+    with ProgressLine() as progress:
+        figures = list(measure_sweep(tasks, progress))
+    scheduling = figures[0].value / 1e3
+    size = capture_bytes(SEVENTY_B, 512)
+    figures.append(SweepFigure("capture of a 70B, 512 tokens", size / 1e9, "GB"))
+    for workers in (8, 64, 512, 4096):
+        load = SweepLoad(30_000, 60.0, scheduling)
+        hours = simulated_seconds(load, workers) / 3600
+        figures.append(SweepFigure(f"30000 tasks of 60 s, {workers} workers", hours, "hours, simulated"))
+    for figure in figures:
+        if as_json:
+            write_record({"record": "figure", **asdict(figure)})
+        else:
+            click.echo(f"{figure.name:40} {figure.value:10.4g} {figure.unit}")
+
+
+@command.command()
 @MODEL_ARGUMENT
 @click.option(
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",

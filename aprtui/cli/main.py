@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "scan": "Walk a long text once; say at which token it goes wrong.",
         "graft": "Put captured tensors into our forward pass; say what each divergence is worth.",
         "parity": "Evaluate the same tokens by every path of an engine; name the one that parts first.",
+        "sweep": "Capture and judge models × prompts × engines, on all cores or a cluster.",
+        "bisect": "Find the first commit whose numbers are wrong, and its first wrong stage.",
         "contracts": "Say what is claimed of an engine, and whether it holds.",
         "stats": "Print statistics of each stage tensor of a capture.",
         "models": "List the models on this machine, and say which can be run.",

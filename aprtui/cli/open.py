@@ -1,4 +1,5 @@
-"""`aprtui open`: show a model, a capture, a stage file, a contract, an agent trace, two captures, a screen as it was.
+"""`aprtui open`: show a model, a capture, a stage file, a contract, an agent trace, two captures, the results of a
+sweep, a screen as it was.
 
 And `aprtui` without a command: the live view, or a streamed completion where there is no terminal.
 """
@@ -30,8 +31,8 @@ PROMPT = "def fib(n):"
 @click.option("--system", metavar="TEXT", help="The system message of a chat.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII alone.")
 def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system: str | None, ascii_only: bool) -> int:
-    """Open the app on a model, a capture, a stage file, a contract, an agent trace, two captures (side by side), or a
-    screen's state.
+    """Open the app on a model, a capture, a stage file, a contract, an agent trace, two captures (side by side), the
+    results of a sweep, or a screen's state.
 
     A state is what Y copies on any screen: aprtui:diff?a=good&b=bad. Without anything, opens the captures and models in
     the working directory.
@@ -88,6 +89,7 @@ def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenStat
 
 
 def _state_of(what: tuple[str, ...]) -> ScreenState:
+    from aprtui.sweep.results import is_sweep
     from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
     from aprtui.trace.aprt import is_aprt
     from aprtui.trace.archive import is_folder
@@ -108,6 +110,8 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
     if not what:
         return ScreenState(ScreenName.BROWSE)
     path = Path(what[0])
+    if is_sweep(path):
+        return screen_state(ScreenName.SWEEP, path=path)
     if is_folder(path):
         return screen_state(ScreenName.BROWSE, path=path)
     if is_aprt(path):

@@ -12,7 +12,6 @@ from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.compare.captures import Criteria, DiffOptions
-    from aprtui.compare.comparison import Comparison
     from aprtui.compare.policy import Policy
     from aprtui.trace.capture import Capture
 
@@ -74,51 +73,17 @@ class Judging:
             raise UsageError("--rounding says how to replay: give --replay as well")
 
     def _by_model(self, a: Capture, b: Capture, options: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
-        from aprtui.compare.captures import Criteria
-        from aprtui.engine.floors.criteria import criteria_by_model
-        from aprtui.engine.replay.evaluators import Evaluators
-        from aprtui.engine.replay.token_ids import known_tokens
+        from aprtui.engine.judging import judged_by_floor
 
-        model = requested_model(self.model)
-        tokens = known_tokens(a, b, model, options.tokens)
-        if tokens is None:
-            return Criteria(), options.tokens
-        with Evaluators(model, progress=progress) as evaluators:
-            return criteria_by_model(a, b, model, tokens, evaluators, progress), tokens
+        return judged_by_floor(a, b, requested_model(self.model), options.tokens, progress)
 
     def _by_replay(self, a: Capture, b: Capture, options: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
-        from aprtui.engine.replay.replay import criteria_by_replay
-
-        of_a = self._replayed(a, self.model_a, other=self.model_b, options=options, progress=progress)
-        of_b = self._replayed(b, self.model_b, other=self.model_a, options=options, progress=progress)
-        # What a replay has found out is for the sides that record no ids; those that do may differ from it.
-        sides = [(capture.tokens, side[1]) for capture, side in ((a, of_a), (b, of_b)) if side is not None]
-        found = next((tokens for recorded, tokens in sides if recorded is None and tokens), options.tokens)
-        if any(capture.tokens not in (None, found) for capture in (a, b)):
-            found = options.tokens
-        return criteria_by_replay(of_a[0] if of_a else None, of_b[0] if of_b else None), found
-
-    def _replayed(
-        self, capture: Capture, own: Path | None, *, other: Path | None, options: DiffOptions, progress: Progress
-    ) -> tuple[Comparison, Tokens] | None:
-        """The replay of one side with its own model, and the token ids that were used; None where only the other
-        side's model was given."""
-        if own is None and other is not None:
-            return None
+        from aprtui.engine.judging import Replaying, Side, judged_by_replay
         from aprtui.engine.replay.arithmetic import parse_rounding
-        from aprtui.engine.replay.evaluators import Evaluators
-        from aprtui.engine.replay.replay import ReplayOptions, replay_capture
-        from aprtui.engine.replay.token_ids import known_tokens
 
-        model = requested_model(own or self.model)
-        replay_options = ReplayOptions(
-            selection=options.selection,
-            rounding=parse_rounding(self.rounding) if self.rounding else {},
-            bounds=(lambda node: options.tolerances) if options.tolerances else None,
-            allow_missing=options.allow_missing,
-            tokens=options.tokens,
-            limit=options.limit,
-        )
-        with Evaluators(model, progress=progress) as evaluators:
-            comparison = replay_capture(capture, model, replay_options, evaluators, progress)
-            return comparison, known_tokens(capture, capture, model, options.tokens)
+        # Where only one side's model is given, the other side is not replayed.
+        alone = bool(self.model_a) != bool(self.model_b)
+        of_a = None if alone and self.model_b else requested_model(self.model_a or self.model)
+        of_b = None if alone and self.model_a else requested_model(self.model_b or self.model)
+        rounding = parse_rounding(self.rounding) if self.rounding else {}
+        return judged_by_replay(Side(a, of_a), Side(b, of_b), Replaying(options, rounding), progress)

@@ -15,13 +15,18 @@ SCHEME = "aprtui:"
 
 
 class ScreenName(StrEnum):
-    """The screens, in the order of their keys 1 … 5."""
+    """The screens, in the order of their keys 1 … 6."""
 
     LIVE = "live"
     BROWSE = "browse"
     TENSOR = "tensor"
     DIFF = "diff"
     CONTRACTS = "contracts"
+    SWEEP = "sweep"
+
+
+UNTABBED = frozenset({ScreenName.SWEEP})
+"""Screens that have a tab only while they are shown: 80 columns have no room for another, and few runs have a sweep."""
 
 
 FIELDS: Mapping[ScreenName, tuple[str, ...]] = MappingProxyType(
@@ -40,6 +45,7 @@ FIELDS: Mapping[ScreenName, tuple[str, ...]] = MappingProxyType(
             "a", "b", "judge", "model", "floor", "layer", "stage", "at", "metric", "bound", "view",
         ),
         ScreenName.CONTRACTS: ("path", "document", "falsifier", "reference", "capture"),
+        ScreenName.SWEEP: ("path", "model", "pair", "prompt", "view"),
     }
 )  # fmt: skip
 """What a state can say of each screen."""

@@ -28,7 +28,7 @@ from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.frame.keymap import Chord, remapped
 from aprtui.tui.frame.overlay import ChordScreen, JumpScreen
 from aprtui.tui.frame.session import Session
-from aprtui.tui.frame.state import ScreenName, ScreenState
+from aprtui.tui.frame.state import UNTABBED, ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
 from aprtui.tui.widgets.line_widget import LineWidget
 
@@ -62,7 +62,7 @@ class TabBar(LineWidget):
     def render_line(self, y: int) -> Strip:
         width, base = self.size.width, self.style()
         segments = [Segment("aprtui", self.style("name")), Segment("  ", base)]
-        for number, name in enumerate(ScreenName, 1):
+        for number, name in self._tabs():
             style = self.style("current") if name is self._current else base
             segments += [Segment(f" {number} {name.capitalize()} ", style), Segment(" ", base)]
         room = width - sum(len(segment.text) for segment in segments)
@@ -76,9 +76,14 @@ class TabBar(LineWidget):
         detail = clipped_start(detail, room) if room > 8 else ""
         return Strip([*segments, Segment(padded(detail, room, right=True), style)]).adjust_cell_length(width, base)
 
+    def _tabs(self) -> Iterable[tuple[int, ScreenName]]:
+        """The screens that have a tab now, with their keys."""
+        named = enumerate(ScreenName, 1)
+        return ((number, name) for number, name in named if name is self._current or name not in UNTABBED)
+
     async def on_click(self, event: Click) -> None:
         at = 8  # behind the padding and the program's name
-        for name in ScreenName:
+        for _, name in self._tabs():
             width = len(f" 1 {name} ")
             if at <= event.x - 1 < at + width:
                 await self.run_action(f"app.go('{name}')")
