@@ -40,7 +40,7 @@ _SOURCES = ("text", "tokens", "file", "jsonl")
 _PAIR_FIELDS = ("a", "b", "replay", "judge", "tolerance", "policy", "allow_missing")
 
 
-class Judge(StrEnum):
+class JudgedBy(StrEnum):
     """How a pair of captures is judged."""
 
     FLOOR = "floor"
@@ -68,7 +68,7 @@ class PlannedPair:
 
     a: str | None
     b: str
-    judge: Judge
+    judge: JudgedBy
     bounds: tuple[Tolerance, ...] = ()
     policy: Path | None = None
     policy_digest: str = ""
@@ -213,13 +213,13 @@ def _pair(field: PlanField, engines: Mapping[str, PlanField]) -> PlannedPair:
     bounds, policy, digest = _bounds(given)
     bounded = bool(bounds) or policy is not None
     missing = given["allow_missing"].items("names or globs of stages") if "allow_missing" in given else ()
-    judge = Judge.REPLAY if a is None else Judge.BOUNDS if bounded else Judge.FLOOR
+    judge = JudgedBy.REPLAY if a is None else JudgedBy.BOUNDS if bounded else JudgedBy.FLOOR
     if "judge" in given:
-        stated = Judge(given["judge"].choice(Judge.FLOOR, Judge.REPLAY))
-        if a is None or (bounded and stated is Judge.FLOOR):
+        stated = JudgedBy(given["judge"].choice(JudgedBy.FLOOR, JudgedBy.REPLAY))
+        if a is None or (bounded and stated is JudgedBy.FLOOR):
             what = "a replay is judged by itself" if a is None else "the bounds are your own"
             raise given["judge"].error(f"{what}: leave judge out")
-        if stated is Judge.REPLAY and policy is not None:
+        if stated is JudgedBy.REPLAY and policy is not None:
             raise given["policy"].error("a replay of two sides takes tolerance alone: leave policy out")
         judge = stated
     return PlannedPair(a, b, judge, bounds, policy, digest, tuple(each.text() for each in missing))

@@ -27,7 +27,7 @@ from aprtui.progress import no_progress
 from aprtui.sweep.engines.engine import CaptureJob
 from aprtui.sweep.folder import SweepFolder
 from aprtui.sweep.outcome import Made, PairOutcome, TaskFailed, read_outcome, unjudged
-from aprtui.sweep.plan import Judge, PlannedPair
+from aprtui.sweep.plan import JudgedBy, PlannedPair
 from aprtui.sweep.tasks import CaptureTask, SweptModel, VerdictTask
 from aprtui.trace.capture import Capture
 
@@ -88,9 +88,9 @@ def _compared(task: VerdictTask, folder: SweepFolder, threads: int) -> tuple[Com
     a = Capture.open(folder.capture(task.a.key))
     options = DiffOptions(tolerances=pair.bounds, allow_missing=missing)
     criteria = Criteria() if policy is None else Criteria(bounds=policy.tolerances)
-    if pair.judge is Judge.FLOOR:
+    if pair.judge is JudgedBy.FLOOR:
         criteria, _ = judged_by_floor(a, b, model, None, no_progress, threads)
-    elif pair.judge is Judge.REPLAY:
+    elif pair.judge is JudgedBy.REPLAY:
         sides = Side(a, model), Side(b, model)
         criteria, _ = judged_by_replay(*sides, Replaying(options, threads=threads), no_progress)
     return compare_captures(a, b, options, no_progress, criteria), compare_manifests(a, b)

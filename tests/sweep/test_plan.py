@@ -12,7 +12,7 @@ from aprtui.resources import embedded_model
 from aprtui.sweep.engines.command import CommandEngine
 from aprtui.sweep.engines.oracles import LlamaCppEngine, TransformersEngine
 from aprtui.sweep.engines.own import BackendEngine
-from aprtui.sweep.plan import Judge, read_plan
+from aprtui.sweep.plan import JudgedBy, read_plan
 
 GOOD = """\
 models: {tiny: embedded}
@@ -46,7 +46,7 @@ def test_a_plan_names_models_prompts_engines_and_pairs(tmp_path: Path) -> None:
     expected = (BackendEngine, BackendEngine, TransformersEngine, LlamaCppEngine, CommandEngine)
     assert kinds == dict(zip(("exact", "q8", "hf", "llama", "mine"), expected, strict=True))
     assert [plan.engines[name].gpus for name in kinds] == [0, 0, 0, 0, 1]
-    assert [pair.judge for pair in plan.pairs] == [Judge.FLOOR, Judge.REPLAY, Judge.BOUNDS, Judge.REPLAY]
+    assert [pair.judge for pair in plan.pairs] == [JudgedBy.FLOOR, JudgedBy.REPLAY, JudgedBy.BOUNDS, JudgedBy.REPLAY]
     assert [pair.name for pair in plan.pairs] == ["exact × q8", "exact × hf", "exact × llama", "mine replayed"]
 
 
