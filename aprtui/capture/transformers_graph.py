@@ -79,7 +79,7 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
     if architecture.experts:
         graph = _with_experts(graph, config, own)
     if "linear_attention" in kinds:
-        graph = _with_recurrence(graph, config, kinds)
+        graph = _with_recurrence(graph, config, kinds, own)
     if "attn_sinks" in own:
         graph = replace(
             graph, sinks=True, attn_out_bias=_has_bias(model, own["attn_output"]), biased_experts=True
@@ -105,7 +105,9 @@ def _with_experts(graph: GraphConfig, config: Any, modules: Mapping[str, str]) -
     )
 
 
-def _with_recurrence(graph: GraphConfig, config: Any, kinds: Sequence[str]) -> GraphConfig:
+def _with_recurrence(
+    graph: GraphConfig, config: Any, kinds: Sequence[str], modules: Mapping[str, str]
+) -> GraphConfig:  # fmt: skip
     rotated = int(graph.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
     return replace(
         graph,
@@ -114,6 +116,8 @@ def _with_recurrence(graph: GraphConfig, config: Any, kinds: Sequence[str]) -> G
         linear_value_heads=config.linear_num_value_heads,
         linear_head_dim=config.linear_key_head_dim,
         conv_kernel=config.linear_conv_kernel_dim,
+        grouped_value_heads="ssm_ba" in modules,
+        fused_beta_alpha="ssm_ba" in modules,
         gated_attention=True,
         rope_dim=0 if rotated == graph.head_dim else rotated,
     )

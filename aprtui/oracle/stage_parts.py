@@ -45,7 +45,7 @@ class StageParts:
         node, stage = place.node, self.graph[place.node.stage]
         if not stage.is_attention_map:
             rows = values.reshape(1 if stage.holds_state else count, -1)
-            self._put_part(place, np.asarray(self._without_repeats(rows, stage), np.float32))
+            self._put_part(place, np.asarray(self._without_repeats(rows, stage, values.shape[-1]), np.float32))
             return
         maps = np.ascontiguousarray(values[0, :, :, :keys], np.float32)
         if node.stage == "attn_scores":
@@ -56,12 +56,13 @@ class StageParts:
             self._scores = None
         self._put(node, maps)
 
-    def _without_repeats(self, rows: NDArray[np.generic], stage: Stage) -> NDArray[np.generic]:
+    def _without_repeats(self, rows: NDArray[np.generic], stage: Stage, head_size: int) -> NDArray[np.generic]:
         """Heads of keys and queries of a recurrence once, which may be there for each of their value heads."""
         config = self.graph.config
         if config is not None and config.grouped_value_heads and stage.op is Op.HEAD_L2_NORM:
-            heads = rows.reshape(len(rows), config.linear_key_heads, -1, stage.head_size)
-            return heads[:, :, 0].reshape(len(rows), -1)
+            heads = rows.reshape(len(rows), -1, head_size)
+            found = heads.reshape(len(rows), config.linear_key_heads or _different(heads), -1, head_size)
+            return found[:, :, 0].reshape(len(rows), -1)
         return rows[:, : stage.width or None]
 
     def _put_part(self, place: StagePlace, rows: Floats) -> None:
@@ -80,3 +81,10 @@ class StageParts:
             assert self.graph.config is not None
             part = self.graph.entries(passed)[0].part
             self.put(passed, np.ascontiguousarray(values[:, self.graph.config.part(part)]))
+
+
+def _different(heads: NDArray[np.generic]) -> int:
+    """How many heads of `[tokens, heads, channels]` there are where each stands there several times in a row."""
+    is_new = (heads[:, 1:] != heads[:, :-1]).any(axis=(0, 2))
+    count = 1 + int(np.count_nonzero(is_new))
+    return count if heads.shape[1] % count == 0 else heads.shape[1]

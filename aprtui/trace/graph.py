@@ -672,7 +672,8 @@ def graph_from_tensors(
         sinks="attn_sinks.weight" in every, attn_out_bias="attn_output.bias" in every,
         ffn_norm="ffn_norm" if post_norms or "ffn_norm.weight" in every else "post_attention_norm",
         experts=1, experts_used=1, biased_experts="ffn_gate_exps.bias" in every, shared_expert_ffn=1,
-        gated_attention=gated_attention, fused_beta_alpha="ssm_ba.weight" in every,
+        gated_attention=gated_attention, grouped_value_heads="ssm_ba.weight" in every,
+        fused_beta_alpha="ssm_ba.weight" in every,
         recurrent=tuple({"attn_qkv.weight", "ssm_a"} <= by_layer.get(layer, set()) for layer in range(layers)),
     )  # fmt: skip
     experts = _SHARED_EXPERTS if "ffn_up_shexp.weight" in every else _EXPERTS

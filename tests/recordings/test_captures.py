@@ -144,7 +144,7 @@ def test_a_stage_that_there_is_not_is_refused_where_a_recording_states_it(tmp_pa
 @pytest.mark.group("llama_cpp")
 @pytest.mark.parametrize(
     ("architecture", "prefill"),
-    [("qwen2", "4"), ("gemma3", "4"), ("gpt-oss", "4"), ("qwen35moe", "1"), ("smollm3", "4")],
+    [("qwen2", "4"), ("gemma3", "4"), ("gpt-oss", "4"), ("qwen35moe", "1"), ("qwen3next", "4"), ("smollm3", "4")],
 )
 def test_the_stages_of_a_recording_of_llamacpp_are_those_of_its_oracle(
     tmp_path: Path, architecture: str, prefill: str
