@@ -1,7 +1,7 @@
 """What a sweep costs beside its engines: scheduling, reading, verdicts on disk; and a forecast for one of any size.
 
-Constants are measured as processor time, so that other work on the machine does not change them. The forecast is a
-simulation of one scheduler, which serves one task at a time, and workers, which do.
+Constants are measured as processor time, which other work on the machine changes least. The forecast is a simulation of
+one scheduler, which serves one task at a time, and workers, which do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ SEVENTY_B = GraphConfig("llama", 80, 8192, 64, 8, 128, 28672, 128256, qkv_bias=F
 
 _MEASURED = GraphConfig("llama", 2, 2048, 16, 4, 128, 8192, 1024, qkv_bias=False)
 _TOKENS = 128
-_IDLE_SECONDS = 3.0
 _WINDOW = 60
 """Tasks that are with the scheduler at once: a sweep hands out its prompts in a window, too."""
 
@@ -77,7 +76,7 @@ def measure_sweep(tasks: int, progress: Progress) -> Iterator[SweepFigure]:
 def _scheduling(tasks: int, progress: Progress) -> float:
     """Processor time of the process of a sweep, in which scheduler and client run, for one task in seconds.
 
-    What the process uses while it waits (heartbeats, timers) is taken off.
+    On a busy machine it is too large: what the process does now and then, whether there are tasks or not, counts too.
     """
     with tempfile.TemporaryDirectory(prefix="aprtui-bench-") as folder:
         sweep = SweepFolder(Path(folder))
@@ -85,10 +84,7 @@ def _scheduling(tasks: int, progress: Progress) -> float:
             submit = cluster.client.submit
             submit(_nothing, key="first", pure=False).result()
             progress("scheduling", 0, 1)
-            begun, before = time.monotonic(), time.process_time()
-            time.sleep(_IDLE_SECONDS)
-            idle = (time.process_time() - before) / (time.monotonic() - begun)
-            begun, before = time.monotonic(), time.process_time()
+            started = time.process_time()
             for first in range(0, tasks, _WINDOW):
                 held = []
                 for number in range(first, min(first + _WINDOW, tasks), 3):
@@ -96,8 +92,7 @@ def _scheduling(tasks: int, progress: Progress) -> float:
                     held += [a, b, submit(_nothing, a, b, key=f"v-{number}", pure=False, priority=-number)]
                 for future in held:
                     future.result()
-            used = time.process_time() - before - idle * (time.monotonic() - begun)
-            return max(used, 0.0) / tasks
+            return (time.process_time() - started) / tasks
 
 
 def _nothing(*captures: object) -> None:

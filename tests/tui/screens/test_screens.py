@@ -22,6 +22,7 @@ from tests.compare.recorded import FAULT, two_captures
 from tests.compare.synthetic import changed
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.diff.recorded import playing, screen_playing
+from tests.tui.screens.sweep.example import write_results
 
 
 @pytest.mark.parametrize("name", SCREENS)
@@ -43,6 +44,7 @@ def captures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setattr(ascii_filter, "STAND_IN", UNKNOWN)
+    write_results(tmp_path / "night-sweep")
     a, b = two_captures(tmp_path, {FAULT: changed((1, 1), np.nan), Node(2, "ffn_up"): changed((0, 2), np.inf)})
     monkeypatch.setattr(app_module, "SCREENS", {**SCREENS, ScreenName.DIFF: screen_playing(playing(a, b))})
     to_ascii.cache_clear()
@@ -70,6 +72,7 @@ VISITS: Sequence[tuple[tuple[int, int], ScreenState, Sequence[str]]] = [
     ),
     (SMALL, screen_state(ScreenName.DIFF, a="good", b="bad", layer=1, stage="ffn_gate"), DIFF_KEYS),
     (SMALL, screen_state(ScreenName.CONTRACTS, reference="good", capture="bad"), ("j", "tab", "j", "tab", "tab")),
+    (SMALL, ScreenState(ScreenName.SWEEP), ("j", "l", "right_square_bracket", "d", "v", "j", "v")),
 ]
 
 

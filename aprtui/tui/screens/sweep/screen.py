@@ -100,7 +100,6 @@ class SweepScreen(ToolScreen):
             yield Static(id="text")
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.query_one("#details").border_title = "cell"
         if self._of_stages:
             self.action_turn_view()
