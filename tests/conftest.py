@@ -87,6 +87,7 @@ def _gpu_missing() -> str | None:
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
     "emulator": _emulator_missing,
+    "fsspec": lambda: _module_missing("fsspec"),
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
     "llama_cpp": lambda: _module_missing("llama_cpp"),
@@ -95,6 +96,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
     "real_models": _real_models,
+    "s3": lambda: _module_missing("s3fs") or _module_missing("moto") or _module_missing("flask"),
     "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),
     "pty": lambda: _tool_missing("tmux"),
     "pycuda": _fake_driver_missing,
