@@ -57,6 +57,12 @@ class UnreadableError(AprtuiError):
     exit_code = ExitCode.UNREADABLE
 
 
+class UnreachableError(AprtuiError):
+    """Another machine does not answer, or refuses: no file is known to be missing or damaged by that."""
+
+    exit_code = ExitCode.UNREADABLE
+
+
 class EngineError(AprtuiError):
     """Engine, device or output failed: unwritable directory, full disk, does not fit in memory, …"""
 

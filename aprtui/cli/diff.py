@@ -21,7 +21,7 @@ from aprtui.cli.comparison.options import (
     warn_about_trailing,
 )
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL
+from aprtui.cli.options import MODEL, PATH
 from aprtui.errors import VERDICT_CODES, UsageError
 from aprtui.progress import Progress
 from aprtui.trace.archive import is_folder, is_single_file
@@ -32,19 +32,18 @@ if TYPE_CHECKING:
     from aprtui.trace.graph import StageGraph
 
 _APR_FORMAT = "apr-stage-diff-v1"
-_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("a", type=_PATH)
-@click.argument("b", type=_PATH)
-@click.option("--floor", type=_PATH, metavar="REF", help="A third capture: its error against A is the noise floor.")
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
+@click.option("--floor", type=PATH, metavar="REF", help="A third capture: its error against A is the noise floor.")
 @click.option("--model", type=MODEL, metavar="MODEL", help="The model of both sides: its runs give the noise floor.")
 @click.option("--model-a", type=MODEL, metavar="MODEL", help="The model of A, where B has another; implies --replay.")
 @click.option("--model-b", type=MODEL, metavar="MODEL", help="The model of B, where A has another; implies --replay.")
 @click.option("--replay", is_flag=True, help="Tell injected from inherited error: recompute each side from its inputs.")
 @click.option("--rounding", metavar="WHERE=WHAT,…", default="", help="What both engines round; found by trying.")
-@click.option("--mapping", type=_PATH, metavar="FILE", help="How B's stages correspond to A's, from a YAML file.")
+@click.option("--mapping", type=PATH, metavar="FILE", help="How B's stages correspond to A's, from a YAML file.")
 @click.option("--extras", is_flag=True, help="Count the float32 steps between the sides of the stage to look at.")
 @click.option(AS_CAPTURES, is_flag=True, help="Of two recordings: compare the stages that their ops are.")
 @click.option("--weights", is_flag=True, help="A and B are models: compare their weights and metadata.")

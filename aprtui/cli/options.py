@@ -25,7 +25,21 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _MOST_DIGITS = 10
 """Of a token id; Python refuses to convert thousands."""
 
-PATH = click.Path(path_type=Path)
+
+class PlaceParameter(click.ParamType):  # type: ignore[type-arg]  # takes arguments in later versions of click only
+    """A path, or an address on another machine as `s3://bucket/capture`."""
+
+    name = "path"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if isinstance(value, Path):
+            return value
+        from aprtui.trace.address import place
+
+        return place(value)
+
+
+PATH = PlaceParameter()
 
 
 class ModelParameter(click.ParamType):  # type: ignore[type-arg]  # takes arguments in later versions of click only
@@ -38,6 +52,8 @@ class ModelParameter(click.ParamType):  # type: ignore[type-arg]  # takes argume
             return value
         if os.path.lexists(value):
             return Path(value)
+        if "://" in value:
+            return PATH.convert(value, param, ctx)
         from aprtui.model.discovery.naming import model_path
 
         path = model_path(value)

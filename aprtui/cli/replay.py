@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from aprtui.cli.comparison.options import AS_CAPTURE, ComparisonOptions, comparison_options, report, warn_about
-from aprtui.cli.options import MODEL, requested_model
+from aprtui.cli.options import MODEL, PATH, requested_model
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
 
 @click.command()
-@click.argument("capture", type=click.Path(path_type=Path))
+@click.argument("capture", type=PATH)
 @click.option("--model", type=MODEL, metavar="MODEL", help="The capture's model file; the embedded one by default.")
 @click.option(
     "--rounding",

@@ -22,6 +22,7 @@ from aprtui.cli.options import (
     prompt_tokens,
     requested_model,
 )
+from aprtui.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
     from aprtui.trace.manifest import Manifest
@@ -66,6 +67,7 @@ def command(
     from aprtui.engine.capturing import CaptureRequest, require_possible, write_capture
     from aprtui.engine.protocol import Logits
     from aprtui.model.split_files import model_stem
+    from aprtui.trace.delivery import delivered
     from aprtui.trace.select import parse_layers, select_nodes, select_stages
     from aprtui.trace.writer import require_usable
 
@@ -78,8 +80,12 @@ def command(
     require_possible(request, chosen_context(loaded, engine, request.positions))
     require_usable(target, overwrite)
     faults = injected_faults(loaded, engine)
-    with closing(open_engine(loaded, engine, request.positions)) as opened:
-        manifest = write_capture(opened, loaded, request, target, overwrite=overwrite, faults=faults)
+    with (
+        closing(open_engine(loaded, engine, request.positions)) as opened,
+        ProgressLine() as progress,
+        delivered(target, overwrite, progress) as local,
+    ):
+        manifest = write_capture(opened, loaded, request, local, overwrite=overwrite, faults=faults)
     _print(manifest, target, as_json)
 
 

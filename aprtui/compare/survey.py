@@ -13,6 +13,7 @@ import numpy as np
 
 from aprtui.compare.metrics.blocks import Values, blocks
 from aprtui.errors import UnreadableError
+from aprtui.trace.address import Address
 from aprtui.trace.aprt import AprtError, value_count
 from aprtui.trace.capture import Capture
 from aprtui.trace.experts import ExpertCounts, ExpertUse, counted_experts, router_gives_logits
@@ -80,11 +81,16 @@ Entry = StageSummary | BrokenStage | UnwrittenStage
 
 
 def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[Entry]:
-    """An entry for each of `nodes` that the capture holds or promises, in order; a broken file does not end it."""
+    """An entry for each of `nodes` that the capture holds or promises, in order; a broken file does not end it.
+
+    Of a capture on another machine the manifest's statistics are taken where it has them, and no values are fetched.
+    """
     owed = capture.promised | capture.files.keys()
+    known = stated(capture) if isinstance(capture.path, Address) else {}
     for node in nodes:
         if node in owed:
-            yield _entry(capture, node)
+            read = node not in known or node.stage == ROUTER_CHOICE
+            yield _entry(capture, node) if read else known[node]
 
 
 def stated(capture: Capture) -> dict[Node, Entry]:
@@ -99,7 +105,8 @@ def stated(capture: Capture) -> dict[Node, Entry]:
             known[node] = UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, None)
         elif info.stats is not None:
             try:
-                value_count(capture.files[node].path)
+                if not isinstance(capture.path, Address):
+                    value_count(capture.files[node].path)
             except UnreadableError as error:
                 known[node] = BrokenStage(node, error)
             else:

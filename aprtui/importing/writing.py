@@ -19,8 +19,10 @@ from aprtui.errors import EngineError, UnreadableError, printable
 from aprtui.importing.planning import Plan, values_of
 from aprtui.importing.source import Source
 from aprtui.progress import Progress
+from aprtui.trace.address import Address
 from aprtui.trace.aprt import MAX_VALUES, output_error, write_aprt, write_atomically
 from aprtui.trace.capture import PROVENANCE
+from aprtui.trace.delivery import delivered
 from aprtui.trace.graph import Node
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.writer import remove_capture, require_usable
@@ -53,7 +55,7 @@ def write_import(
         reasons = f": {plan.missing[0]}" if plan.missing else ""
         raise UnreadableError(f"{source.path}: holds no stage that is known{reasons}: give a mapping with --map")
     with new_capture(directory, overwrite) as folder:
-        _require_room(plan, directory)
+        _require_room(plan, folder)
         return _write(source, plan, folder, facts, progress)
 
 
@@ -61,6 +63,11 @@ def write_import(
 def new_capture(directory: Path, overwrite: bool) -> Iterator[Path]:
     """A folder to write a capture into, whose files go to `directory` when all is done. Raises `UsageError` where that
     may not be replaced, `EngineError` where it cannot be written."""
+    if isinstance(directory, Address):
+        with delivered(directory, overwrite) as local:
+            local.mkdir()
+            yield local
+        return
     require_usable(directory, overwrite)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError, EngineError, UnreadableError
+from aprtui.trace.address import Address
 from aprtui.trace.archive import FilePart, open_part
 from aprtui.trace.mapped_files import remember_mapped
 
@@ -161,6 +162,9 @@ def write_aprt(path: Path, layer: int | None, values: NDArray[np.float32]) -> No
 
 def write_atomically(path: Path, *pieces: bytes | memoryview, mode: int = 0o644) -> None:
     """Write `pieces` to a temporary file beside `path` and move it into place. Raises `EngineError`."""
+    if isinstance(path, Address):
+        path.write_whole(b"".join(pieces))  # an object appears whole
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

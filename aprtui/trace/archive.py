@@ -23,11 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aprtui.errors import AprtuiError, EngineError, UnreadableError
+from aprtui.trace.address import ARCHIVE_SUFFIXES, Address, fetched, read_range
 
-SUFFIXES = (".zip", ".tar", ".tar.zst", ".tzst")
 MOST_MEMBERS = 1 << 20
 """More files than the largest model has stage tensors."""
 MOST_BYTES = 1 << 35
@@ -75,7 +75,7 @@ class _Member:
 
 def is_archive(path: Path) -> bool:
     """Whether `path` is a file whose name says that it is a capture in one file."""
-    return path.name.lower().endswith(SUFFIXES) and path.is_file()
+    return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file()
 
 
 def is_folder(path: Path) -> bool:
@@ -125,6 +125,8 @@ def open_part(path: Path, first: int | None = None) -> FilePart:
 
     Raises `OSError` where it cannot be opened, `UnreadableError` for a broken archive.
     """
+    if isinstance(path, Address):
+        return _of_address(path, first)
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except NotADirectoryError:
@@ -139,9 +141,27 @@ def open_part(path: Path, first: int | None = None) -> FilePart:
     return FilePart(descriptor, 0, status.st_size, path)
 
 
+def _of_address(path: Address, first: int | None) -> FilePart:
+    """A file on another machine, or its first bytes, fetched; it may lie in an archive there."""
+    found = _located(path)
+    if found is not None:
+        return found[0].open(found[1], first)
+    info = path.info()
+    if info["type"] == "directory":
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    size = int(info["size"])
+    return FilePart(*fetched(path, 0, size if first is None else min(first, size)), size, path)
+
+
+def _opened_binary(path: Path) -> BinaryIO:
+    return path.opened() if isinstance(path, Address) else open(path, "rb")
+
+
 def _located(path: Path) -> tuple[Archive, str] | None:
     """The archive that `path` goes through, and the name in it."""
     for parent in path.parents:
+        if isinstance(parent, Address) and not parent.name.lower().endswith(ARCHIVE_SUFFIXES):
+            continue  # each question is one to another machine
         if is_archive(parent):
             return open_archive(parent), path.relative_to(parent).as_posix()
         if parent.exists():
@@ -200,9 +220,14 @@ class Archive:
             return self._inflated(name, member, first)
         if self._spool is not None and not member.header:
             return FilePart(os.dup(self._spool.fileno()), member.offset, member.size, self.path)
+        if isinstance(self.path, Address):
+            wanted = member.size if first is None else min(first, member.size)
+            at = self._data(name, member, read_range(self.path, member.offset, _LOCAL_HEADER))
+            return FilePart(*fetched(self.path, at, wanted), member.size, self.path)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            return FilePart(descriptor, self._data(descriptor, name, member), member.size, self.path)
+            head = os.pread(descriptor, _LOCAL_HEADER, member.offset)
+            return FilePart(descriptor, self._data(name, member, head), member.size, self.path)
         except BaseException:
             os.close(descriptor)
             raise
@@ -210,7 +235,7 @@ class Archive:
     def _zipped(self) -> Iterator[tuple[str, _Member]]:
         size = self.path.stat().st_size
         end = 0
-        with zipfile.ZipFile(self.path) as opened:
+        with _opened_binary(self.path) as file, zipfile.ZipFile(file) as opened:
             infos = opened.infolist()
         for info in sorted(infos, key=lambda info: info.header_offset):
             kind = info.external_attr >> 16
@@ -239,8 +264,8 @@ class Archive:
         if not plain:
             self._spool = tempfile.TemporaryFile(prefix="aprtui-")  # noqa: SIM115 - it lives as long as the archive
             self._decompress()
-        with open(self.path, "rb") if plain else os.fdopen(os.dup(self._spool.fileno()), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with _opened_binary(self.path) if plain else os.fdopen(os.dup(self._spool.fileno()), "rb") as file:
+            size = self.path.stat().st_size if plain else os.fstat(file.fileno()).st_size
             with tarfile.open(fileobj=file, mode="r:") as opened:
                 for info in opened:
                     if info.isdir():
@@ -254,7 +279,7 @@ class Archive:
     def _decompress(self) -> None:
         packed, written = self.path.stat().st_size, 0
         free = shutil.disk_usage(tempfile.gettempdir()).free - _HEADROOM
-        with open(self.path, "rb") as source:
+        with _opened_binary(self.path) as source:
             for chunk in _zstd_chunks(self.path, source):
                 written += len(chunk)
                 self._require_likely(self.path.name, written, packed)
@@ -286,11 +311,10 @@ class Archive:
             return {name.removeprefix(f"{root}/"): member for name, member in checked.items()}
         return checked
 
-    def _data(self, descriptor: int, name: str, member: _Member) -> int:
-        """Where the bytes of a member begin."""
+    def _data(self, name: str, member: _Member, head: bytes) -> int:
+        """Where the bytes of a member begin, `head` being the first ones at its place."""
         if not member.header:
             return member.offset
-        head = os.pread(descriptor, _LOCAL_HEADER, member.offset)
         if len(head) < _LOCAL_HEADER or head[:4] != b"PK\x03\x04":
             raise self._refused(name, f"has no local header at byte {member.offset}: make the archive again")
         names, extra = struct.unpack("<HH", head[26:30])
@@ -329,12 +353,14 @@ class Archive:
         assert member.packed is not None
         self._require_likely(name, member.size, member.packed)
         stream, left = zlib.decompressobj(-zlib.MAX_WBITS), min(most, member.size)
-        with open(self.path, "rb") as file:
-            at = self._data(file.fileno(), name, member)
+        with _opened_binary(self.path) as file:
+            file.seek(member.offset)
+            at = self._data(name, member, file.read(_LOCAL_HEADER))
             end = at + member.packed
             data = b""
             while left:
-                data = stream.unconsumed_tail or os.pread(file.fileno(), min(_CHUNK, end - at), at)
+                file.seek(at)
+                data = stream.unconsumed_tail or file.read(min(_CHUNK, end - at))
                 at += 0 if stream.unconsumed_tail else len(data)
                 try:
                     chunk = stream.decompress(data, min(left, _CHUNK))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
+from aprtui.trace.address import Address, listed
 from aprtui.trace.aprt import AprtError, AprtFile, read_aprt, trailing_bytes, value_count
 from aprtui.trace.archive import is_folder, is_single_file, members, read_whole
 from aprtui.trace.graph import (
@@ -84,6 +85,11 @@ class Capture:
         A file or a folder in it that cannot be read costs its own stages: they are there, and reading them raises.
         Raises `UnreadableError` if there is no capture, or its manifest is broken.
         """
+        with listed(path):
+            return cls._opened(path, copied)
+
+    @classmethod
+    def _opened(cls, path: Path, copied: bool) -> Capture:
         try:
             if not is_folder(path):
                 problem = "is not a directory" if path.exists() else "does not exist"
@@ -228,7 +234,8 @@ def _with_manifest(path: Path, manifest: Manifest) -> Capture:
     listed = {path / name for name in manifest.files}
     stale = tuple(file for _, file in claimed_files(path) if file not in listed)
     warnings = [f"{path / name}: listed in the manifest, not there" for name in missing]
-    warnings += _trailing_bytes(files.values())
+    if not isinstance(path, Address):  # a question for each file, where the manifest has their sizes
+        warnings += _trailing_bytes(files.values())
     if not manifest.complete:
         warnings.append(f"{path}: the capture was not finished (its manifest says complete: false): capture again")
     return Capture(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
+from aprtui.trace.address import Address, read_range
 from aprtui.trace.archive import open_part
 
 
@@ -24,10 +25,13 @@ class PositionalFile:
         self.path = path
         self._descriptor = -1
         try:
-            part = open_part(path)
+            self._remote = path if isinstance(path, Address) and path.is_file() else None
+            # Of a file on another machine, what is read comes by ranges.
+            part = open_part(path, None if self._remote is None else 0)
             self._descriptor, self._offset, self._container = part.descriptor, part.offset, part.container
-            self._part_size = None if part.container == path else part.size
-            self._opened = os.fstat(self._descriptor) if part.container == path else os.stat(part.container)
+            own = part.container == path and self._remote is None
+            self._part_size = None if own else part.size
+            self._opened = os.fstat(self._descriptor) if own else part.container.stat()
         except OSError as error:
             self.close()
             raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -41,6 +45,8 @@ class PositionalFile:
         """At most `count` bytes from `offset` on; fewer at the end of the file."""
         if self._part_size is not None:
             count = max(0, min(count, self._part_size - offset))
+        if self._remote is not None:
+            return read_range(self._remote, offset, count)
         try:
             return os.pread(self._descriptor, count, self._offset + offset)
         except OSError as error:
@@ -49,6 +55,12 @@ class PositionalFile:
     def fill(self, buffer: NDArray[Any], offset: int) -> None:
         """Fill a contiguous `buffer` with the bytes from `offset` on."""
         view, at = buffer.reshape(-1).view(np.uint8).data, offset
+        if self._remote is not None:
+            data = self.read(offset, buffer.nbytes)
+            view[: len(data)] = data
+            view, at = view[len(data) :], offset + len(data)
+            if not view:
+                return
         while view:
             try:
                 got = os.preadv(self._descriptor, [view], self._offset + at)
@@ -64,7 +76,7 @@ class PositionalFile:
     def changed(self) -> str:
         """What has happened to the file since it was opened, in words; empty where nothing has."""
         try:
-            now = os.stat(self._container)
+            now = self._container.stat()
         except OSError:
             return f"{self._container} has been deleted: its former contents are shown"
         if now.st_ino != self._opened.st_ino or now.st_dev != self._opened.st_dev:

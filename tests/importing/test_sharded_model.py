@@ -70,10 +70,13 @@ def test_sixteen_honest_runs_of_other_tokens_raise_no_alarm(model: Model, tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ranks_put_together_pass_a_replay(model: Model, tmp_path: Path, aprtui: Command, kind: DataType) -> None:
+def test_honest_ranks_put_together_fail_no_replay(
+    model: Model, tmp_path: Path, aprtui: Command, kind: DataType
+) -> None:
+    """In 16 bits the weights of transformers are rounded as well, which a replay asks to be stated: no PASS."""
     put_together(tmp_path, ShardedRun(model, TOKENS, 4, 2, kind), REDUCED)
     judged = aprtui("replay", tmp_path / "whole", "--model", model.path, "--allow-missing", "attn_s*")
-    assert judged.code == 0, judged
+    assert judged.code == (0 if kind is DataType.FLOAT32 else 125), judged
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +114,7 @@ def test_a_rank_that_goes_on_with_something_else_is_named(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("stage", "rank"), [("qkv_matmul", 5), ("q_post_rope", 4), ("ffn_up", 7)])
+@pytest.mark.parametrize(("stage", "rank"), [("ffn_gate", 5), ("q_post_rope", 4), ("ffn_up", 7)])
 def test_a_rank_whose_part_is_wrong_is_named_by_a_replay(
     model: Model, tmp_path: Path, aprtui: Command, kind: DataType, stage: str, rank: int
 ) -> None:

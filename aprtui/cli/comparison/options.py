@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import PATH
 from aprtui.compare.wording import counted
 from aprtui.errors import VERDICT_CODES, EngineError, UsageError
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _ANY_VOCABULARY = 1 << 32
-_PATH = click.Path(path_type=Path)
 
 AS_CAPTURE, AS_CAPTURES = "--as-capture", "--as-captures"
 """The options of replay and diff that take recordings of ops for captures."""
@@ -110,9 +110,7 @@ def comparison_options(function: Command) -> Command:
         multiple=True,
         help="The most that a metric as rel_l2 or max_abs may be, or the least for cosine. Repeatable.",
     )
-    @click.option(
-        "--policy", "policy_file", type=_PATH, metavar="FILE", help="Bounds for each stage, from a YAML file."
-    )
+    @click.option("--policy", "policy_file", type=PATH, metavar="FILE", help="Bounds for each stage, from a YAML file.")
     @click.option(
         "--allow-missing",
         metavar="GLOB",
@@ -133,8 +131,8 @@ def comparison_options(function: Command) -> Command:
         help="Elements shown of the stage to look at first.",
     )
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a stage, the summary last.")
-    @click.option("--html", type=_PATH, metavar="FILE", help="Write the report as one HTML page as well.")
-    @click.option("--svg", type=_PATH, metavar="FILE", help="Write the grid of stages as a picture as well.")
+    @click.option("--html", type=PATH, metavar="FILE", help="Write the report as one HTML page as well.")
+    @click.option("--svg", type=PATH, metavar="FILE", help="Write the grid of stages as a picture as well.")
     @click.option("--alternatives", is_flag=True, help="List all that was tried as the cause, and why it is refuted.")
     @click.option(
         "--bisect", is_flag=True, help="Exit 125 on anything but pass, divergence and interrupt: git bisect run."
@@ -195,6 +193,11 @@ def print_sections(*sections: Iterable[str]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    from aprtui.trace.address import Address
+
+    if isinstance(path, Address):
+        path.write_whole(text.encode())
+        return
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

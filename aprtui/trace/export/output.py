@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from aprtui.errors import UsageError
+from aprtui.trace.address import Address
 from aprtui.trace.aprt import output_error
 
 
@@ -28,6 +29,12 @@ def new_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     Raises `UsageError` as `require_new`, `EngineError` where it cannot be written.
     """
     require_new(path, overwrite)
+    if isinstance(path, Address):
+        with tempfile.NamedTemporaryFile(prefix="aprtui-") as local:
+            yield cast("BinaryIO", local)
+            local.flush()
+            path.put(Path(local.name))
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,0 +1,219 @@
+"""Captures on other machines: read by ranges, written whole or recognised as incomplete, errors in one line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aprtui.trace.address import Address, place
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+from tests.cli.conftest import Outcome
+from tests.cli.conftest import aprtui as aprtui
+from tests.importing.dumps import Ours, ours
+
+pytestmark = pytest.mark.group("fsspec")
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Ours:
+    return ours(tmp_path_factory.mktemp("qwen2"))
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """The file system of `memory://`, empty."""
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+    yield files
+    files.store.clear()
+
+
+@pytest.fixture
+def stored(memory: Any, qwen2: Ours) -> str:
+    """Our capture at an address."""
+    memory.put(str(qwen2.capture.path), "/bucket/own", recursive=True)
+    return "memory://bucket/own"
+
+
+def test_an_address_is_a_path_that_keeps_its_scheme() -> None:
+    address = place("s3://bucket/a/b.bin")
+    assert isinstance(address, Address) and str(address) == "s3://bucket/a/b.bin"
+    assert str(address.parent / "c") == "s3://bucket/a/c" and address.name == "b.bin"
+    assert address.parent == place("s3://bucket/a") and address.absolute() is address
+    assert not isinstance(place("a/b"), Address) and not isinstance(place("c:/x"), Address)
+
+
+def test_a_capture_at_an_address_is_the_same_capture(stored: str, qwen2: Ours) -> None:
+    capture = Capture.open(place(stored))
+    assert capture.manifest == qwen2.capture.manifest and set(capture.files) == set(qwen2.capture.files)
+    for node in capture.files:
+        own = qwen2.values(node.layer, node.stage)
+        assert np.array_equal(capture.values(node).view(np.uint32), own.view(np.uint32)), node
+
+
+def test_opening_and_statistics_touch_no_stage_file(
+    stored: str, memory: Any, monkeypatch: pytest.MonkeyPatch, aprtui: Command
+) -> None:
+    asked: list[str] = []
+    real = type(memory).cat_file
+
+    def cat_file(self: Any, path: str, **options: Any) -> Any:
+        asked.append(path)
+        return real(self, path, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    done = aprtui("stats", stored)
+    assert done.code == 0 and "ffn_swigl" in done.out, done
+    assert {path.rpartition("/")[2] for path in asked} == {"manifest.json"}
+    node = Node(1, "ffn_norm")
+    capture = Capture.open(place(stored))
+    asked.clear()
+    first, second = capture.values(node), capture.values(node)
+    assert np.array_equal(first, second)
+    assert asked == ["/bucket/own/layer-1/ffn_norm.bin"], "fetched once"
+
+
+def test_commands_take_addresses(stored: str, qwen2: Ours, aprtui: Command, tmp_path: Path) -> None:
+    assert aprtui("diff", stored, qwen2.capture.path).code == 0
+    judged = aprtui("diff", qwen2.capture.path, stored, "--html", "memory://bucket/report.html", "--json")
+    assert judged.code == 0 and place("memory://bucket/report.html").is_file()
+    value = aprtui("stats", stored, "--stage", "ffn_norm", "--layers", "0", "--values", "3,5")
+    assert value.code == 0 and str(qwen2.values(0, "ffn_norm")[3, 5]) in value.out, value
+    assert aprtui("export", stored, "--out", tmp_path / "own.zip").code == 0
+    assert aprtui("diff", tmp_path / "own.zip", stored).code == 0
+
+
+@pytest.mark.parametrize("name", ["own.zip", "own.tar.zst"])
+def test_an_archive_at_an_address_is_read_where_it_lies(
+    stored: str, memory: Any, qwen2: Ours, aprtui: Command, name: str
+) -> None:
+    if name.endswith("zst"):
+        pytest.importorskip("zstandard")
+    target = f"memory://bucket/{name}"
+    assert aprtui("export", stored, "--out", target).code == 0
+    capture = Capture.open(place(target))
+    assert set(capture.files) == set(qwen2.capture.files)
+    assert np.array_equal(capture.values(Node(0, "ffn_norm")), qwen2.values(0, "ffn_norm"))
+    assert aprtui("diff", target, qwen2.capture.path).code == 0
+
+
+def test_a_capture_is_written_whole_or_recognised_as_incomplete(
+    memory: Any, qwen2: Ours, aprtui: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("trace", qwen2.model.path, "--tokens", "1,2,3", "--backend", "numpy", "--save-tensor-dir")
+    done = aprtui(*words, "memory://bucket/new")
+    assert done.code == 0, done
+    capture = Capture.open(place("memory://bucket/new"))
+    assert capture.complete and capture.tokens == (1, 2, 3) and not capture.warnings
+    again = aprtui(*words, "memory://bucket/new")
+    assert again.code == 2 and "is not empty" in again.err
+    real, written = type(memory).put_file, 0
+
+    def put_file(self: Any, source: str, path: str, **options: Any) -> Any:
+        nonlocal written
+        written += 1
+        if written > 5:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return real(self, source, path, **options)
+
+    monkeypatch.setattr(type(memory), "put_file", put_file)
+    cut = aprtui(*words, "memory://bucket/cut")
+    assert cut.code == 4 and "cannot be written: " in cut.err and "Connection reset" in cut.err, cut
+    assert Capture.open(place("memory://bucket/cut")).complete is False
+    cut = aprtui(*words, "memory://bucket/new", "--overwrite")
+    assert cut.code == 4 and Capture.open(place("memory://bucket/new")).complete is False
+    monkeypatch.undo()
+    assert aprtui(*words, "memory://bucket/new", "--overwrite", "--save-tensor", "ffn_norm").code == 0
+    capture = Capture.open(place("memory://bucket/new"))
+    assert capture.complete and not capture.stale and {node.stage for node in capture.files} == {"ffn_norm"}
+
+
+def test_what_nobody_answers_is_one_line_and_no_verdict(
+    stored: str, memory: Any, aprtui: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = aprtui("diff", stored, "memory://bucket/nothing")
+    assert done.code == 3 and "memory://bucket/nothing: does not exist" in done.err and done.err.count("\n") == 1, done
+    done = aprtui("stats", "nowhere://bucket/own")
+    assert done.code == 3 and "expected s3://, gs://, sftp:// or memory://" in done.err and done.err.count("\n") == 1
+
+    def cut(self: Any, path: str, **options: Any) -> Any:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(type(memory), "cat_file", cut)
+    done = aprtui("diff", stored, stored)
+    assert done.code == 3 and "Connection reset by peer: check the address and the connection" in done.err, done
+    assert done.err.count("\n") == 1
+
+
+def test_a_scheme_whose_package_is_missing_says_what_to_install(
+    aprtui: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    def missing(*words: Any, **options: Any) -> Any:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    done = aprtui("stats", "s3://bucket/own")
+    assert done.code == 4 and "s3fs is not installed: pip install s3fs" in done.err and done.err.count("\n") == 1
+
+
+def test_fsspec_is_imported_for_addresses_only(qwen2: Ours) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, pathlib; from aprtui.trace.capture import Capture; "
+        f"Capture.open(pathlib.Path({str(qwen2.capture.path)!r})); sys.exit('fsspec' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a bucket on a local S3 server."""
+    import boto3
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield "s3://bucket"
+    server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.group("s3")
+def test_commands_take_a_bucket(s3: str, qwen2: Ours, aprtui: Command) -> None:
+    words = ("trace", qwen2.model.path, "--tokens", "1,2,3", "--backend", "numpy", "--save-tensor-dir")
+    for name in ("one", "two"):
+        assert aprtui(*words, f"{s3}/runs/{name}").code == 0
+    assert aprtui("diff", f"{s3}/runs/one", f"{s3}/runs/two").code == 0
+    assert aprtui("stats", f"{s3}/runs/one").code == 0
+    assert aprtui("replay", f"{s3}/runs/one", "--model", qwen2.model.path, "--backend", "numpy").code == 0
+    assert aprtui("export", f"{s3}/runs/one", "--out", f"{s3}/one.zip").code == 0
+    assert aprtui("diff", f"{s3}/one.zip", f"{s3}/runs/two").code == 0
+    missing = aprtui("stats", "s3://no-such-bucket/own")
+    assert missing.code == 3 and missing.err.count("\n") == 1, missing
+
+
+def test_a_local_folder_of_the_same_name_is_still_local(tmp_path: Path, qwen2: Ours, aprtui: Command) -> None:
+    shutil.copytree(qwen2.capture.path, tmp_path / "s3:")
+    assert aprtui("stats", tmp_path / "s3:").code == 0
