@@ -91,7 +91,7 @@ def test_the_cause_of_a_planted_fault_is_proved(
     planted = PLANTED_CAUSES[name]
     plants = CausePlants(model, TOKENS, evaluators, tmp_path)
     for node in planted.nodes(model):
-        result = plants.replayed(node, planted.bug.compute)
+        result = plants.replayed(node, planted)
         assert result is not None and cause_outcome(result, planted) is CauseOutcome.PROVED, node
 
 
