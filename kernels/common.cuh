@@ -85,6 +85,20 @@ INLINE T block_sum(T value, Shared<T> scratch) {
   return total;
 }
 
+// 1 / value to within a unit of the last place. In the emulator its error depends on the value's bits, so that a result that
+// hangs on it shows.
+INLINE float approximate_reciprocal(float value) {
+#ifdef APRTUI_EMULATOR
+  const float exact = 1.0f / value;
+  const unsigned bits = __float_as_uint(exact);
+  return __uint_as_float(bits + (bits >> 3 ^ __float_as_uint(value) >> 5) % 3 - 1);
+#else
+  float found;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(value));
+  return found;
+#endif
+}
+
 // A value that another block of the launch may have written: read from L2, past the own multiprocessor's cache.
 template <class T>
 INLINE T load_through_l2(const T* place) {

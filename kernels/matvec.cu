@@ -5,14 +5,19 @@
 //
 //   (Matrix w, Activations x, const float* residual, float* product, float* sum, int tokens, int stride)
 //
+// and behind these, where they take one column at a time: Norm norm.
+//
 // Shapes: x [tokens, w.columns]; product, residual, sum [tokens, w.rows] with rows `stride` apart. product = W x;
 // sum = residual + W x, added in float32. Unused pointers are null; without residual there is no sum.
 // exact reads x.values; q8 reads x.levels and x.scales, but x.values where w has a float format.
+// norm, of one token: that of the sum, of at most 4096 rows, as rms_norm makes it, to the bit. The last block to finish does
+// it: a launch of its own would take longer to begin than it works.
 //
 // Launch: blocks of 256 threads; grid (ceil(w.rows / rows), ceil(tokens / columns)), rows = 16 for matvec_q8_1,
 // 8 for the others. One warp a row, two for matvec_q8_1: their loads overlap. Must move: the bytes of W once for each group
 // of columns, 4 bytes a value of x (1.25 in q8) and of each output.
 #include "dot.cuh"
+#include "norm.cuh"
 
 template <Mode MODE, int ROWS, int COLUMNS, class Formats = Every>
 INLINE void matvec(const Matrix& w, const Activations& x, const float* residual, float* product, float* sum, int tokens,
@@ -37,19 +42,22 @@ INLINE void matvec(const Matrix& w, const Activations& x, const float* residual,
 #define ARGUMENTS \
   Matrix w, Activations x, const float *residual, float *product, float *sum, int tokens, int stride
 #define GIVEN w, x, residual, product, sum, tokens, stride
+#define RUN_ONE(...)          \
+  matvec<__VA_ARGS__>(GIVEN); \
+  norm_behind(sum, w.rows, norm)
 
 // The second launch bound, blocks that a multiprocessor should hold, limits the registers: 64 at four, 128 at two.
-KERNEL __launch_bounds__(256, 3) matvec_exact_1(ARGUMENTS) { matvec<Mode::EXACT, 1, 1>(GIVEN); }
+KERNEL __launch_bounds__(256, 3) matvec_exact_1(ARGUMENTS, Norm norm) { RUN_ONE(Mode::EXACT, 1, 1); }
 
 KERNEL __launch_bounds__(256, 2) matvec_exact_8(ARGUMENTS) { matvec<Mode::EXACT, 1, 8>(GIVEN); }
 
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q4K>>(GIVEN); }
-KERNEL __launch_bounds__(256, 2) matvec_q8_1_q5_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q5K>>(GIVEN); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q6_k(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q6K>>(GIVEN); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q40>>(GIVEN); }
-KERNEL __launch_bounds__(256, 2) matvec_q8_1_q4_1(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q41>>(GIVEN); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q50>>(GIVEN); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_1(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q51>>(GIVEN); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q8_0(ARGUMENTS) { matvec<Mode::Q8, 2, 1, Among<Q80>>(GIVEN); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_k(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q4K>); }
+KERNEL __launch_bounds__(256, 2) matvec_q8_1_q5_k(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q5K>); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q6_k(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q6K>); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_0(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q40>); }
+KERNEL __launch_bounds__(256, 2) matvec_q8_1_q4_1(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q41>); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_0(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q50>); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_1(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q51>); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q8_0(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q80>); }
 
 KERNEL __launch_bounds__(256, 2) matvec_q8_8(ARGUMENTS) { matvec<Mode::Q8, 1, 8>(GIVEN); }

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from aprtui.engine.cuda.arguments import ProductOfOne
 from aprtui.engine.cuda.driver import Launch
 from aprtui.model.weight_types import WeightType
 from tests.kernels.launch_plan import MULTIPROCESSORS, token_launches
@@ -37,8 +38,8 @@ class Assumptions:
     node: float = 1.5e-6
     """From the end of one kernel of a graph to the start of the next."""
     clock: float = 1.755e9
-    norm_instructions: int = 300
-    """Of a warp of `rms_norm`, as it goes through rows of up to 4096 columns."""
+    norm_instructions: tuple[int, int] = 130, 80
+    """Of a warp in a norm, and for each 128 columns that it has; counted by hand in its machine code."""
     choice: float = 4e-6
     """The arithmetic of `greedy`."""
 
@@ -65,11 +66,23 @@ def estimated(launch: Launch, codes: Mapping[str, Code], position: int, a: Assum
         return _attention(launch, code, position, a)
     waves = _waves(launch, code)
     if launch.name == "rms_norm":
-        busy = launch.block[0] / 32 * a.norm_instructions / 4 / a.clock
-        return Estimate(0, 0, waves, a.node + a.memory + busy)
+        return Estimate(0, 0, waves, a.node + a.memory + _norm(launch.block[0] // 32, 1, a))
     if launch.name == "greedy":
         return Estimate(0, 0, waves, a.node + a.memory + 3 * a.cache + a.choice)
     return Estimate(0, 0, waves, a.node + 2 * a.memory)  # embed: a row whose number stands in memory
+
+
+def _norm(warps: int, pieces: int, a: Assumptions) -> float:
+    """A block of so many warps, each of which has so many times 128 columns."""
+    of_warp, of_piece = a.norm_instructions
+    return warps / 4 * (of_warp + pieces * of_piece) / a.clock
+
+
+def _norm_behind(launch: Launch, a: Assumptions) -> float:
+    """The norm that the last block of a product makes: a fence, a counter, the sum and the weights, then its work."""
+    if not launch.name.startswith("matvec") or not ProductOfOne.from_buffer_copy(launch.arguments).norm.weight:
+        return 0.0
+    return 4 * a.cache + _norm(8, 4, a)
 
 
 def _waves(launch: Launch, code: Code) -> float:
@@ -96,7 +109,7 @@ def _product(launch: Launch, code: Code, a: Assumptions) -> Estimate:
     issued = blocks * threads / 32 * pairs * turns * (loop[1] - loop[0])
     busy = issued / (MULTIPROCESSORS * 4) / a.clock
     # Of a head its last block adds the bias and turns it: a fence, a counter, products, then bias and angles.
-    finish = 3 * a.cache + 2 * a.memory if launch.name.startswith("qkv") else 0
+    finish = 3 * a.cache + 2 * a.memory if launch.name.startswith("qkv") else _norm_behind(launch, a)
     return Estimate(launch.moved, under_way, waves, a.node + max(stream + a.memory, serial, busy) + finish)
 
 

@@ -19,8 +19,9 @@ def launches() -> list[Launch]:
     return token_launches("7b", context=CONTEXT)
 
 
-def test_a_token_is_seven_nodes_a_layer_and_four_more(launches: list[Launch]) -> None:
-    assert len(launches) == 28 * 7 + 4
+def test_a_token_is_five_nodes_a_layer_and_four_more(launches: list[Launch]) -> None:
+    assert len(launches) == 28 * 5 + 4
+    assert [launch.name for launch in launches].count("rms_norm") == 1, "of the embedding; the sums bring theirs along"
     assert [launch.name for launch in launches][-2:] == ["matvec_q8_1_q6_k", "greedy"]
     assert sum(launch.moved for launch in launches) == pytest.approx(WEIGHTS, rel=0.01)
 
@@ -65,4 +66,4 @@ def test_matrices_of_a_layer_take_one_wave_but_for_gate_and_up(
 def test_the_estimate_of_a_token_is_no_faster_than_its_bytes(machine_code: dict[str, Code]) -> None:
     rows, seconds = table(machine_code, "7b", CONTEXT, POSITION)
     assert len(rows) == 2 + 11
-    assert WEIGHTS / ASSUMED.copy < seconds < 1.75e-3, "docs/gpu-estimate.md says less"
+    assert WEIGHTS / ASSUMED.copy < seconds < 1.62e-3, "docs/gpu-estimate.md says less"

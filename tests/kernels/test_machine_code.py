@@ -19,7 +19,8 @@ pytestmark = pytest.mark.group("nvdisasm")
 ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
     "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.Product,
-    "matvec": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
+    "matvec_exact_1": args.ProductOfOne, "matvec_q8_1": args.ProductOfOne, "matvec_exact_8": args.Product,
+    "matvec_q8_8": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
     "softmax_maps": args.SoftmaxMaps,
     "stage_statistics": args.StageStatistics, "swiglu": args.Swiglu, "top_candidates": args.TopCandidates,
 }  # fmt: skip
@@ -80,6 +81,17 @@ def test_a_norm_loads_everything_before_its_barrier(machine_code: dict[str, Code
     begins = [0, barriers[0]]
     of_path = [sum(begin < at < end for at in loads) for begin, end in zip(begins, barriers, strict=True)]
     assert sorted(of_path) == [2, 8]
+
+
+def test_the_norm_of_a_sum_loads_it_at_once_and_behind_the_count_of_blocks(machine_code: dict[str, Code]) -> None:
+    for name, code in machine_code.items():
+        if ARGUMENTS.get(name.rsplit("_q", 1)[0] if "_q8_1" in name else name) is not args.ProductOfOne:
+            continue
+        counts = [at for at, one in enumerate(code.instructions) if one.name.startswith("ATOMG")]
+        assert len(counts) == 1, name
+        behind = code.instructions[counts[0] :]
+        assert [one.loads for one in behind if one.loads] == [SIXTEEN] * 8, name
+        assert code.waits(counts[0])[0].loads[:4] == (SIXTEEN,) * 4, name
 
 
 @pytest.mark.parametrize(("kernel", "size"), [("64_4", 4), ("64_8", 4), ("128_4", 8), ("128_8", 8), ("256_8", 16)])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
-from aprtui.engine.cuda.launches import Launches
+from aprtui.engine.cuda.launches import WIDEST_NORM_BEHIND, Launches
 from aprtui.engine.cuda.storage import DeviceStorage, Weights
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
@@ -74,9 +74,12 @@ class Lowering:
         self.half, self.mode, self.splits = int(kv is KvType.F16), mode, splits
         self.weights, self.storage, self.launches = weights, storage, launches
         self._readers: dict[Node, list[Weight]] = {}
+        self._norms: dict[Node, Node] = {}
         for node in self.graph.nodes:
-            if self.graph[node.stage].op is Op.MATMUL:
-                self._readers.setdefault(self.graph.inputs(node)[0], []).extend(model.params(node))
+            if self.op(node) is Op.MATMUL:
+                self._readers.setdefault(self.source(node), []).extend(model.params(node))
+            if self.op(node) is Op.RMS_NORM:
+                self._norms[self.source(node)] = node
 
     def layer(self, layer: int | None, run: Pass) -> list[Launch]:
         """The launches of a layer, or of the stages of the model."""
@@ -112,6 +115,11 @@ class Lowering:
         """Whether a matrix product reads `node` in Q8_1."""
         readers = self._readers.get(node, [])
         return self.mode is Mode.Q8 and any(weight.type in Q8_TYPES for weight in readers)
+
+    def norm_behind(self, node: Node, run: Pass) -> Node | None:
+        """The norm of `node` that is made in the launch which makes `node`: of one token, where that can be."""
+        fits = run.decode and self.op(node) is Op.ADD and self.graph[node.stage].width <= WIDEST_NORM_BEHIND
+        return self._norms.get(node) if fits else None
 
     def op(self, node: Node) -> Op:
         return self.graph[node.stage].op
@@ -176,6 +184,8 @@ class _Emitters:
         return [self.low.launches.embed(arguments, self.run.tokens)]
 
     def _norm(self, node: Node) -> list[Launch]:
+        if self.low.norm_behind(self.low.source(node), self.run) is not None:
+            return []
         arguments = args.RmsNorm(
             self.places.of(self.low.source(node)), self._vector(node), self._stored(node), self._q8_of(node),
             self.graph[node.stage].width, self.low.model.config.norm_epsilon,
@@ -184,13 +194,22 @@ class _Emitters:
 
     def _product(
         self, matrix: args.Matrix, x: args.Activations, tokens: int, stride: int,
-        *, product: int = 0, residual: int = 0, total: int = 0,
+        *, product: int = 0, residual: int = 0, total: int = 0, norm: Node | None = None,
     ) -> Launch:  # fmt: skip
-        arguments = args.Product(matrix, x, residual, product, total, tokens, stride)
+        of_all = matrix, x, residual, product, total, tokens, stride
         run = self.run
-        if self.low.mode is Mode.Q8 and not run.decode and not run.few and matrix.format in Q8_TYPES:
-            return self.low.launches.matmul_q8(arguments)
-        return self.low.launches.product(arguments, decode=self.run.decode)
+        if run.decode:
+            behind = self._norm_arguments(norm) if norm is not None else args.Norm()
+            return self.low.launches.product_of_one(args.ProductOfOne(*of_all, behind))
+        if self.low.mode is Mode.Q8 and not run.few and matrix.format in Q8_TYPES:
+            return self.low.launches.matmul_q8(args.Product(*of_all))
+        return self.low.launches.product(args.Product(*of_all))
+
+    def _norm_arguments(self, node: Node) -> args.Norm:
+        return args.Norm(
+            self._vector(node), self._stored(node), self._q8_of(node), self.storage.counters,
+            self.low.model.config.norm_epsilon,
+        )  # fmt: skip
 
     def _logits(self, node: Node) -> list[Launch]:
         """The product that makes the logits; other products are launched with the node that reads them."""
@@ -273,13 +292,14 @@ class _Emitters:
         return [self.low.launches.quantize(args.Quantize(self.places.of(node), q8, blocks))]
 
     def _add(self, node: Node) -> list[Launch]:
-        """A matrix product and the residual that it is added to."""
+        """A matrix product, the residual that it is added to, and of one token the norm of their sum."""
         residual, product = self.graph.inputs(node)
         (matrix,) = self._matrices(product)
         return [
             self._product(
                 matrix, self._activations(self.low.source(product)), self.run.tokens, matrix.rows,
                 product=self._tap(product), residual=self.places.of(residual), total=self.places.of(node),
+                norm=self.low.norm_behind(node, self.run),
             )
         ]  # fmt: skip
 
