@@ -85,6 +85,23 @@ INLINE T block_sum(T value, Shared<T> scratch) {
   return total;
 }
 
+// The first step of every kernel: it waits for all that earlier launches have written, and lets the next launch begin, which
+// then waits here. Where launches cannot begin early (before sm_90, or outside a graph) it does nothing.
+// Before it a kernel may only `prefetch` what no kernel writes; tests/kernels/test_machine_code.py holds the code to that.
+INLINE void wait_for_earlier_launches() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Has the second-level cache load what a kernel will read.
+INLINE void prefetch(const void* place) {
+#ifndef APRTUI_EMULATOR
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(place));
+#endif
+}
+
 // 1 / value to within a unit of the last place. In the emulator its error depends on the value's bits, so that a result that
 // hangs on it shows.
 INLINE float approximate_reciprocal(float value) {

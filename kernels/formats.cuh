@@ -21,6 +21,7 @@ constexpr int GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q4_1 = 3, GGML_Q5_
 
 constexpr int UNIT = 32;
 
+// begin(row) of a format is where the first plane of a row begins.
 struct Unit {
   int low[4], high[4];
   float low_scale, high_scale, low_minimum, high_minimum;
@@ -93,6 +94,7 @@ struct Q4K {
   int blocks_of_row;
 
   INLINE explicit Q4K(const Matrix& m) : blocks(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {}
+  INLINE const unsigned char* begin(int row) const { return blocks + BLOCK_BYTES * block_at(row, blocks_of_row, 0); }
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
@@ -133,6 +135,7 @@ struct Q5K {
   int blocks_of_row;
 
   INLINE explicit Q5K(const Matrix& m) : blocks(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {}
+  INLINE const unsigned char* begin(int row) const { return blocks + BLOCK_BYTES * block_at(row, blocks_of_row, 0); }
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
@@ -186,6 +189,7 @@ struct Q6K {
     scales = pairs + 64 * blocks;
     block_scales = scales + 16 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 128 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -234,6 +238,7 @@ struct Q40 {
   INLINE explicit Q40(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
     scales = nibbles + 16 * (static_cast<size_t>(m.rows) * blocks_of_row);
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -263,6 +268,7 @@ struct Q41 {
     scales = nibbles + 16 * blocks;
     lowest = scales + 2 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -289,6 +295,7 @@ struct Q50 {
     fifths = nibbles + 16 * blocks;
     scales = fifths + 4 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -320,6 +327,7 @@ struct Q51 {
     scales = fifths + 4 * blocks;
     lowest = scales + 2 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -348,6 +356,7 @@ struct Q80 {
   INLINE explicit Q80(const Matrix& m) : levels(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
     scales = levels + 32 * (static_cast<size_t>(m.rows) * blocks_of_row);
   }
+  INLINE const unsigned char* begin(int row) const { return levels + 32 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;

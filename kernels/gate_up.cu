@@ -14,6 +14,8 @@ template <Mode MODE, int ROWS, class Formats = Every>
 INLINE void gate_up(const Matrix& gate, const Matrix& up, const Activations& x, const FeedForward& f, Shared<float> gates,
                     Shared<float> ups) {
   const int first = blockIdx.x * 32;
+  prefetch_rows<Formats>(gate, first + warp_index() * 4);
+  wait_for_earlier_launches();
 #pragma unroll 1
   for (int part = 0; part < 8 / ROWS; ++part) {
     // Gate and up go one after the other through one copy of the code, which has a case for each format.

@@ -42,22 +42,35 @@ INLINE void matvec(const Matrix& w, const Activations& x, const float* residual,
 #define ARGUMENTS \
   Matrix w, Activations x, const float *residual, float *product, float *sum, int tokens, int stride
 #define GIVEN w, x, residual, product, sum, tokens, stride
-#define RUN_ONE(...)          \
-  matvec<__VA_ARGS__>(GIVEN); \
-  norm_behind(sum, w.rows, norm)
+#define ARGUMENTS_OF_ONE ARGUMENTS, Norm norm
+
+template <Mode MODE, int ROWS, class Formats = Every>
+INLINE void matvec_of_one(ARGUMENTS_OF_ONE) {
+  prefetch_rows<Formats>(w, (blockIdx.x * 8 + warp_index()) * ROWS);
+  prefetch_norm(norm, w.rows);
+  wait_for_earlier_launches();
+  matvec<MODE, ROWS, 1, Formats>(GIVEN);
+  norm_behind(sum, w.rows, norm);
+}
+
+template <Mode MODE>
+INLINE void matvec_of_eight(ARGUMENTS) {
+  wait_for_earlier_launches();
+  matvec<MODE, 1, 8>(GIVEN);
+}
 
 // The second launch bound, blocks that a multiprocessor should hold, limits the registers: 64 at four, 128 at two.
-KERNEL __launch_bounds__(256, 3) matvec_exact_1(ARGUMENTS, Norm norm) { RUN_ONE(Mode::EXACT, 1, 1); }
+KERNEL __launch_bounds__(256, 3) matvec_exact_1(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::EXACT, 1>(GIVEN, norm); }
 
-KERNEL __launch_bounds__(256, 2) matvec_exact_8(ARGUMENTS) { matvec<Mode::EXACT, 1, 8>(GIVEN); }
+KERNEL __launch_bounds__(256, 2) matvec_exact_8(ARGUMENTS) { matvec_of_eight<Mode::EXACT>(GIVEN); }
 
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_k(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q4K>); }
-KERNEL __launch_bounds__(256, 2) matvec_q8_1_q5_k(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q5K>); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q6_k(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q6K>); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_0(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q40>); }
-KERNEL __launch_bounds__(256, 2) matvec_q8_1_q4_1(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q41>); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_0(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q50>); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_1(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q51>); }
-KERNEL __launch_bounds__(256, 3) matvec_q8_1_q8_0(ARGUMENTS, Norm norm) { RUN_ONE(Mode::Q8, 2, 1, Among<Q80>); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_k(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q4K>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 2) matvec_q8_1_q5_k(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q5K>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q6_k(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q6K>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q4_0(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q40>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 2) matvec_q8_1_q4_1(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q41>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_0(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q50>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_1(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q51>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_q8_0(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q80>>(GIVEN, norm); }
 
-KERNEL __launch_bounds__(256, 2) matvec_q8_8(ARGUMENTS) { matvec<Mode::Q8, 1, 8>(GIVEN); }
+KERNEL __launch_bounds__(256, 2) matvec_q8_8(ARGUMENTS) { matvec_of_eight<Mode::Q8>(GIVEN); }

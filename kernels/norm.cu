@@ -16,6 +16,7 @@ constexpr int MOST_PASSES = 4;
 KERNEL __launch_bounds__(1024) rms_norm(const float* __restrict__ x, const float* __restrict__ weight, float* __restrict__ out,
                                         Q8Output q8, int columns, float epsilon) {
   SHARED(float, scratch, PIECES);
+  wait_for_earlier_launches();
   const Norm norm{weight, out, q8, nullptr, epsilon};
   // One warp's instructions are another's wait here: no more of them than the width takes.
   if (columns <= PIECES * PIECE)

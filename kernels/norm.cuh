@@ -65,6 +65,12 @@ INLINE void norm_row(const float* x, const Norm& n, size_t row, int columns, Sha
   if (n.q8.levels) quantize_eighths(values, n.q8, blocks, inside);
 }
 
+// Has the weights loaded that the last block will need.
+INLINE void prefetch_norm(const Norm& n, int columns) {
+  const int column = 32 * threadIdx.x;
+  if (n.weight && blockIdx.x == 0 && column < columns) prefetch(n.weight + column);
+}
+
 // The norm of the row `x` [columns] that the blocks of a launch, of 256 threads each, have written: by the last one of them.
 // All threads of all blocks call it. At most 4096 columns: of wider rows a thread could not hold its values.
 INLINE void norm_behind(const float* x, int columns, const Norm& n) {

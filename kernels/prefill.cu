@@ -161,6 +161,7 @@ KERNEL __launch_bounds__(256, 2) matmul_q8(Matrix w, Activations x, const float*
   SHARED(float, x_scales, BLOCKS * TOKENS);
   SHARED(float, x_sums, BLOCKS * TOKENS);
   const Tile tile{weights, levels, scales, minima, x_scales, x_sums};
+  wait_for_earlier_launches();
   float sums[2][4][4] = {};
   Quantised::visit(w, [&](const auto& format) { matmul(format, w, x, tokens, tile, sums); });
   const int first_row = blockIdx.x * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;

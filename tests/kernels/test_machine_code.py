@@ -49,6 +49,22 @@ def test_the_host_packs_as_many_bytes_as_a_kernel_takes(machine_code: dict[str, 
         assert len(args.packed(arguments())) == code.argument_bytes, name
 
 
+def test_a_kernel_waits_for_earlier_launches_before_it_reads_or_writes_anything(machine_code: dict[str, Code]) -> None:
+    for name, code in machine_code.items():
+        names = [one.name.partition(".")[0] for one in code.instructions]
+        assert (names.count("ACQBULK"), names.count("PREEXIT")) == (1, 1), name
+        wait = names.index("ACQBULK")
+        assert wait < names.index("PREEXIT"), f"{name} lets the next launch begin before it has waited"
+        assert not {"LDG", "LD", "STG", "ST", "ATOMG", "ATOM", "RED", "LDGSTS", "EXIT"} & set(names[:wait]), name
+
+
+def test_products_of_one_format_have_weights_loaded_while_they_wait(machine_code: dict[str, Code]) -> None:
+    for name, code in machine_code.items():
+        if any(name.startswith(f"{kernel}_q") for kernel in ("matvec_q8_1", "qkv_q8", "gate_up_q8")):
+            names = [one.name for one in code.instructions]
+            assert "CCTL.E.PF2" in names[: names.index("ACQBULK")], name
+
+
 @pytest.mark.parametrize("kernel", ["matvec_q8_1", "gate_up_q8"])
 @pytest.mark.parametrize("kind", list(PRODUCTS))
 def test_all_that_a_turn_of_a_product_takes_is_under_way_together(

@@ -42,7 +42,7 @@ class Launches:
     ) -> Launch:  # fmt: skip
         x, y, z = (*grid, 1, 1)[:3]
         packed, moved = args.packed(arguments), sum(matrix_bytes(matrix) for matrix in reads)
-        return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved)
+        return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved, waits_itself=True)
 
     def _own(self, kernel: str, *matrices: args.Matrix) -> str:
         """The variant of `kernel` for the formats of `matrices`, or `kernel` itself, which takes all formats."""
