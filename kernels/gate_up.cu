@@ -52,3 +52,5 @@ KERNEL __launch_bounds__(256, 2) gate_up_q8_q4_1(ARGUMENTS) { RUN(Mode::Q8, 2, A
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q5_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q50>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q5_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q51>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q8_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q80>); }
+KERNEL __launch_bounds__(256, 3) gate_up_q8_iq4_xs(ARGUMENTS) { RUN(Mode::Q8, 2, Among<IQ4XS>); }
+KERNEL __launch_bounds__(256, 3) gate_up_q8_mxfp4(ARGUMENTS) { RUN(Mode::Q8, 2, Among<MXFP4>); }

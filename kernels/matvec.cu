@@ -72,5 +72,7 @@ KERNEL __launch_bounds__(256, 2) matvec_q8_1_q4_1(ARGUMENTS_OF_ONE) { matvec_of_
 KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_0(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q50>>(GIVEN, norm); }
 KERNEL __launch_bounds__(256, 3) matvec_q8_1_q5_1(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q51>>(GIVEN, norm); }
 KERNEL __launch_bounds__(256, 3) matvec_q8_1_q8_0(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<Q80>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_iq4_xs(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<IQ4XS>>(GIVEN, norm); }
+KERNEL __launch_bounds__(256, 3) matvec_q8_1_mxfp4(ARGUMENTS_OF_ONE) { matvec_of_one<Mode::Q8, 2, Among<MXFP4>>(GIVEN, norm); }
 
 KERNEL __launch_bounds__(256, 2) matvec_q8_8(ARGUMENTS) { matvec_of_eight<Mode::Q8>(GIVEN); }

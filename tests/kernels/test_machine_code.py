@@ -18,7 +18,7 @@ pytestmark = pytest.mark.group("nvdisasm")
 
 ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
-    "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.Product,
+    "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.ProductsOfPrompt,
     "matvec_exact_1": args.ProductOfOne, "matvec_q8_1": args.ProductOfOne, "matvec_exact_8": args.Product,
     "matvec_q8_8": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
     "softmax_maps": args.SoftmaxMaps,
@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, type[ctypes.Structure]] = {
 # Bytes that a lane has under way in the loop over two rows, and blocks that a multiprocessor must have room for.
 PRODUCTS = {
     "q4_k": (176, 3), "q5_k": (240, 2), "q6_k": (120, 3), "q4_0": (160, 3), "q4_1": (168, 2), "q5_0": (88, 3),
-    "q5_1": (92, 3), "q8_0": (108, 4),
+    "q5_1": (92, 3), "q8_0": (108, 4), "iq4_xs": (88, 3), "mxfp4": (74, 3),
 }  # fmt: skip
 
 SIXTEEN = 16
@@ -60,7 +60,7 @@ def test_a_kernel_waits_for_earlier_launches_before_it_reads_or_writes_anything(
 
 def test_products_of_one_format_have_weights_loaded_while_they_wait(machine_code: dict[str, Code]) -> None:
     for name, code in machine_code.items():
-        if any(name.startswith(f"{kernel}_q") for kernel in ("matvec_q8_1", "qkv_q8", "gate_up_q8")):
+        if name.startswith(("matvec_q8_1_", "qkv_q8_", "gate_up_q8_")):
             names = [one.name for one in code.instructions]
             assert "CCTL.E.PF2" in names[: names.index("ACQBULK")], name
 
@@ -78,9 +78,9 @@ def test_all_that_a_turn_of_a_product_takes_is_under_way_together(
 
 def test_all_that_a_turn_of_q_k_and_v_takes_is_under_way_together(machine_code: dict[str, Code]) -> None:
     variants = {name: code for name, code in machine_code.items() if name.startswith("qkv_q8_")}
-    assert len(variants) == 10
+    assert len(variants) == 12
     for name, code in variants.items():
-        kinds = re.findall(r"q\d_[k\d]", name)
+        kinds = re.findall("|".join(PRODUCTS), name.removeprefix("qkv_q8_"))
         sizes = sorted(PRODUCTS[kind][0] for kind in (kinds[0], kinds[0], kinds[-1]))
         found = [[wait.bytes for wait in code.loop_waits(loop)] for loop in code.product_loops]
         assert sorted(found) == [[size] for size in sizes], name

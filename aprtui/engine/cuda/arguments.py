@@ -92,6 +92,21 @@ class Product(ctypes.Structure):
     )  # fmt: skip
 
 
+class MatrixOfPrompt(ctypes.Structure):
+    """`Product` of prefill.cu: a matrix, and where its product goes; without rows there is none."""
+
+    _fields_ = (("w", Matrix), ("out", _Pointer))
+
+
+class ProductsOfPrompt(ctypes.Structure):
+    """See prefill.cu. `residual` and `sum` belong to the first matrix."""
+
+    _fields_ = (
+        ("first", MatrixOfPrompt), ("second", MatrixOfPrompt), ("third", MatrixOfPrompt), ("x", Activations),
+        ("residual", _Pointer), ("sum", _Pointer), ("tokens", _Int), ("stride", _Int),
+    )  # fmt: skip
+
+
 class ProductOfOne(ctypes.Structure):
     """Of the kernels of matvec.cu that take one token."""
 

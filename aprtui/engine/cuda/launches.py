@@ -74,10 +74,11 @@ class Launches:
             name, rows = variant(f"matvec_{Mode.Q8}_1", kind), 16
         return self._launch(name, (_groups(matrix.rows, rows),), 256, arguments, reads=[matrix])
 
-    def matmul_q8(self, arguments: args.Product) -> Launch:
-        """A quantised matrix times activations of several tokens in Q8_1, on tensor cores."""
-        grid = _groups(arguments.w.rows, 128), _groups(arguments.tokens, 64)
-        return self._launch("matmul_q8", grid, 256, arguments, reads=[arguments.w])
+    def matmul_q8(self, arguments: args.ProductsOfPrompt) -> Launch:
+        """Up to three quantised matrices times the same activations of several tokens in Q8_1, on tensor cores."""
+        matrices = [one.w for one in (arguments.first, arguments.second, arguments.third) if one.w.rows]
+        grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64)
+        return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
 
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""

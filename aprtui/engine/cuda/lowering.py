@@ -192,18 +192,32 @@ class _Emitters:
         )  # fmt: skip
         return [self.low.launches.rms_norm(arguments, self.run.tokens)]
 
+    def _products(self, matrices: Mapping[int, args.Matrix], source: Node, stride: int) -> list[Launch]:
+        """Products of `source`, the tokens of a prompt, by their addresses: on tensor cores in one launch."""
+        x, tokens = self._activations(source), self.run.tokens
+        if all(self._on_tensor_cores(matrix) for matrix in matrices.values()):
+            parts = [args.MatrixOfPrompt(matrix, place) for place, matrix in matrices.items()]
+            first, second, third = (*parts, args.MatrixOfPrompt(), args.MatrixOfPrompt())[:3]
+            return [self.low.launches.matmul_q8(args.ProductsOfPrompt(first, second, third, x, 0, 0, tokens, stride))]
+        return [self._product(matrix, x, tokens, stride, product=place) for place, matrix in matrices.items()]
+
+    def _on_tensor_cores(self, matrix: args.Matrix) -> bool:
+        run = self.run
+        return self.low.mode is Mode.Q8 and not run.decode and not run.few and matrix.format in Q8_TYPES
+
     def _product(
         self, matrix: args.Matrix, x: args.Activations, tokens: int, stride: int,
         *, product: int = 0, residual: int = 0, total: int = 0, norm: Node | None = None,
     ) -> Launch:  # fmt: skip
+        launches = self.low.launches
+        if self._on_tensor_cores(matrix):
+            none, only = args.MatrixOfPrompt(), args.MatrixOfPrompt(matrix, product)
+            return launches.matmul_q8(args.ProductsOfPrompt(only, none, none, x, residual, total, tokens, stride))
         of_all = matrix, x, residual, product, total, tokens, stride
-        run = self.run
-        if run.decode:
+        if self.run.decode:
             behind = self._norm_arguments(norm) if norm is not None else args.Norm()
-            return self.low.launches.product_of_one(args.ProductOfOne(*of_all, behind))
-        if self.low.mode is Mode.Q8 and not run.few and matrix.format in Q8_TYPES:
-            return self.low.launches.matmul_q8(args.Product(*of_all))
-        return self.low.launches.product(args.Product(*of_all))
+            return launches.product_of_one(args.ProductOfOne(*of_all, behind))
+        return launches.product(args.Product(*of_all))
 
     def _norm_arguments(self, node: Node) -> args.Norm:
         return args.Norm(
@@ -226,14 +240,15 @@ class _Emitters:
         product = self._fused_product(q_turned)
         heads.product = self.places.of(product)
         q, k, v = self._matrices(product)
-        x = self._activations(self.low.source(product))
+        source = self.low.source(product)
         if self.run.decode:
+            x = self._activations(source)
             return [self.low.launches.qkv(args.Qkv(q, k, v, x, heads, self.storage.step, self.storage.counters))]
-        launches, first = [], heads.product
-        for matrix in (q, k, v):
-            launches.append(self._product(matrix, x, self.run.tokens, self.config.qkv_width, product=first))
-            first += 4 * matrix.rows
-        return [*launches, self.low.launches.heads(args.HeadsOfPrompt(heads, self.storage.step), self.run.tokens)]
+        places = {heads.product: q, heads.product + 4 * q.rows: k, heads.product + 4 * (q.rows + k.rows): v}
+        return [
+            *self._products(places, source, self.config.qkv_width),
+            self.low.launches.heads(args.HeadsOfPrompt(heads, self.storage.step), self.run.tokens),
+        ]
 
     def _fused_product(self, node: Node) -> Node:
         while self.low.op(node) is not Op.MATMUL:
@@ -307,15 +322,15 @@ class _Emitters:
         silu, up = self.graph.inputs(node)
         gate = self.low.source(silu)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
-        x, tokens = self._activations(self.low.source(gate)), self.run.tokens
+        source = self.low.source(gate)
         out = args.FeedForward(silu=self._tap(silu), out=self._stored(node), q8=self._q8_of(node))
         if self.run.decode:
             out.gate, out.up = self._tap(gate), self._tap(up)
+            x = self._activations(source)
             return [self.low.launches.gate_up(args.GateUp(gate_matrix, up_matrix, x, out))]
         gates, ups = self.places.of(gate), self.places.of(up)
-        blocks = tokens * self.config.ffn // 32
+        blocks = self.run.tokens * self.config.ffn // 32
         return [
-            self._product(gate_matrix, x, tokens, self.config.ffn, product=gates),
-            self._product(up_matrix, x, tokens, self.config.ffn, product=ups),
+            *self._products({gates: gate_matrix, ups: up_matrix}, source, self.config.ffn),
             self.low.launches.swiglu(args.Swiglu(gates, ups, out, blocks)),
         ]
