@@ -298,6 +298,7 @@ INLINE void attend(const Attention& a, const Step* step, float* partial, unsigne
   SHARED(float, powers, WARPS * MAX_SPLITS); /* then weights of runs */ \
   SHARED(int4, keys, TILE > HALF ? TILE : HALF);                  \
   SHARED(int4, values, TILE > HALF ? TILE : HALF);                \
+  wait_for_earlier_launches();                                    \
   attend<WIDEST, HEADS / WARPS>(a, step, partial, counters, states, queries, powers, keys, values)
 #define ARGUMENTS Attention a, const Step *step, float *partial, unsigned *counters, float2 *states
 
@@ -311,6 +312,7 @@ KERNEL __launch_bounds__(128, 2) attend_one_256_8(ARGUMENTS) { RUN(256, 8); }
 KERNEL __launch_bounds__(256) softmax_maps(float* maps, const float2* states, const Step* step, int heads, int map_stride,
                                            int layer_stride) {
   constexpr int OF_THREAD = 4, OF_BLOCK = 256 * OF_THREAD;
+  wait_for_earlier_launches();
   const int total = step->position + 1, first = blockIdx.x * OF_BLOCK + threadIdx.x;
   if (first >= total) return;
   float* const scores = maps + static_cast<size_t>(blockIdx.z) * layer_stride + static_cast<size_t>(blockIdx.y) * map_stride;

@@ -115,6 +115,7 @@ INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
 
 KERNEL __launch_bounds__(128, 4) attend_prompt(Attention a, const Step* step) {
   DYNAMIC_SHARED(float, memory);
+  wait_for_earlier_launches();
   if (a.half_cache)
     attend<half>(a, step, memory);
   else

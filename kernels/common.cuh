@@ -85,6 +85,37 @@ INLINE T block_sum(T value, Shared<T> scratch) {
   return total;
 }
 
+// The first step of every kernel: it waits for all that earlier launches have written, and lets the next launch begin, which
+// then waits here. Where launches cannot begin early (before sm_90, or outside a graph) it does nothing.
+// Before it a kernel may only `prefetch` what no kernel writes; tests/kernels/test_machine_code.py holds the code to that.
+INLINE void wait_for_earlier_launches() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Has the second-level cache load what a kernel will read.
+INLINE void prefetch(const void* place) {
+#ifndef APRTUI_EMULATOR
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(place));
+#endif
+}
+
+// 1 / value to within a unit of the last place. In the emulator its error depends on the value's bits, so that a result that
+// hangs on it shows.
+INLINE float approximate_reciprocal(float value) {
+#ifdef APRTUI_EMULATOR
+  const float exact = 1.0f / value;
+  const unsigned bits = __float_as_uint(exact);
+  return __uint_as_float(bits + (bits >> 3 ^ __float_as_uint(value) >> 5) % 3 - 1);
+#else
+  float found;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(value));
+  return found;
+#endif
+}
+
 // A value that another block of the launch may have written: read from L2, past the own multiprocessor's cache.
 template <class T>
 INLINE T load_through_l2(const T* place) {

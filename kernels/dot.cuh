@@ -167,6 +167,19 @@ struct Accumulate<Mode::Q8, true> {
   }
 };
 
+// Before the launches that make the activations are done, a warp has the beginnings of its first two rows loaded, where all
+// matrices of the kernel have one format: a line of 128 bytes a lane.
+template <class Formats>
+INLINE void prefetch_rows(const Matrix& matrix, int row) {
+  if constexpr (Formats::COUNT == 1) {
+    Formats::visit(matrix, [&](const auto& format) {
+      const int own = row + lane_index() / 16;
+      const unsigned char* const line = format.begin(own) + 128 * (lane_index() % 16);
+      if (own < matrix.rows && line < format.begin(own + 1)) prefetch(line);
+    });
+  }
+}
+
 // sums[r][c] = row (row + r) times column (column + c) of the activations, in every lane. Of the columns the first `given`
 // exist, and the sums of others are 0; rows after the last repeat its sums.
 template <Mode MODE, int ROWS, int COLUMNS, class Formats = Every>

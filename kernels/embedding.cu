@@ -36,6 +36,7 @@ struct Row<false> {
 };
 
 KERNEL __launch_bounds__(128) embed(Matrix table, const int* tokens, float* out) {
+  wait_for_earlier_launches();
   const int row = tokens[blockIdx.x];
   float* const values = out + static_cast<size_t>(blockIdx.x) * table.columns;
   Every::visit(table, [&](const auto& format) {

@@ -9,18 +9,19 @@
 // which gives the values of gguf.quants.dequantize to the bit: scale and scale * level are exact in float32. Formats without a
 // minimum store level + OFFSET; load<false> leaves it in, for products that subtract it from the sum.
 //
-// Q4_K and Q5_K are stored as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 20, 22, 24, 34
-// and 210 bytes, which no vector load can take; aprtui/engine/cuda/storage.py lays them out as planes, matrix by matrix, in the
+// Q4_K and Q5_K are stored as in the file: their blocks are multiples of 16 bytes. The others have blocks of 17, 18, 20, 22, 24,
+// 34, 136 and 210 bytes, which no vector load can take; aprtui/engine/cuda/storage.py lays them out as planes, matrix by matrix, in the
 // order of the members below. Each plane but the scales starts at a multiple of 16 bytes.
 #pragma once
 
 #include "types.cuh"
 
 constexpr int GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q4_1 = 3, GGML_Q5_0 = 6, GGML_Q5_1 = 7, GGML_Q8_0 = 8,
-              GGML_Q4_K = 12, GGML_Q5_K = 13, GGML_Q6_K = 14, GGML_BF16 = 30;
+              GGML_Q4_K = 12, GGML_Q5_K = 13, GGML_Q6_K = 14, GGML_IQ4_XS = 23, GGML_BF16 = 30, GGML_MXFP4 = 39;
 
 constexpr int UNIT = 32;
 
+// begin(row) of a format is where the first plane of a row begins.
 struct Unit {
   int low[4], high[4];
   float low_scale, high_scale, low_minimum, high_minimum;
@@ -93,6 +94,7 @@ struct Q4K {
   int blocks_of_row;
 
   INLINE explicit Q4K(const Matrix& m) : blocks(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {}
+  INLINE const unsigned char* begin(int row) const { return blocks + BLOCK_BYTES * block_at(row, blocks_of_row, 0); }
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
@@ -133,6 +135,7 @@ struct Q5K {
   int blocks_of_row;
 
   INLINE explicit Q5K(const Matrix& m) : blocks(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {}
+  INLINE const unsigned char* begin(int row) const { return blocks + BLOCK_BYTES * block_at(row, blocks_of_row, 0); }
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const int part = index % 8, pair = part / 2, half = part % 2;
@@ -186,6 +189,7 @@ struct Q6K {
     scales = pairs + 64 * blocks;
     block_scales = scales + 16 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 128 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -234,6 +238,7 @@ struct Q40 {
   INLINE explicit Q40(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
     scales = nibbles + 16 * (static_cast<size_t>(m.rows) * blocks_of_row);
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -263,6 +268,7 @@ struct Q41 {
     scales = nibbles + 16 * blocks;
     lowest = scales + 2 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -289,6 +295,7 @@ struct Q50 {
     fifths = nibbles + 16 * blocks;
     scales = fifths + 4 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -320,6 +327,7 @@ struct Q51 {
     scales = fifths + 4 * blocks;
     lowest = scales + 2 * blocks;
   }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -348,6 +356,7 @@ struct Q80 {
   INLINE explicit Q80(const Matrix& m) : levels(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
     scales = levels + 32 * (static_cast<size_t>(m.rows) * blocks_of_row);
   }
+  INLINE const unsigned char* begin(int row) const { return levels + 32 * block_at(row, blocks_of_row, 0); }
   template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
@@ -355,6 +364,92 @@ struct Q80 {
     load16(unit.low, levels + 32 * block);
     load16(unit.high, levels + 32 * block + 16);
     set_block(unit, half_at(scales + 2 * block), 0.0f, index);
+    return unit;
+  }
+};
+
+// The entries of a table of 16 signed bytes for eight indices of four bits: of the lower halves of the bytes, and of the upper
+// ones. A selector takes one of eight bytes by three bits; the fourth bit takes one of two such choices.
+struct Codebook {
+  unsigned words[4];
+
+  INLINE void look_up(int indices, int& low, int& high) const {
+    const unsigned given = static_cast<unsigned>(indices), halves = 0x32103210u | (given & 0x88888888u) >> 1;
+    unsigned found[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const unsigned small = __byte_perm(words[0], words[1], given >> 16 * i & 0x7777u);
+      const unsigned large = __byte_perm(words[2], words[3], given >> 16 * i & 0x7777u);
+      found[i] = __byte_perm(small, large, halves >> 16 * i & 0x7777u);
+    }
+    low = static_cast<int>(__byte_perm(found[0], found[1], 0x6420));
+    high = static_cast<int>(__byte_perm(found[0], found[1], 0x7531));
+  }
+};
+
+// Planes: indices 128 bytes a block, 16 a sub-block of 32 | lower four bits of eight scales, 4 bytes | half scale | upper two
+// bits of the scales, 2 bytes.
+struct IQ4XS {
+  static constexpr int NUMBER = GGML_IQ4_XS;
+  static constexpr int OFFSET = 0;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
+  // -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113
+  static INLINE Codebook codebook() { return {{0xBFAD9881u, 0xF6EADDCFu, 0x26190D01u, 0x71594535u}}; }
+  const unsigned char *nibbles, *low_bits, *block_scales, *high_bits;
+  int blocks_of_row;
+
+  INLINE explicit IQ4XS(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {
+    const size_t blocks = static_cast<size_t>(m.rows) * blocks_of_row;
+    low_bits = nibbles + 128 * blocks;
+    block_scales = low_bits + 4 * blocks;
+    high_bits = block_scales + 2 * blocks;
+  }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 128 * block_at(row, blocks_of_row, 0); }
+  template <bool REDUCE = true>
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const size_t block = block_at(row, blocks_of_row, index / 8);
+    const int part = index % 8;
+    int loaded[4];
+    load16(loaded, nibbles + 128 * block + 16 * part);
+    const unsigned low = *reinterpret_cast<const unsigned*>(low_bits + 4 * block);
+    const unsigned high = *reinterpret_cast<const unsigned short*>(high_bits + 2 * block);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) codebook().look_up(loaded[i], unit.low[i], unit.high[i]);
+    const int scale = static_cast<int>((low >> 4 * part & 15u) | (high >> 2 * part & 3u) << 4) - 32;
+    set_block(unit, half_at(block_scales + 2 * block) * static_cast<float>(scale), 0.0f, index);
+    return unit;
+  }
+};
+
+// 2^(exponent - 128).
+INLINE float power_of_two(unsigned exponent) {
+  return __uint_as_float(exponent > 1 ? (exponent - 1) << 23 : 0x00200000u << exponent);
+}
+
+// Planes: indices 16 bytes a block | exponent of the scale, 1 byte.
+struct MXFP4 {
+  static constexpr int NUMBER = GGML_MXFP4;
+  static constexpr int OFFSET = 0;
+  static constexpr bool PAIRED = false, QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
+  // Doubled: 0 1 2 3 4 6 8 12 and the same below zero
+  static INLINE Codebook codebook() { return {{0x03020100u, 0x0C080604u, 0xFDFEFF00u, 0xF4F8FAFCu}}; }
+  const unsigned char *nibbles, *exponents;
+  int blocks_of_row;
+
+  INLINE explicit MXFP4(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
+    exponents = nibbles + 16 * (static_cast<size_t>(m.rows) * blocks_of_row);
+  }
+  INLINE const unsigned char* begin(int row) const { return nibbles + 16 * block_at(row, blocks_of_row, 0); }
+  template <bool REDUCE = true>
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const size_t block = block_at(row, blocks_of_row, index);
+    int loaded[4];
+    load16(loaded, nibbles + 16 * block);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) codebook().look_up(loaded[i], unit.low[i], unit.high[i]);
+    set_block(unit, power_of_two(exponents[block]), 0.0f, index);
     return unit;
   }
 };
@@ -442,5 +537,5 @@ struct Among {
       static_cast<void>(((matrix.format == Formats::NUMBER && (visit(Formats(matrix)), true)) || ...));
   }
 };
-using Quantised = Among<Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80>;
-using Every = Among<Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80, F16, BF16, F32>;
+using Quantised = Among<Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80, IQ4XS, MXFP4>;
+using Every = Among<Q4K, Q5K, Q6K, Q40, Q41, Q50, Q51, Q80, IQ4XS, MXFP4, F16, BF16, F32>;

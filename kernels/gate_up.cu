@@ -14,6 +14,8 @@ template <Mode MODE, int ROWS, class Formats = Every>
 INLINE void gate_up(const Matrix& gate, const Matrix& up, const Activations& x, const FeedForward& f, Shared<float> gates,
                     Shared<float> ups) {
   const int first = blockIdx.x * 32;
+  prefetch_rows<Formats>(gate, first + warp_index() * 4);
+  wait_for_earlier_launches();
 #pragma unroll 1
   for (int part = 0; part < 8 / ROWS; ++part) {
     // Gate and up go one after the other through one copy of the code, which has a case for each format.
@@ -50,3 +52,5 @@ KERNEL __launch_bounds__(256, 2) gate_up_q8_q4_1(ARGUMENTS) { RUN(Mode::Q8, 2, A
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q5_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q50>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q5_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q51>); }
 KERNEL __launch_bounds__(256, 3) gate_up_q8_q8_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q80>); }
+KERNEL __launch_bounds__(256, 3) gate_up_q8_iq4_xs(ARGUMENTS) { RUN(Mode::Q8, 2, Among<IQ4XS>); }
+KERNEL __launch_bounds__(256, 3) gate_up_q8_mxfp4(ARGUMENTS) { RUN(Mode::Q8, 2, Among<MXFP4>); }

@@ -10,5 +10,6 @@
 KERNEL __launch_bounds__(128) heads(Heads h, const Step* step) {
   SHARED(float, values, MAX_HEAD_DIM);
   SHARED(float, scratch, 4);
+  wait_for_earlier_launches();
   finish_head(h, blockIdx.x, blockIdx.y, step->position + static_cast<int>(blockIdx.y), values, scratch);
 }

@@ -1,16 +1,19 @@
 // Matrix products of prompts in q8: Y = X W^T on int8 tensor cores, with the residual added if one is given.
 //
-//   matmul_q8(Matrix w, Activations x, const float* residual, float* product, float* sum, int tokens, int stride)
+//   matmul_q8(Product first, Product second, Product third, Activations x, const float* residual, float* sum, int tokens,
+//             int stride)
 //
-// Arguments and shapes are those of matvec_q8_8: x [tokens, w.columns] in Q8_1; product, residual, sum [tokens, w.rows] with
-// rows `stride` apart; unused pointers are null. w has a quantised format (float formats: matvec_q8_8).
+// Shapes: x [tokens, columns] in Q8_1, columns those of all matrices; products, residual, sum [tokens, rows] with rows `stride`
+// apart; unused pointers are null. product = W x, sum = residual + W x of the first matrix. Matrices have quantised formats
+// (float formats: matvec_q8_8); those that there are not have no rows. Matrices of one input go together: a launch of a small
+// one alone would leave most multiprocessors idle.
 //
 // Numerics: dot products of levels over 32 columns (in Q6_K over 16, the reach of its scales) are exact integers. Four
 // blocks of 32 columns at a time are summed in float32 (sum = fma(x scale, term, sum), term = scale * dot - minimum * x sum),
 // and these sums one after the other. So a value depends on its row and token alone; it differs from matvec_q8_8 only by
 // the order of the sum.
 //
-// Launch: blocks of 256 threads, grid (ceil(w.rows / 128), ceil(tokens / 64)). A block has 128 rows and 64 tokens, and walks
+// Launch: blocks of 256 threads, grid (ceil(rows / 128) of each matrix, ceil(tokens / 64)). A block has 128 rows and 64 tokens, and walks
 // over the columns 128 at a time; a warp has 32 rows and 32 tokens of it. 40 KB of shared memory, two blocks at a time on a
 // multiprocessor. Must move: W once, and 1.25 bytes a value of x, 4 a value of each output; reads W once for each 64 tokens
 // and x once for each 128 rows, mostly from L2. Must compute: 2 operations a weight and token.
@@ -39,12 +42,12 @@ INLINE void store_half(const Tile& tile, int row, int column, const int (&words)
 
 // Of 128 columns the first `blocks` blocks of 32 exist. Rows after the last repeat it.
 template <class Format>
-INLINE void load_weights(const Format& format, const Matrix& w, int chunk, int blocks, const Tile& tile) {
+INLINE void load_weights(const Format& format, const Matrix& w, int first_row, int chunk, int blocks, const Tile& tile) {
   const int part = threadIdx.x % BLOCKS;
   if (part >= blocks) return;
 #pragma unroll
   for (int row = threadIdx.x / BLOCKS; row < ROWS; row += THREADS / BLOCKS) {
-    const Unit unit = format.load(min(static_cast<int>(blockIdx.x) * ROWS + row, w.rows - 1), BLOCKS * chunk + part);
+    const Unit unit = format.load(min(first_row + row, w.rows - 1), BLOCKS * chunk + part);
     store_half<Format::HAS_MINIMUM>(tile, row, unit.low_column, unit.low, unit.low_scale, unit.low_minimum);
     store_half<Format::HAS_MINIMUM>(tile, row, unit.high_column, unit.high, unit.high_scale, unit.high_minimum);
   }
@@ -139,12 +142,12 @@ INLINE void multiply(const Tile& tile, int blocks, float (&sums)[2][4][4]) {
 }
 
 template <class Format>
-INLINE void matmul(const Format& format, const Matrix& w, const Activations& x, int tokens, const Tile& tile,
+INLINE void matmul(const Format& format, const Matrix& w, int first_row, const Activations& x, int tokens, const Tile& tile,
                    float (&sums)[2][4][4]) {
   const bool busy = static_cast<int>(blockIdx.y) * TOKENS + warp_index() / 4 * OF_WARP < tokens;
   for (int chunk = 0; 32 * BLOCKS * chunk < w.columns; ++chunk) {
     const int blocks = min(BLOCKS, w.columns / 32 - BLOCKS * chunk);
-    load_weights(format, w, chunk, blocks, tile);
+    load_weights(format, w, first_row, chunk, blocks, tile);
     load_tokens(x, tokens, w.columns, chunk, blocks, tile);
     __syncthreads();
     if (busy) multiply<Format>(tile, blocks, sums);
@@ -152,18 +155,12 @@ INLINE void matmul(const Format& format, const Matrix& w, const Activations& x, 
   }
 }
 
-KERNEL __launch_bounds__(256, 2) matmul_q8(Matrix w, Activations x, const float* residual, float* product, float* sum, int tokens,
-                                           int stride) {
-  SHARED(int, weights, ROWS * PITCH);
-  SHARED(int, levels, TOKENS * PITCH);
-  SHARED(float, scales, 2 * BLOCKS * ROWS);
-  SHARED(float, minima, BLOCKS * ROWS);
-  SHARED(float, x_scales, BLOCKS * TOKENS);
-  SHARED(float, x_sums, BLOCKS * TOKENS);
-  const Tile tile{weights, levels, scales, minima, x_scales, x_sums};
+// The block's tile: rows from `tile_row` ROWS on of one matrix.
+INLINE void matmul_tile(const Matrix& w, int tile_row, const Activations& x, const float* residual, float* product, float* sum,
+                        int tokens, int stride, const Tile& tile) {
   float sums[2][4][4] = {};
-  Quantised::visit(w, [&](const auto& format) { matmul(format, w, x, tokens, tile, sums); });
-  const int first_row = blockIdx.x * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;
+  Quantised::visit(w, [&](const auto& format) { matmul(format, w, tile_row * ROWS, x, tokens, tile, sums); });
+  const int first_row = tile_row * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;
   const int first_token = blockIdx.y * TOKENS + warp_index() / 4 * OF_WARP + lane_index() % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
@@ -175,4 +172,28 @@ KERNEL __launch_bounds__(256, 2) matmul_q8(Matrix w, Activations x, const float*
     if (product) product[at] = value;
     if (sum) sum[at] = residual[at] + value;
   }
+}
+
+struct Product {
+  Matrix w;
+  float* out;  // [tokens, w.rows], or null
+};
+static_assert(sizeof(Product) == 32, "the host packs this");
+
+INLINE int tiles_of(const Product& product) { return (product.w.rows + ROWS - 1) / ROWS; }
+
+KERNEL __launch_bounds__(256, 2) matmul_q8(Product first, Product second, Product third, Activations x, const float* residual,
+                                           float* sum, int tokens, int stride) {
+  SHARED(int, weights, ROWS * PITCH);
+  SHARED(int, levels, TOKENS * PITCH);
+  SHARED(float, scales, 2 * BLOCKS * ROWS);
+  SHARED(float, minima, BLOCKS * ROWS);
+  SHARED(float, x_scales, BLOCKS * TOKENS);
+  SHARED(float, x_sums, BLOCKS * TOKENS);
+  const Tile tile{weights, levels, scales, minima, x_scales, x_sums};
+  wait_for_earlier_launches();
+  const int of_first = tiles_of(first), of_two = of_first + tiles_of(second), at = blockIdx.x;
+  const Product own = at < of_first ? first : at < of_two ? second : third;
+  const int tile_row = at < of_first ? at : at < of_two ? at - of_first : at - of_two;
+  matmul_tile(own.w, tile_row, x, residual, own.out, sum, tokens, stride, tile);
 }

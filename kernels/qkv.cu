@@ -39,6 +39,14 @@ INLINE void qkv(const Matrix& q, const Matrix& k, const Matrix& v, const Activat
   float* const products = h.product + head * dim;
   const bool is_q = head < h.heads, is_k = !is_q && head < h.heads + h.kv_heads;
   const int k_head = head - h.heads, v_head = k_head - h.kv_heads;
+  const int row = blockIdx.x * OF_BLOCK + warp_index() * OF_WARP;
+  if (is_q)
+    prefetch_rows<OfQK>(q, head * dim + row);
+  else if (is_k)
+    prefetch_rows<OfQK>(k, k_head * dim + row);
+  else
+    prefetch_rows<OfV>(v, v_head * dim + row);
+  wait_for_earlier_launches();
   if constexpr (OfQK::COUNT > 1) {
     const Matrix w = is_q ? q : is_k ? k : v;  // a copy: of arguments with an address a thread would keep its own
     multiply_head<MODE, ROWS, OfQK>(w, is_q ? head : is_k ? k_head : v_head, dim, x, products);
@@ -72,3 +80,5 @@ KERNEL __launch_bounds__(128, 5) qkv_q8_q4_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among
 KERNEL __launch_bounds__(128, 5) qkv_q8_q5_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q50>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q5_1(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q51>); }
 KERNEL __launch_bounds__(128, 5) qkv_q8_q8_0(ARGUMENTS) { RUN(Mode::Q8, 2, Among<Q80>); }
+KERNEL __launch_bounds__(128, 5) qkv_q8_iq4_xs(ARGUMENTS) { RUN(Mode::Q8, 2, Among<IQ4XS>); }
+KERNEL __launch_bounds__(128, 5) qkv_q8_mxfp4(ARGUMENTS) { RUN(Mode::Q8, 2, Among<MXFP4>); }

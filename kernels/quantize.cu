@@ -8,6 +8,7 @@
 #include "quantize.cuh"
 
 KERNEL __launch_bounds__(256) quantize(const float* x, Q8Output out, int blocks) {
+  wait_for_earlier_launches();
   const int block = blockIdx.x * 8 + warp_index();
   if (block >= blocks) return;
   quantize_block(x[static_cast<size_t>(block) * 32 + lane_index()], out, block);

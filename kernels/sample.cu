@@ -107,6 +107,7 @@ KERNEL __launch_bounds__(256) greedy(const float* logits, int vocabulary, Step* 
                                      Part* parts, unsigned* counter) {
   SHARED(Top, tops, THREADS / WARP);
   SHARED(double, scratch, THREADS / WARP);
+  wait_for_earlier_launches();
   float values[OF_THREAD];
   Top top{0, 0};
   double total = 0.0, weighted = 0.0, nan = 0.0;
@@ -177,6 +178,7 @@ KERNEL __launch_bounds__(256) draw(const float* logits, int vocabulary, double t
                                    Drawn* ring, int ring_size, double* sums, unsigned* counter) {
   SHARED(double, of_threads, THREADS);
   SHARED(double, of_warps, THREADS / WARP);
+  wait_for_earlier_launches();
   const int ordinal = step->ordinal, entry = ordinal % ring_size, blocks = gridDim.x;
   const double largest = likeliest[entry].largest;
   // 0 for all tokens if the logits are no distribution.
@@ -230,6 +232,7 @@ INLINE void sort(Shared<Key> keys) {
 KERNEL __launch_bounds__(256) top_candidates(const float* logits, int vocabulary, int count, const Step* step, Candidate* ring,
                                              int ring_size, unsigned long long* keys, unsigned* counter) {
   SHARED(unsigned long long, sorted, SORTED);
+  wait_for_earlier_launches();
   for (int i = threadIdx.x; i < SORTED; i += THREADS) {
     const int id = blockIdx.x * SORTED + i;
     sorted[i] = id < vocabulary ? key_of(logits[id], id) : 0;

@@ -59,6 +59,7 @@ INLINE void load_part(const float* start, int left, float (&values)[AT_ONCE][4])
 
 KERNEL __launch_bounds__(256) stage_statistics(const StageRecord* records, const Step* step, StageSums* sums) {
   SHARED(StageSums, of_warps, WARPS);
+  wait_for_earlier_launches();
   const StageRecord record = records[blockIdx.x];
   StageSums own{0.0, 0.0, INFINITY, -INFINITY, 0, 0, 0, 0};
   const int widest = record.queries ? step->position + record.queries : record.width;

@@ -7,6 +7,7 @@
 #include "silu.cuh"
 
 KERNEL __launch_bounds__(256) swiglu(const float* gate, const float* up, FeedForward f, int blocks) {
+  wait_for_earlier_launches();
   const int block = blockIdx.x * 8 + warp_index();
   if (block >= blocks) return;
   const size_t at = static_cast<size_t>(block) * 32 + lane_index();

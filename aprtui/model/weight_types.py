@@ -213,7 +213,7 @@ class WeightType(IntEnum):
         fields=(_SCALE, _quants(32), _quants(32), _quants(8), _sub_block_scales(8)),
     )  # fmt: skip
     IQ4_XS = 23, WeightFormat(
-        256, 136, InputRounding.Q8_K, None, sub_block=32, levels=(-127, 113), codebook=_IQ4,
+        256, 136, InputRounding.Q8_K, "IQ4XS", sub_block=32, levels=(-127, 113), codebook=_IQ4,
         scale_packing=ScalePacking.SPLIT_SIX_BITS,
         fields=(_SCALE, _sub_block_scales(2), _sub_block_scales(4), _quants(128)),
     )  # fmt: skip
@@ -233,7 +233,7 @@ class WeightType(IntEnum):
         fields=(_quants(64), _SCALE),
     )  # fmt: skip
     MXFP4 = 39, WeightFormat(
-        32, 17, InputRounding.Q8_0, None, sub_block=32, levels=(-12, 12), codebook=_FP4,
+        32, 17, InputRounding.Q8_0, "MXFP4", sub_block=32, levels=(-12, 12), codebook=_FP4,
         fields=(_EXPONENT, _quants(16)),
     )  # fmt: skip
     NVFP4 = 40, WeightFormat(

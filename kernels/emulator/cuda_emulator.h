@@ -124,6 +124,12 @@ inline int __dp4a(int a, int b, int sum) {
   for (int shift = 0; shift < 32; shift += 8) sum += static_cast<int8_t>(a >> shift) * static_cast<int8_t>(b >> shift);
   return sum;
 }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selectors) {
+  const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
+  unsigned found = 0;
+  for (int i = 0; i < 4; ++i) found |= static_cast<unsigned>(bytes >> 8 * (selectors >> 4 * i & 7) & 0xFF) << 8 * i;
+  return found;
+}
 template <class To, class From>
 To emulator_bits(From from) {
   static_assert(sizeof(To) == sizeof(From));

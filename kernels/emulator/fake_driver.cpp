@@ -4,7 +4,8 @@
 // to guarded, poisoned memory. What is queued on a stream waits there until somebody synchronises, as on a device: a
 // missing wait shows. A kernel that fails leaves every later call failing, as on a device.
 //
-// Environment: FAKE_CUDA_MEMORY, bytes of the device (8 GB); FAKE_CUDA_NO_CAPTURE, refuse to capture graphs.
+// Environment: FAKE_CUDA_MEMORY, bytes of the device (8 GB); FAKE_CUDA_NO_CAPTURE, refuse to capture graphs;
+// FAKE_CUDA_NO_EARLY, refuse launches that may begin early.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -39,6 +40,8 @@ enum Status {
   CAPTURE_UNSUPPORTED = 900,
   CAPTURE_INVALIDATED = 901,
 };
+
+constexpr int BEGINS_EARLY = 6;  // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 using Address = uint64_t;
 using Work = std::function<Status()>;
@@ -75,7 +78,7 @@ std::set<Stream*> streams;
 std::map<Address, size_t> allocations;
 std::set<void*> host_allocations, graphs, executables, events, images;
 size_t used_bytes = 0;
-long launches = 0, replays = 0, retained = 0;
+long launches = 0, early = 0, replays = 0, retained = 0;
 int primary_context;
 thread_local std::vector<void*> contexts;
 
@@ -397,6 +400,26 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
     return fail("unspecified launch failure: " + function->name + ": " + image->error());
   });
 }
+// The start of CUlaunchConfig and of CUlaunchAttribute, as cuda.h has them.
+struct LaunchConfiguration {
+  unsigned grid[3], block[3], shared;
+  void* stream;
+  struct {
+    int id, padding, value, rest[15];
+  } * attributes;
+  unsigned attribute_count;
+};
+API cuLaunchKernelEx(const LaunchConfiguration* launch, void* handle, void** parameters, void** extra) {
+  ENTER_IN_CONTEXT;
+  for (unsigned i = 0; i < launch->attribute_count; ++i) {
+    const auto& attribute = launch->attributes[i];
+    if (attribute.id != BEGINS_EARLY || attribute.value != 1 || getenv("FAKE_CUDA_NO_EARLY")) return NOT_SUPPORTED;
+    ++early;
+  }
+  const unsigned *grid = launch->grid, *block = launch->block;
+  return cuLaunchKernel(handle, grid[0], grid[1], grid[2], block[0], block[1], block[2], launch->shared, launch->stream, parameters,
+                        extra);
+}
 
 // ---- graphs
 API cuStreamBeginCapture_v2(void* handle, int) {
@@ -446,6 +469,7 @@ API cuGraphDestroy(void* graph) {
 
 // ---- for tests: what happened, and what is still there
 extern "C" __attribute__((visibility("default"))) long fake_driver_launches() { return launches; }
+extern "C" __attribute__((visibility("default"))) long fake_driver_early() { return early; }
 extern "C" __attribute__((visibility("default"))) long fake_driver_replays() { return replays; }
 extern "C" __attribute__((visibility("default"))) long fake_driver_remains() {
   const size_t things = allocations.size() + host_allocations.size() + streams.size() + graphs.size() +

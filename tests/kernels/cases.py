@@ -66,6 +66,7 @@ def q8_out(values: int) -> Struct:
 
 
 NO_Q8 = Struct((None, None))
+NO_NORM = Struct((None, None, NO_Q8, None, 0.0))
 
 
 def dequantised(levels: NDArray[np.int8], scales: np.ndarray) -> F32:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from aprtui.engine.cuda.arguments import ProductOfOne
 from aprtui.engine.cuda.driver import Launch
 from aprtui.model.weight_types import WeightType
 from tests.kernels.launch_plan import MULTIPROCESSORS, token_launches
@@ -36,9 +37,11 @@ class Assumptions:
     """A load from the second-level cache, a fence or an atomic there."""
     node: float = 1.5e-6
     """From the end of one kernel of a graph to the start of the next."""
+    early: float = 0.75e-6
+    """The same where the next one was allowed to begin early: its blocks are there, and wait."""
     clock: float = 1.755e9
-    norm_instructions: int = 300
-    """Of a warp of `rms_norm`, as it goes through rows of up to 4096 columns."""
+    norm_instructions: tuple[int, int] = 130, 80
+    """Of a warp in a norm, and for each 128 columns that it has; counted by hand in its machine code."""
     choice: float = 4e-6
     """The arithmetic of `greedy`."""
 
@@ -59,17 +62,35 @@ class Estimate:
 def estimated(launch: Launch, codes: Mapping[str, Code], position: int, a: Assumptions = ASSUMED) -> Estimate:
     """The estimate of `launch` behind `position` tokens."""
     code = codes[launch.name]
+    start = _start(launch, a)
     if code.product_loops:
         return _product(launch, code, a)
     if launch.moved_a_position:
         return _attention(launch, code, position, a)
     waves = _waves(launch, code)
     if launch.name == "rms_norm":
-        busy = launch.block[0] / 32 * a.norm_instructions / 4 / a.clock
-        return Estimate(0, 0, waves, a.node + a.memory + busy)
+        return Estimate(0, 0, waves, start + a.memory + _norm(launch.block[0] // 32, 1, a))
     if launch.name == "greedy":
-        return Estimate(0, 0, waves, a.node + a.memory + 3 * a.cache + a.choice)
-    return Estimate(0, 0, waves, a.node + 2 * a.memory)  # embed: a row whose number stands in memory
+        return Estimate(0, 0, waves, start + a.memory + 3 * a.cache + a.choice)
+    return Estimate(0, 0, waves, start + 2 * a.memory)  # embed: a row whose number stands in memory
+
+
+def _start(launch: Launch, a: Assumptions) -> float:
+    """From the end of what is in front of a launch; in front of the first one, `embed`, is a copy."""
+    return a.early if launch.waits_itself and launch.name != "embed" else a.node
+
+
+def _norm(warps: int, pieces: int, a: Assumptions) -> float:
+    """A block of so many warps, each of which has so many times 128 columns."""
+    of_warp, of_piece = a.norm_instructions
+    return warps / 4 * (of_warp + pieces * of_piece) / a.clock
+
+
+def _norm_behind(launch: Launch, a: Assumptions) -> float:
+    """The norm that the last block of a product makes: a fence, a counter, the sum and the weights, then its work."""
+    if not launch.name.startswith("matvec") or not ProductOfOne.from_buffer_copy(launch.arguments).norm.weight:
+        return 0.0
+    return 4 * a.cache + _norm(8, 4, a)
 
 
 def _waves(launch: Launch, code: Code) -> float:
@@ -91,13 +112,15 @@ def _product(launch: Launch, code: Code, a: Assumptions) -> Estimate:
     blocks = launch.grid[0] * launch.grid[1] * launch.grid[2]
     at_once = min(blocks, code.resident_blocks(threads) * MULTIPROCESSORS)
     under_way = at_once * threads * of_lane * kind.format.block_bytes / kind.format.block_values / waits
-    stream = launch.moved / min(a.copy, under_way / a.memory)
+    # While its blocks wait, each warp has 4 KB of its rows loaded, as far as there is time.
+    ahead = min(at_once * threads / 32 * 4096, launch.moved, a.copy * a.early) if launch.waits_itself else 0
+    stream = (launch.moved - ahead) / min(a.copy, under_way / a.memory)
     serial = ceil(waves) * pairs * turns * waits * a.memory
     issued = blocks * threads / 32 * pairs * turns * (loop[1] - loop[0])
     busy = issued / (MULTIPROCESSORS * 4) / a.clock
     # Of a head its last block adds the bias and turns it: a fence, a counter, products, then bias and angles.
-    finish = 3 * a.cache + 2 * a.memory if launch.name.startswith("qkv") else 0
-    return Estimate(launch.moved, under_way, waves, a.node + max(stream + a.memory, serial, busy) + finish)
+    finish = 3 * a.cache + 2 * a.memory if launch.name.startswith("qkv") else _norm_behind(launch, a)
+    return Estimate(launch.moved, under_way, waves, _start(launch, a) + max(stream + a.memory, serial, busy) + finish)
 
 
 def _attention(launch: Launch, code: Code, position: int, a: Assumptions) -> Estimate:
@@ -119,8 +142,10 @@ def _attention(launch: Launch, code: Code, position: int, a: Assumptions) -> Est
     stream = size / min(a.copy, under_way / a.memory)
     heads_of_warp = ceil(int(launch.name.rsplit("_", 1)[1]) / 4)
     join = 3 * a.cache + heads_of_warp * (1 + ceil(runs / 16)) * a.cache
-    start = a.cache + a.memory  # the position; then queries beside the first tile
-    return Estimate(size, under_way, _waves(launch, code), a.node + start + max(stream, busy, tiles * a.cache) + join)
+    first = a.cache + a.memory  # the position; then queries beside the first tile
+    return Estimate(
+        size, under_way, _waves(launch, code), _start(launch, a) + first + max(stream, busy, tiles * a.cache) + join
+    )
 
 
 def _turn(code: Code) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a token launches in a model of any size, planned without a device and without weights."""
+"""What a token and a prompt launch in a model of any size, planned without a device and without weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aprtui.engine.cuda.lowering import Lowering, Pass
 from aprtui.engine.cuda.plan import plan_for
 from aprtui.engine.cuda.statistics import StatisticsTable
 from aprtui.engine.cuda.storage import DeviceStorage, Weights
-from aprtui.engine.protocol import KvType, Mode, Taps
+from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
 from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
@@ -77,8 +77,28 @@ def planned_model(shape: Shape, *, context: int) -> TinyModel:
     return TinyModel(ModelConfig(config, context, 1e-6, Rope(1e6)), graph, bound)
 
 
+def prompt_launches(shape: str, tokens: int) -> list[Launch]:
+    """The launches of a chunk of a prompt in `q8` that nobody taps, in order."""
+    lowering, table, _ = _planned(shape, context=tokens, mode=Mode.Q8)
+    plan = plan_for(lowering, table, Pass(False, tokens, 0, 1, frozenset()), NO_TAPS)
+    return [launch for segment in plan.segments for launch in segment.launches]
+
+
 def token_launches(shape: str, *, context: int, mode: Mode = Mode.Q8, statistics: bool = False) -> list[Launch]:
     """The launches of one token that the device chooses, in order; with `statistics`, of all of its stages."""
+    lowering, table, launches = _planned(shape, context=context, mode=mode)
+    graph, storage = lowering.graph, lowering.storage
+    nodes = frozenset(node for node in graph.nodes if statistics)
+    if statistics:
+        storage.reserve_token_maps(context)
+    run = Pass(True, 1, context if statistics else 0, 1, nodes)
+    plan = plan_for(lowering, table, run, Taps(None, stats=nodes))
+    driver: Any = PlanningDriver()
+    chosen = Choosing(driver, launches, storage, lowering.config.vocabulary).launches(ChoiceRule())
+    return [*(launch for segment in plan.segments for launch in segment.launches), *chosen]
+
+
+def _planned(shape: str, *, context: int, mode: Mode) -> tuple[Lowering, StatisticsTable, Launches]:
     model: Any = planned_model(SHAPES[shape], context=context)
     config = model.config.graph
     driver: Any = PlanningDriver()
@@ -89,11 +109,4 @@ def token_launches(shape: str, *, context: int, mode: Mode = Mode.Q8, statistics
     storage = DeviceStorage(driver, model, mode, KvType.F16, context, splits)
     addresses = {name: driver.allocate(weight.data.nbytes) for name, weight in model.weights.items()}
     lowering = Lowering(model, KvType.F16, mode, Weights(addresses, addresses), storage, launches, splits)
-    table = StatisticsTable(driver, launches, model.graph, storage.step)
-    nodes = frozenset(node for node in model.graph.nodes if statistics)
-    if statistics:
-        storage.reserve_token_maps(context)
-    run = Pass(True, 1, context if statistics else 0, 1, nodes)
-    plan = plan_for(lowering, table, run, Taps(None, stats=nodes))
-    chosen = Choosing(driver, launches, storage, config.vocabulary).launches(ChoiceRule())
-    return [*(launch for segment in plan.segments for launch in segment.launches), *chosen]
+    return lowering, StatisticsTable(driver, launches, model.graph, storage.step), launches

@@ -78,4 +78,4 @@ def test_the_planes_of_a_struct_are_the_fields_of_its_row(kind: WeightType) -> N
     sizes = [int(size) for size in re.findall(r"= \w+ \+ (\d+) \* (?:blocks|\(static_cast)", body(kind))]
     fields = sorted((field.size for field in kind.format.fields), reverse=True)
     assert sizes == fields[:-1]
-    assert fields[-1] == 2, "the float16 scales come last"
+    assert fields[-1] <= 2, "what is not aligned comes last"

@@ -172,7 +172,7 @@ def variants(kernel: str) -> list[tuple[WeightType, ...]]:
     """The types of the matrices of `kernel`'s variants: of each argument, the last one's repeated."""
     names = [name for name in kernel_names(resources.kernels() / f"{kernel}.cu") if name.startswith(f"{kernel}_q8_")]
     types = {kind.name.lower(): kind for kind in WeightType}
-    found = [re.findall(r"q\d_[k\d]", name.removeprefix(f"{kernel}_q8_")) for name in names]
+    found = [re.findall("|".join(types), name.removeprefix(f"{kernel}_q8_")) for name in names]
     return [tuple(types[kind] for kind in kinds) for kinds in found]
 
 

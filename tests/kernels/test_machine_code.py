@@ -18,8 +18,9 @@ pytestmark = pytest.mark.group("nvdisasm")
 
 ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
-    "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.Product,
-    "matvec": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
+    "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.ProductsOfPrompt,
+    "matvec_exact_1": args.ProductOfOne, "matvec_q8_1": args.ProductOfOne, "matvec_exact_8": args.Product,
+    "matvec_q8_8": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
     "softmax_maps": args.SoftmaxMaps,
     "stage_statistics": args.StageStatistics, "swiglu": args.Swiglu, "top_candidates": args.TopCandidates,
 }  # fmt: skip
@@ -27,7 +28,7 @@ ARGUMENTS: dict[str, type[ctypes.Structure]] = {
 # Bytes that a lane has under way in the loop over two rows, and blocks that a multiprocessor must have room for.
 PRODUCTS = {
     "q4_k": (176, 3), "q5_k": (240, 2), "q6_k": (120, 3), "q4_0": (160, 3), "q4_1": (168, 2), "q5_0": (88, 3),
-    "q5_1": (92, 3), "q8_0": (108, 4),
+    "q5_1": (92, 3), "q8_0": (108, 4), "iq4_xs": (88, 3), "mxfp4": (74, 3),
 }  # fmt: skip
 
 SIXTEEN = 16
@@ -48,6 +49,22 @@ def test_the_host_packs_as_many_bytes_as_a_kernel_takes(machine_code: dict[str, 
         assert len(args.packed(arguments())) == code.argument_bytes, name
 
 
+def test_a_kernel_waits_for_earlier_launches_before_it_reads_or_writes_anything(machine_code: dict[str, Code]) -> None:
+    for name, code in machine_code.items():
+        names = [one.name.partition(".")[0] for one in code.instructions]
+        assert (names.count("ACQBULK"), names.count("PREEXIT")) == (1, 1), name
+        wait = names.index("ACQBULK")
+        assert wait < names.index("PREEXIT"), f"{name} lets the next launch begin before it has waited"
+        assert not {"LDG", "LD", "STG", "ST", "ATOMG", "ATOM", "RED", "LDGSTS", "EXIT"} & set(names[:wait]), name
+
+
+def test_products_of_one_format_have_weights_loaded_while_they_wait(machine_code: dict[str, Code]) -> None:
+    for name, code in machine_code.items():
+        if name.startswith(("matvec_q8_1_", "qkv_q8_", "gate_up_q8_")):
+            names = [one.name for one in code.instructions]
+            assert "CCTL.E.PF2" in names[: names.index("ACQBULK")], name
+
+
 @pytest.mark.parametrize("kernel", ["matvec_q8_1", "gate_up_q8"])
 @pytest.mark.parametrize("kind", list(PRODUCTS))
 def test_all_that_a_turn_of_a_product_takes_is_under_way_together(
@@ -61,9 +78,9 @@ def test_all_that_a_turn_of_a_product_takes_is_under_way_together(
 
 def test_all_that_a_turn_of_q_k_and_v_takes_is_under_way_together(machine_code: dict[str, Code]) -> None:
     variants = {name: code for name, code in machine_code.items() if name.startswith("qkv_q8_")}
-    assert len(variants) == 10
+    assert len(variants) == 12
     for name, code in variants.items():
-        kinds = re.findall(r"q\d_[k\d]", name)
+        kinds = re.findall("|".join(PRODUCTS), name.removeprefix("qkv_q8_"))
         sizes = sorted(PRODUCTS[kind][0] for kind in (kinds[0], kinds[0], kinds[-1]))
         found = [[wait.bytes for wait in code.loop_waits(loop)] for loop in code.product_loops]
         assert sorted(found) == [[size] for size in sizes], name
@@ -80,6 +97,17 @@ def test_a_norm_loads_everything_before_its_barrier(machine_code: dict[str, Code
     begins = [0, barriers[0]]
     of_path = [sum(begin < at < end for at in loads) for begin, end in zip(begins, barriers, strict=True)]
     assert sorted(of_path) == [2, 8]
+
+
+def test_the_norm_of_a_sum_loads_it_at_once_and_behind_the_count_of_blocks(machine_code: dict[str, Code]) -> None:
+    for name, code in machine_code.items():
+        if ARGUMENTS.get(name.rsplit("_q", 1)[0] if "_q8_1" in name else name) is not args.ProductOfOne:
+            continue
+        counts = [at for at, one in enumerate(code.instructions) if one.name.startswith("ATOMG")]
+        assert len(counts) == 1, name
+        behind = code.instructions[counts[0] :]
+        assert [one.loads for one in behind if one.loads] == [SIXTEEN] * 8, name
+        assert code.waits(counts[0])[0].loads[:4] == (SIXTEEN,) * 4, name
 
 
 @pytest.mark.parametrize(("kernel", "size"), [("64_4", 4), ("64_8", 4), ("128_4", 8), ("128_8", 8), ("256_8", 16)])

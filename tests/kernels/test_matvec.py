@@ -9,16 +9,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprtui.engine.cuda.launches import variant
+from aprtui.engine.cuda.launches import WIDEST_NORM_BEHIND, norm_threads, variant
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from tests.engine.tiny_model import set_halves
-from tests.kernels.cases import FLOAT_TYPES, KINDS, activations, matrix, rounded, weight_of, wide
-from tests.kernels.emulated import Images, InOut, Out
+from tests.kernels.cases import (
+    FLOAT_TYPES,
+    KINDS,
+    NO_NORM,
+    NO_Q8,
+    activations,
+    matrix,
+    q8_out,
+    rounded,
+    weight_of,
+    wide,
+)
+from tests.kernels.emulated import Images, InOut, Out, Struct
 
 pytestmark = pytest.mark.group("emulator")
 
-K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
+K_TYPES = tuple(kind for kind in KINDS if kind.format.block_values == 256)
 BOUND = 4e-7
 
 
@@ -55,6 +66,7 @@ def run(
         None,
         len(x),
         stride,
+        *([NO_NORM] if at_once == 1 else []),
         orders=orders,
     )
     assert (y[:, weight.rows :] == 77).all(), "wrote behind a row"
@@ -100,9 +112,56 @@ def test_residual_is_added_in_float32(image_of: Images) -> None:
     weight = weight_of(WeightType.Q4_K, 20, 256)
     x, residual = np.random.default_rng(8).standard_normal((2, 256), np.float32), np.full((2, 20), 0.1, np.float32)
     product, total = image_of("matvec").run(
-        "matvec_q8_1_q4_k", (2, 2), 256, matrix(weight), activations(x), residual, Out((2, 20)), Out((2, 20)), 2, 20
+        "matvec_q8_1_q4_k",
+        (2, 2),
+        256,
+        matrix(weight),
+        activations(x),
+        residual,
+        Out((2, 20)),
+        Out((2, 20)),
+        2,
+        20,
+        NO_NORM,
     )
     np.testing.assert_array_equal(total, residual + product)
+
+
+@pytest.mark.parametrize(("kernel", "rows"), [("matvec_q8_1_q4_k", 320), ("matvec_exact_1", 160)])
+@pytest.mark.parametrize("magnitude", [1.0, 1e-25])
+def test_a_norm_of_the_sum_has_the_bits_of_its_own_launch(
+    image_of: Images, kernel: str, rows: int, magnitude: float
+) -> None:
+    weight, random = weight_of(WeightType.Q4_K, rows, 256), np.random.default_rng(8)
+    x, residual, norm = (random.standard_normal((1, size), np.float32) for size in (256, rows, rows))
+    of_block = 16 if kernel.startswith("matvec_q8") else 8
+    wanted = Struct((norm * np.float32(magnitude), Out((1, rows)), q8_out(rows), InOut(np.zeros(1, np.uint32)), 1e-6))
+    total, normed, levels, scales, counter = image_of("matvec").run(
+        kernel, (-(-rows // of_block),), 256, matrix(weight), activations(x), residual, None, Out((1, rows)), 1, rows,
+        wanted,
+    )  # fmt: skip
+    assert not counter.any(), "it is left at 0"
+    expected = image_of("norm").run(
+        "rms_norm", (1,), norm_threads(rows), total, norm * np.float32(magnitude), Out((1, rows)), q8_out(rows), rows,
+        1e-6, orders=1,
+    )  # fmt: skip
+    for found, alone in zip((normed, levels, scales), expected, strict=True):
+        np.testing.assert_array_equal(found, alone)
+
+
+def test_a_norm_of_the_widest_sum_has_the_bits_of_its_own_launch(image_of: Images) -> None:
+    rows = WIDEST_NORM_BEHIND
+    weight, random = weight_of(WeightType.Q8_0, rows, 32), np.random.default_rng(9)
+    x, residual, norm = (random.standard_normal((1, size), np.float32) for size in (32, rows, rows))
+    wanted = Struct((norm, Out((1, rows)), NO_Q8, InOut(np.zeros(1, np.uint32)), 1e-6))
+    total, normed, _ = image_of("matvec").run(
+        "matvec_q8_1_q8_0", (rows // 16,), 256, matrix(weight), activations(x), residual, None, Out((1, rows)), 1, rows,
+        wanted, orders=2,
+    )  # fmt: skip
+    (expected,) = image_of("norm").run(
+        "rms_norm", (1,), norm_threads(rows), total, norm, Out((1, rows)), NO_Q8, rows, 1e-6, orders=1
+    )
+    np.testing.assert_array_equal(normed, expected)
 
 
 @pytest.mark.parametrize("mode", ["exact", "q8"])
@@ -130,5 +189,7 @@ def extreme(kind: WeightType) -> Weight:
 def test_extreme_levels_do_not_overflow(image_of: Images, kind: WeightType) -> None:
     weight, x = extreme(kind), np.ones((2, 256), np.float32)
     x[1] = -1
-    np.testing.assert_allclose(run(image_of, weight, x, "q8", 1), x.astype(np.float64) @ wide(weight).T, rtol=1e-6)
-    np.testing.assert_allclose(run(image_of, weight, x, "exact", 1), x.astype(np.float64) @ wide(weight).T, rtol=1e-6)
+    # Of a row in which levels cancel, the terms say how far it may be off.
+    most = 1e-6 * np.abs(wide(weight)).sum(1)
+    for mode in ("q8", "exact"):
+        assert (np.abs(run(image_of, weight, x, mode, 1) - x.astype(np.float64) @ wide(weight).T) <= most).all(), mode

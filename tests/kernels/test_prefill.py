@@ -14,7 +14,7 @@ from aprtui import resources
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from tests.kernels.cases import FLOAT_TYPES, KINDS, activations, matrix, weight_of, wide
-from tests.kernels.emulated import Images, InOut, Kernels, Out
+from tests.kernels.emulated import Images, InOut, Kernels, Out, Struct
 from tests.kernels.test_matvec import K_TYPES, error, extreme
 from tests.kernels.test_matvec import run as matvec
 
@@ -27,12 +27,20 @@ def normal(*shape: int, seed: int = 5) -> np.ndarray:
     return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 
+def product(weight: Weight, out: Out | InOut) -> Struct:
+    """`Product` of prefill.cu."""
+    return Struct((matrix(weight), out))
+
+
+NONE = Struct((Struct((None, 0, 0, 0)), None))
+
+
 def matmul(image: Kernels, weight: Weight, x: np.ndarray, orders: int = 3) -> np.ndarray:
     """`x Wᵀ` `[tokens, rows]`; the room between rows of the output must stay untouched."""
     grid, stride = (-(-weight.rows // 128), -(-len(x) // 64)), weight.rows + 3
     (y,) = image.run(
-        "matmul_q8", grid, 256, matrix(weight), activations(x, values=False), None,
-        InOut(np.full((len(x), stride), np.float32(77))), None, len(x), stride, orders=orders,
+        "matmul_q8", grid, 256, product(weight, InOut(np.full((len(x), stride), np.float32(77)))), NONE, NONE,
+        activations(x, values=False), None, None, len(x), stride, orders=orders,
     )  # fmt: skip
     assert (y[:, weight.rows :] == 77).all(), "wrote behind a row"
     return np.asarray(y[:, : weight.rows])
@@ -66,10 +74,34 @@ def test_bits_depend_on_row_and_token_alone(image_of: Images, kind: WeightType) 
 def test_residual_is_added_in_float32(image_of: Images) -> None:
     weight, x = weight_of(WeightType.Q4_K, 20, 256), normal(2, 256)
     residual = np.full((2, 20), 0.1, np.float32)
-    product, total = image_of("prefill").run(
-        "matmul_q8", (1, 1), 256, matrix(weight), activations(x), residual, Out((2, 20)), Out((2, 20)), 2, 20
+    found, total = image_of("prefill").run(
+        "matmul_q8",
+        (1, 1),
+        256,
+        product(weight, Out((2, 20))),
+        NONE,
+        NONE,
+        activations(x),
+        residual,
+        Out((2, 20)),
+        2,
+        20,
     )
-    np.testing.assert_array_equal(total, residual + product)
+    np.testing.assert_array_equal(total, residual + found)
+
+
+def test_products_of_one_input_made_together_have_the_bits_of_each_alone(image_of: Images) -> None:
+    kinds, x = (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ4_XS), normal(66, 256)
+    for sizes in ((130, 20, 128), (20, 130)):
+        weights = [weight_of(kind, rows, 256) for kind, rows in zip(kinds, sizes, strict=False)]
+        parts = [product(weight, InOut(np.full((66, 131), np.float32(77)))) for weight in weights]
+        tiles = sum(-(-rows // 128) for rows in sizes)
+        found = image_of("prefill").run(
+            "matmul_q8", (tiles, 2), 256, *(*parts, NONE)[:3], activations(x, values=False), None, None, 66, 131
+        )
+        for weight, together in zip(weights, found, strict=True):
+            np.testing.assert_array_equal(together[:, : weight.rows], matmul(image_of("prefill"), weight, x, orders=1))
+            assert (together[:, weight.rows :] == 77).all(), "wrote behind a row"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

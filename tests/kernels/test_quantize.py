@@ -17,7 +17,7 @@ def quantize(image_of: Images, x: np.ndarray) -> list[np.ndarray]:
     return image_of("quantize").run("quantize", ((blocks + 7) // 8,), 256, x, q8_out(x.size), blocks)
 
 
-@pytest.mark.parametrize("magnitude", [1.0, 1e-20, 1e20])
+@pytest.mark.parametrize("magnitude", [1.0, 1e-20, 1e20, 1e-38])
 def test_levels_and_scales_are_those_of_the_reference(image_of: Images, magnitude: float) -> None:
     x = (np.random.default_rng(1).standard_normal((19, 32)) * magnitude).astype(np.float32)
     x[3] = 0
@@ -27,6 +27,18 @@ def test_levels_and_scales_are_those_of_the_reference(image_of: Images, magnitud
     levels, scales = quantize(image_of, x)
     assert_q8_of(x, levels, scales)
     np.testing.assert_array_equal(dequantised(levels, scales).reshape(x.shape), round_q8_1(x))
+
+
+@pytest.mark.parametrize("smallest", [0.01, 2e-18, 5e17])
+def test_levels_next_to_a_tie_are_those_of_the_reference(image_of: Images, smallest: float) -> None:
+    # Where a quotient that is off by its last bit would show, also at the ends of the range of quick divisions.
+    random = np.random.default_rng(3)
+    scales = (smallest * random.uniform(1, 2, (500, 1))).astype(np.float32)
+    x = (np.rint(random.uniform(-127, 126, (500, 32))) + 0.5).astype(np.float32) * scales
+    x = np.nextafter(x, np.inf * random.choice([-1, 1], x.shape).astype(np.float32), dtype=np.float32)
+    x[:, :1] = 127 * scales
+    levels, found = quantize(image_of, x)
+    assert_q8_of(x, levels, found)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

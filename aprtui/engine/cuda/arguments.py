@@ -71,6 +71,12 @@ class RmsNorm(ctypes.Structure):
     )  # fmt: skip
 
 
+class Norm(ctypes.Structure):
+    """A norm in the launch that makes its input; see norm.cuh."""
+
+    _fields_ = (("weight", _Pointer), ("out", _Pointer), ("q8", Q8Output), ("counter", _Pointer), ("epsilon", _Float))
+
+
 class Quantize(ctypes.Structure):
     """See quantize.cu."""
 
@@ -84,6 +90,27 @@ class Product(ctypes.Structure):
         ("w", Matrix), ("x", Activations), ("residual", _Pointer), ("product", _Pointer), ("sum", _Pointer),
         ("tokens", _Int), ("stride", _Int),
     )  # fmt: skip
+
+
+class MatrixOfPrompt(ctypes.Structure):
+    """`Product` of prefill.cu: a matrix, and where its product goes; without rows there is none."""
+
+    _fields_ = (("w", Matrix), ("out", _Pointer))
+
+
+class ProductsOfPrompt(ctypes.Structure):
+    """See prefill.cu. `residual` and `sum` belong to the first matrix."""
+
+    _fields_ = (
+        ("first", MatrixOfPrompt), ("second", MatrixOfPrompt), ("third", MatrixOfPrompt), ("x", Activations),
+        ("residual", _Pointer), ("sum", _Pointer), ("tokens", _Int), ("stride", _Int),
+    )  # fmt: skip
+
+
+class ProductOfOne(ctypes.Structure):
+    """Of the kernels of matvec.cu that take one token."""
+
+    _fields_ = (*Product._fields_, ("norm", Norm))
 
 
 class Qkv(ctypes.Structure):

@@ -31,6 +31,8 @@ class Launch:
     """Bytes of weights that it has to read: what its speed is held against."""
     moved_a_position: int = 0
     """Bytes of the K/V cache that it has to read for each position."""
+    waits_itself: bool = False
+    """Whether the kernel waits for the kernels in front of it, so that a graph may let it begin before they end."""
 
 
 class Driver(Protocol):

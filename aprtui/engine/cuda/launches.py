@@ -15,6 +15,9 @@ from aprtui.model.weight_types import WeightType
 AT_ONCE = 8
 """Columns that share a walk over a matrix."""
 
+WIDEST_NORM_BEHIND = 4096
+"""Columns of a row that the launch which makes it can norm; wider ones take a launch of their own."""
+
 _SHORTEST_RUN, _MOST_SPLITS = 32, 128
 """Keys that a block of `attend_one` takes at least, and runs of keys that it can join."""
 
@@ -39,7 +42,7 @@ class Launches:
     ) -> Launch:  # fmt: skip
         x, y, z = (*grid, 1, 1)[:3]
         packed, moved = args.packed(arguments), sum(matrix_bytes(matrix) for matrix in reads)
-        return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved)
+        return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved, waits_itself=True)
 
     def _own(self, kernel: str, *matrices: args.Matrix) -> str:
         """The variant of `kernel` for the formats of `matrices`, or `kernel` itself, which takes all formats."""
@@ -56,22 +59,26 @@ class Launches:
         """Activations to Q8_1."""
         return self._launch("quantize", (_groups(arguments.blocks, 8),), 256, arguments)
 
-    def product(self, arguments: args.Product, *, decode: bool) -> Launch:
-        """A matrix times the activations of one token (`decode`) or of several."""
-        matrix, columns, mode = arguments.w, 1 if decode else AT_ONCE, self._mode
-        kind = _kind(matrix)
-        if decode and not kind.format.is_quantised:
-            mode = Mode.EXACT  # float formats meet float32 in either mode
-        name, rows = f"matvec_{mode}_{columns}", 8
-        if decode and mode is Mode.Q8:
-            name, rows = variant(name, kind), 16
-        grid = _groups(matrix.rows, rows), _groups(arguments.tokens, columns)
-        return self._launch(name, grid, 256, arguments, reads=[matrix])
+    def product(self, arguments: args.Product) -> Launch:
+        """A matrix times the activations of several tokens."""
+        matrix = arguments.w
+        grid = _groups(matrix.rows, 8), _groups(arguments.tokens, AT_ONCE)
+        return self._launch(f"matvec_{self._mode}_{AT_ONCE}", grid, 256, arguments, reads=[matrix])
 
-    def matmul_q8(self, arguments: args.Product) -> Launch:
-        """A quantised matrix times activations of several tokens in Q8_1, on tensor cores."""
-        grid = _groups(arguments.w.rows, 128), _groups(arguments.tokens, 64)
-        return self._launch("matmul_q8", grid, 256, arguments, reads=[arguments.w])
+    def product_of_one(self, arguments: args.ProductOfOne) -> Launch:
+        """A matrix times the activations of one token, and the norm of the sum where there is one."""
+        matrix, kind = arguments.w, _kind(arguments.w)
+        # Float formats meet float32 in either mode.
+        name, rows = f"matvec_{Mode.EXACT}_1", 8
+        if self._mode is Mode.Q8 and kind.format.is_quantised:
+            name, rows = variant(f"matvec_{Mode.Q8}_1", kind), 16
+        return self._launch(name, (_groups(matrix.rows, rows),), 256, arguments, reads=[matrix])
+
+    def matmul_q8(self, arguments: args.ProductsOfPrompt) -> Launch:
+        """Up to three quantised matrices times the same activations of several tokens in Q8_1, on tensor cores."""
+        matrices = [one.w for one in (arguments.first, arguments.second, arguments.third) if one.w.rows]
+        grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64)
+        return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
 
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
-from aprtui.engine.cuda.launches import Launches
+from aprtui.engine.cuda.launches import WIDEST_NORM_BEHIND, Launches
 from aprtui.engine.cuda.storage import DeviceStorage, Weights
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
@@ -74,9 +74,12 @@ class Lowering:
         self.half, self.mode, self.splits = int(kv is KvType.F16), mode, splits
         self.weights, self.storage, self.launches = weights, storage, launches
         self._readers: dict[Node, list[Weight]] = {}
+        self._norms: dict[Node, Node] = {}
         for node in self.graph.nodes:
-            if self.graph[node.stage].op is Op.MATMUL:
-                self._readers.setdefault(self.graph.inputs(node)[0], []).extend(model.params(node))
+            if self.op(node) is Op.MATMUL:
+                self._readers.setdefault(self.source(node), []).extend(model.params(node))
+            if self.op(node) is Op.RMS_NORM:
+                self._norms[self.source(node)] = node
 
     def layer(self, layer: int | None, run: Pass) -> list[Launch]:
         """The launches of a layer, or of the stages of the model."""
@@ -112,6 +115,11 @@ class Lowering:
         """Whether a matrix product reads `node` in Q8_1."""
         readers = self._readers.get(node, [])
         return self.mode is Mode.Q8 and any(weight.type in Q8_TYPES for weight in readers)
+
+    def norm_behind(self, node: Node, run: Pass) -> Node | None:
+        """The norm of `node` that is made in the launch which makes `node`: of one token, where that can be."""
+        fits = run.decode and self.op(node) is Op.ADD and self.graph[node.stage].width <= WIDEST_NORM_BEHIND
+        return self._norms.get(node) if fits else None
 
     def op(self, node: Node) -> Op:
         return self.graph[node.stage].op
@@ -176,21 +184,46 @@ class _Emitters:
         return [self.low.launches.embed(arguments, self.run.tokens)]
 
     def _norm(self, node: Node) -> list[Launch]:
+        if self.low.norm_behind(self.low.source(node), self.run) is not None:
+            return []
         arguments = args.RmsNorm(
             self.places.of(self.low.source(node)), self._vector(node), self._stored(node), self._q8_of(node),
             self.graph[node.stage].width, self.low.model.config.norm_epsilon,
         )  # fmt: skip
         return [self.low.launches.rms_norm(arguments, self.run.tokens)]
 
+    def _products(self, matrices: Mapping[int, args.Matrix], source: Node, stride: int) -> list[Launch]:
+        """Products of `source`, the tokens of a prompt, by their addresses: on tensor cores in one launch."""
+        x, tokens = self._activations(source), self.run.tokens
+        if all(self._on_tensor_cores(matrix) for matrix in matrices.values()):
+            parts = [args.MatrixOfPrompt(matrix, place) for place, matrix in matrices.items()]
+            first, second, third = (*parts, args.MatrixOfPrompt(), args.MatrixOfPrompt())[:3]
+            return [self.low.launches.matmul_q8(args.ProductsOfPrompt(first, second, third, x, 0, 0, tokens, stride))]
+        return [self._product(matrix, x, tokens, stride, product=place) for place, matrix in matrices.items()]
+
+    def _on_tensor_cores(self, matrix: args.Matrix) -> bool:
+        run = self.run
+        return self.low.mode is Mode.Q8 and not run.decode and not run.few and matrix.format in Q8_TYPES
+
     def _product(
         self, matrix: args.Matrix, x: args.Activations, tokens: int, stride: int,
-        *, product: int = 0, residual: int = 0, total: int = 0,
+        *, product: int = 0, residual: int = 0, total: int = 0, norm: Node | None = None,
     ) -> Launch:  # fmt: skip
-        arguments = args.Product(matrix, x, residual, product, total, tokens, stride)
-        run = self.run
-        if self.low.mode is Mode.Q8 and not run.decode and not run.few and matrix.format in Q8_TYPES:
-            return self.low.launches.matmul_q8(arguments)
-        return self.low.launches.product(arguments, decode=self.run.decode)
+        launches = self.low.launches
+        if self._on_tensor_cores(matrix):
+            none, only = args.MatrixOfPrompt(), args.MatrixOfPrompt(matrix, product)
+            return launches.matmul_q8(args.ProductsOfPrompt(only, none, none, x, residual, total, tokens, stride))
+        of_all = matrix, x, residual, product, total, tokens, stride
+        if self.run.decode:
+            behind = self._norm_arguments(norm) if norm is not None else args.Norm()
+            return launches.product_of_one(args.ProductOfOne(*of_all, behind))
+        return launches.product(args.Product(*of_all))
+
+    def _norm_arguments(self, node: Node) -> args.Norm:
+        return args.Norm(
+            self._vector(node), self._stored(node), self._q8_of(node), self.storage.counters,
+            self.low.model.config.norm_epsilon,
+        )  # fmt: skip
 
     def _logits(self, node: Node) -> list[Launch]:
         """The product that makes the logits; other products are launched with the node that reads them."""
@@ -207,14 +240,15 @@ class _Emitters:
         product = self._fused_product(q_turned)
         heads.product = self.places.of(product)
         q, k, v = self._matrices(product)
-        x = self._activations(self.low.source(product))
+        source = self.low.source(product)
         if self.run.decode:
+            x = self._activations(source)
             return [self.low.launches.qkv(args.Qkv(q, k, v, x, heads, self.storage.step, self.storage.counters))]
-        launches, first = [], heads.product
-        for matrix in (q, k, v):
-            launches.append(self._product(matrix, x, self.run.tokens, self.config.qkv_width, product=first))
-            first += 4 * matrix.rows
-        return [*launches, self.low.launches.heads(args.HeadsOfPrompt(heads, self.storage.step), self.run.tokens)]
+        places = {heads.product: q, heads.product + 4 * q.rows: k, heads.product + 4 * (q.rows + k.rows): v}
+        return [
+            *self._products(places, source, self.config.qkv_width),
+            self.low.launches.heads(args.HeadsOfPrompt(heads, self.storage.step), self.run.tokens),
+        ]
 
     def _fused_product(self, node: Node) -> Node:
         while self.low.op(node) is not Op.MATMUL:
@@ -273,13 +307,14 @@ class _Emitters:
         return [self.low.launches.quantize(args.Quantize(self.places.of(node), q8, blocks))]
 
     def _add(self, node: Node) -> list[Launch]:
-        """A matrix product and the residual that it is added to."""
+        """A matrix product, the residual that it is added to, and of one token the norm of their sum."""
         residual, product = self.graph.inputs(node)
         (matrix,) = self._matrices(product)
         return [
             self._product(
                 matrix, self._activations(self.low.source(product)), self.run.tokens, matrix.rows,
                 product=self._tap(product), residual=self.places.of(residual), total=self.places.of(node),
+                norm=self.low.norm_behind(node, self.run),
             )
         ]  # fmt: skip
 
@@ -287,15 +322,15 @@ class _Emitters:
         silu, up = self.graph.inputs(node)
         gate = self.low.source(silu)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
-        x, tokens = self._activations(self.low.source(gate)), self.run.tokens
+        source = self.low.source(gate)
         out = args.FeedForward(silu=self._tap(silu), out=self._stored(node), q8=self._q8_of(node))
         if self.run.decode:
             out.gate, out.up = self._tap(gate), self._tap(up)
+            x = self._activations(source)
             return [self.low.launches.gate_up(args.GateUp(gate_matrix, up_matrix, x, out))]
         gates, ups = self.places.of(gate), self.places.of(up)
-        blocks = tokens * self.config.ffn // 32
+        blocks = self.run.tokens * self.config.ffn // 32
         return [
-            self._product(gate_matrix, x, tokens, self.config.ffn, product=gates),
-            self._product(up_matrix, x, tokens, self.config.ffn, product=ups),
+            *self._products({gates: gate_matrix, ups: up_matrix}, source, self.config.ffn),
             self.low.launches.swiglu(args.Swiglu(gates, ups, out, blocks)),
         ]

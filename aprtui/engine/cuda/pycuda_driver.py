@@ -1,8 +1,8 @@
 """The driver behind the CUDA engine: PyCUDA. Nothing else in the project imports it.
 
-PyCUDA keeps its stack of contexts by thread: make, use and close a driver on one thread (`device_thread`). It offers no
-CUDA graphs: those are made by ctypes, on the driver library that it has loaded. Their capture is *relaxed*: the other
-modes forbid the capturing thread to free device memory, which a garbage collection may do at any time.
+PyCUDA keeps its stack of contexts by thread: make, use and close a driver on one thread (`device_thread`). Kernels and
+graphs go past it (`driver_library`). Capture is *relaxed*: the other modes forbid the capturing thread to free device
+memory, which a garbage collection may do at any time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import gc
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,97 +18,58 @@ import pycuda.driver as cuda
 from numpy.typing import DTypeLike, NDArray
 
 from aprtui.engine.cuda.driver import Launch
+from aprtui.engine.cuda.driver_library import DriverCallError, call, function_of, load_module, queue_kernel
 from aprtui.errors import DeviceError, EngineError
 
 _NON_BLOCKING = 1
 """Flag of a stream that does not wait for the null stream, which nothing of ours uses."""
 
 _RELAXED = 2
-_POINTER = ctypes.c_void_p
-_SIGNATURES = {
-    "cuStreamBeginCapture_v2": (_POINTER, ctypes.c_int),
-    "cuStreamEndCapture": (_POINTER, ctypes.POINTER(_POINTER)),
-    "cuGraphInstantiateWithFlags": (ctypes.POINTER(_POINTER), _POINTER, ctypes.c_ulonglong),
-    "cuGraphLaunch": (_POINTER, _POINTER),
-    "cuGraphExecDestroy": (_POINTER,),
-    "cuGraphDestroy": (_POINTER,),
-    "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
-}
-
-
-class CaptureRefusedError(Exception):
-    """The driver does not capture here; says which call it refused and why."""
 
 
 class Graph:
     """What `work` queued on `stream` (a raw handle), to be launched there again and again.
 
-    Raises `CaptureRefusedError` where the driver refuses; the stream is then as before.
+    Raises `DriverCallError` where the driver refuses; the stream is then as before.
     """
 
     def __init__(self, stream: int, work: Callable[[], None]) -> None:
-        self._stream = _POINTER(stream)
-        self._executable = _POINTER()
-        graph = _captured(self._stream, work)
+        self._stream = stream
+        self._executable = ctypes.c_void_p()
+        graph = _captured(stream, work)
         try:
-            _require("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, 0)
+            call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, 0)
         finally:
-            _driver().cuGraphDestroy(graph)
+            call("cuGraphDestroy", graph)
 
     def launch(self) -> None:
-        status = _driver().cuGraphLaunch(self._executable, self._stream)
-        if status:
-            raise DeviceError(
-                f"the device failed (launching a graph): cuGraphLaunch failed: {_text(status)}: open the engine again "
-                "in a new process"
-            )
+        call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
         if self._executable.value:
-            _driver().cuGraphExecDestroy(self._executable)
-            self._executable = _POINTER()
+            call("cuGraphExecDestroy", self._executable)
+            self._executable = ctypes.c_void_p()
 
 
-def _captured(stream: ctypes.c_void_p, work: Callable[[], None]) -> ctypes.c_void_p:
-    _require("cuStreamBeginCapture_v2", stream, _RELAXED)
-    graph = _POINTER()
+def _captured(stream: int, work: Callable[[], None]) -> ctypes.c_void_p:
+    call("cuStreamBeginCapture_v2", stream, _RELAXED)
+    graph = ctypes.c_void_p()
     collecting = gc.isenabled()
     gc.disable()
     try:
         work()
     except BaseException:
         # The stream has to leave its capture, also when the work failed.
-        _driver().cuStreamEndCapture(stream, ctypes.byref(graph))
-        if graph.value:
-            _driver().cuGraphDestroy(graph)
+        with contextlib.suppress(DriverCallError):
+            call("cuStreamEndCapture", stream, ctypes.byref(graph))
+            call("cuGraphDestroy", graph)
         raise
     finally:
         if collecting:
             gc.enable()
-    _require("cuStreamEndCapture", stream, ctypes.byref(graph))
+    call("cuStreamEndCapture", stream, ctypes.byref(graph))
     return graph
-
-
-@cache
-def _driver() -> ctypes.CDLL:
-    library = ctypes.CDLL("libcuda.so.1")
-    for name, arguments in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, ctypes.c_int
-    return library
-
-
-def _require(name: str, *arguments: object) -> None:
-    status = getattr(_driver(), name)(*arguments)
-    if status:
-        raise CaptureRefusedError(f"{name}: {_text(status)}")
-
-
-def _text(status: int) -> str:
-    text = ctypes.c_char_p()
-    _driver().cuGetErrorString(status, ctypes.byref(text))
-    return text.value.decode(errors="replace") if text.value else f"error {status}"
 
 
 class PyCudaDriver:
@@ -120,9 +80,12 @@ class PyCudaDriver:
         self._pinned: list[Any] = []
         self._graphs: list[Graph] = []
         self._stream: Any = None
-        # What callers hold are numbers: a function that outlives the context would unload its module without one.
-        self._functions: list[Any] = []
+        self._modules: list[int] = []
+        self._functions: list[int] = []
         self._events: dict[int, Any] = {}
+        self._begins_early = True
+        """Whether kernels that wait themselves are put into graphs so that they may begin early."""
+        self._early = self._behind_kernel = False
         self._open = False
         with _told("making a context"):
             cuda.init()
@@ -177,8 +140,8 @@ class PyCudaDriver:
     def kernels(self, image: bytes, names: tuple[str, ...]) -> dict[str, int]:
         first = len(self._functions)
         with _told("loading kernels"):
-            module = cuda.module_from_buffer(image)
-            self._functions += [module.get_function(name) for name in names]
+            self._modules.append(load_module(image))
+            self._functions += [function_of(self._modules[-1], name) for name in names]
         return {name: first + index for index, name in enumerate(names)}
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
@@ -188,34 +151,51 @@ class PyCudaDriver:
         self.synchronize()
 
     def copy_in(self, address: int, values: NDArray[Any]) -> None:
+        self._behind_kernel = False
         with _told("copying to the device"):
             cuda.memcpy_htod_async(address, values, self._stream)
 
     def copy_out(self, values: NDArray[Any], address: int) -> None:
+        self._behind_kernel = False
         with _told("copying from the device"):
             cuda.memcpy_dtoh_async(values, address, self._stream)
 
     def copy_within(self, target: int, source: int, size: int) -> None:
+        self._behind_kernel = False
         with _told("copying on the device"):
             cuda.memcpy_dtod_async(target, source, size, self._stream)
 
     def launch(self, launch: Launch) -> None:
-        # Not `prepared_async_call`: with packed arguments this one takes 0.5 µs instead of 3 to 6.
-        with _told("launching a kernel"):
-            self._functions[launch.kernel]._launch_kernel(  # noqa: SLF001
-                launch.grid, launch.block, launch.arguments, launch.shared_bytes, self._stream
-            )  # fmt: skip
+        function, stream = self._functions[launch.kernel], self._stream.handle
+        if self._early and self._behind_kernel and launch.waits_itself:
+            queue_kernel(function, launch, stream, early=True)  # a refusal ends the capture
+        else:
+            with _told("launching a kernel"):
+                queue_kernel(function, launch, stream, early=False)
+        self._behind_kernel = True
 
     def capture(self, work: Callable[[], None]) -> Graph | None:
-        try:
-            graph = Graph(self._stream.handle, work)
-        except CaptureRefusedError:
-            return None
-        self._graphs.append(graph)
+        """See `Driver`. Where the driver refuses early beginnings, it is asked again without them, and no more."""
+        graph = self._captured(work, early=True) if self._begins_early else None
+        if graph is None:
+            graph = self._captured(work, early=False)
+            self._begins_early = self._begins_early and graph is None
+        if graph is not None:
+            self._graphs.append(graph)
         return graph
 
+    def _captured(self, work: Callable[[], None], *, early: bool) -> Graph | None:
+        self._early, self._behind_kernel = early, False
+        try:
+            return Graph(self._stream.handle, work)
+        except DriverCallError:
+            return None
+        finally:
+            self._early = self._behind_kernel = False
+
     def replay(self, graph: Graph) -> None:
-        graph.launch()
+        with _told("launching a graph"):
+            graph.launch()
 
     def discard(self, graph: Graph) -> None:
         self._graphs.remove(graph)
@@ -245,9 +225,12 @@ class PyCudaDriver:
                 graph.close()
             for allocation in held:
                 allocation.free()
+            for module in self._modules:
+                call("cuModuleUnload", module)
         else:
-            _abandon(*held, *self._functions, *self._events.values(), self._stream)
-        self._memory, self._pinned, self._graphs, self._functions, self._events = {}, [], [], [], {}
+            _abandon(*held, *self._events.values(), self._stream)
+        self._memory, self._pinned, self._graphs, self._events = {}, [], [], {}
+        self._modules, self._functions = [], []
         self._stream = None
         with contextlib.suppress(cuda.Error):
             cuda.Context.pop()
@@ -274,12 +257,12 @@ def _abandon(*things: object) -> None:
 
 @contextlib.contextmanager
 def _told(doing: str) -> Iterator[None]:
-    """Turn what PyCUDA raises into one line."""
+    """Turn what PyCUDA and the driver raise into one line."""
     try:
         yield
-    except cuda.MemoryError as error:
-        raise EngineError(
-            f"the device has no memory left ({doing}): {error}: lower --context, or end other programs that use it"
-        ) from error
-    except cuda.Error as error:
+    except (cuda.Error, DriverCallError) as error:
+        if isinstance(error, cuda.MemoryError) or getattr(error, "out_of_memory", False):
+            raise EngineError(
+                f"the device has no memory left ({doing}): {error}: lower --context, or end other programs that use it"
+            ) from error
         raise DeviceError(f"the device failed ({doing}): {error}: open the engine again in a new process") from error

@@ -42,9 +42,10 @@ class Setting:
         self.driver.upload(self.x, np.arange(COUNT, dtype=np.float32))
         self.driver.upload(self.y, np.zeros(COUNT, np.float32))
 
-    def add(self, amount: float) -> None:
+    def add(self, amount: float, *, waits_itself: bool = False) -> None:
         packed = struct.pack("PPfi", self.y, self.x, amount, COUNT)
-        self.driver.launch(Launch(self.kernels["add_scaled"], (8, 1, 1), (128, 1, 1), packed))
+        kernel = self.kernels["add_scaled"]
+        self.driver.launch(Launch(kernel, (8, 1, 1), (128, 1, 1), packed, waits_itself=waits_itself))
 
     def fetch(self) -> None:
         self.driver.copy_out(self.seen, self.y)
@@ -115,6 +116,56 @@ def test_a_graph_holds_what_was_queued_and_runs_it_as_often_as_asked(on_device: 
         setting.driver.synchronize()
         np.testing.assert_array_equal(setting.seen, 3 * np.arange(COUNT, dtype=np.float32))
         assert (counted("launches"), counted("replays")) == (launched, 3)
+
+    on_device(work)
+
+
+def test_kernels_that_wait_themselves_may_begin_early_in_a_graph_and_behind_a_kernel(
+    on_device: Callable[..., Any],
+) -> None:
+    def work(setting: Setting) -> None:
+        def token() -> None:
+            setting.add(1.0, waits_itself=True)
+            setting.add(1.0, waits_itself=True)  # the only one with such a kernel in front of it
+            setting.add(1.0)
+            setting.fetch()
+            setting.add(1.0, waits_itself=True)
+            setting.fetch()
+
+        token()
+        assert counted("early") == 0, "outside of a graph"
+        graph = setting.driver.capture(token)
+        assert graph is not None
+        assert counted("early") == 1
+        setting.driver.replay(graph)
+        setting.driver.synchronize()
+        np.testing.assert_array_equal(setting.seen, 8 * np.arange(COUNT, dtype=np.float32))
+
+    on_device(work)
+
+
+@pytest.mark.fake_driver(FAKE_CUDA_NO_EARLY="1")
+def test_where_early_beginnings_are_refused_graphs_have_plain_edges_and_the_driver_is_asked_once(
+    on_device: Callable[..., Any],
+) -> None:
+    def work(setting: Setting) -> None:
+        queued = 0
+
+        def token() -> None:
+            nonlocal queued
+            queued += 1
+            setting.add(1.0, waits_itself=True)
+            setting.add(2.0, waits_itself=True)
+            setting.fetch()
+
+        graphs = [setting.driver.capture(token) for _ in range(3)]
+        assert queued == 4
+        assert counted("early") == 0
+        for graph in graphs:
+            assert graph is not None
+            setting.driver.replay(graph)
+        setting.driver.synchronize()
+        np.testing.assert_array_equal(setting.seen, 9 * np.arange(COUNT, dtype=np.float32))
 
     on_device(work)
 
