@@ -174,7 +174,7 @@ def configured_scheduler() -> str | None:
 def connected(request: ClusterRequest, folder: SweepFolder) -> Iterator[Cluster]:
     """The cluster of `request`, checked and ready. Raises `EngineError` where it cannot be had."""
     _require_dask()
-    # What a lost connection leaves behind is told in one line, by us; loggers of Dask's modules have levels of their own.
+    # What a lost connection leaves behind is told in one line, by us; loggers of Dask's modules have their own levels.
     logging.disable(logging.CRITICAL)
     from distributed import Client
 
