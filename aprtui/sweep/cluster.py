@@ -174,8 +174,8 @@ def configured_scheduler() -> str | None:
 def connected(request: ClusterRequest, folder: SweepFolder) -> Iterator[Cluster]:
     """The cluster of `request`, checked and ready. Raises `EngineError` where it cannot be had."""
     _require_dask()
-    for logger in ("distributed", "asyncio"):  # what a lost connection leaves behind is told in one line, by us
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    # What a lost connection leaves behind is told in one line, by us; loggers of Dask's modules have their own levels.
+    logging.disable(logging.CRITICAL)
     from distributed import Client
 
     with _scheduler(request) as (address, name):
@@ -234,7 +234,8 @@ def _scheduler(request: ClusterRequest) -> Iterator[tuple[Any, str]]:
         try:
             yield cluster, f"the local cluster of {request.worker_count} workers"
         finally:
-            cluster.close(timeout=10)
+            with suppress(Exception):  # workers that do not answer any more end with this process
+                cluster.close(timeout=30)
 
 
 def _worker(request: ClusterRequest, number: int) -> dict[str, Any]:

@@ -270,6 +270,7 @@ def test_captures_that_are_larger_than_the_memory_of_a_worker_are_judged_within_
     assert summary["peak_worker_bytes"] < 0.85e9 < summary["bytes_captured"] / 2
 
 
+@pytest.mark.slow
 def test_a_task_that_no_worker_has_the_memory_for_is_refused(tmp_path: Path) -> None:
     refused = sweep(copying_plan(tmp_path, 1), "--workers", "1", "--memory", "0.2")
     assert refused.returncode == ExitCode.USAGE
