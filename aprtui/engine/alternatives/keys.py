@@ -90,6 +90,24 @@ def _hidden_words(call: StageCall, kept: Mask, lost: Mask) -> tuple[str, int]:
     return f"{counted(int(lost.sum()), 'key')} that a query should see are hidden", int(lost.sum())
 
 
+def _blind(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Queries of which every head has NaN for every key that it should see."""
+    if found is None:
+        return
+    visible = _visible(call)
+    blind = np.asarray((np.isnan(found) | ~visible).all((0, 2)))
+    if not blind.any() or blind.all():
+        return
+    tokens = (np.flatnonzero(blind) + call.position).tolist()
+    which = f"tokens {ranges(tokens)} see" if len(tokens) > 1 else f"token {tokens[0]} sees"
+    yield Attempt(f"{which} no key, not even its own: a row of the softmax that is 0 divided by 0",
+                  partial(_with_blind, blind))  # fmt: skip
+
+
+def _with_blind(blind: NDArray[np.bool_], call: StageCall) -> Array:
+    return np.where(blind[:, None] & _visible(call), np.float32(np.nan), call.honest())
+
+
 def _prefixes(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Tokens at the beginning that see one another, as in a prefix language model."""
     count, total = call.x.shape[1:]
@@ -363,6 +381,7 @@ KEY_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative("slots of the cache", frozenset({Op.SCORES, Op.ATTEND}), _slots, _CACHE),
     Alternative("hidden keys", frozenset({Op.SOFTMAX}), _hidden,
                 "let a query see every key up to its own, those of earlier chunks too", _plain),
+    Alternative("no key", frozenset({Op.SOFTMAX}), _blind, "let each query see its own key, padding or not", _plain),
     Alternative("prefix", frozenset({Op.SOFTMAX}), _prefixes, "mask keys behind the query in the prompt as well",
                 _plain),
     Alternative("finite mask", frozenset({Op.SOFTMAX}), _masks, "add −∞, or leave the keys out", _plain),

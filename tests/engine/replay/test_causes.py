@@ -118,6 +118,13 @@ def with_flipped_bit(call: StageCall, token: int, channel: int, bit: int) -> Arr
     return found
 
 
+def blind(call: StageCall) -> Array:
+    """The first query sees no key, so its only probability, which would be 1, is NaN."""
+    found = call.honest().copy()
+    found[:, 0, 0] = np.nan
+    return found
+
+
 def log_softmax(logits: Array) -> Array:
     wide = logits.astype(np.float64)
     return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)), np.float32)
@@ -179,6 +186,7 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         "none of the model's norms: 1 … 2",
     ),
     "a token's position": ("q_post_rope", lambda c: turned_at(c, {4: 9}), "token 4 is turned as of position 9"),
+    "a query that sees no key": ("attn_softmax", blind, "token 0 sees no key, not even its own"),
     "tokens that are not turned": (
         "k_post_rope", lambda c: turned_at(c, {10: 0, 11: 0, 12: 0}), "tokens 10–12 are not turned: as of position 0"
     ),
