@@ -36,6 +36,8 @@ from aprtui.trace.manifest import Manifest, ModelInfo, read_manifest, relative_p
 PROVENANCE = "_PROVENANCE.txt"
 COMPLETE = "complete"
 """The key of a provenance that says whether the writer finished."""
+INCOMPLETE = f"{COMPLETE}: false\n".encode()
+"""A provenance of files that are still being written or removed."""
 SUFFIXES = (".bin", ".aprt")
 _SHOWN_NAMES = 8
 _MOST_BYTES = 1 << 26

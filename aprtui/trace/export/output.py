@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from aprtui.errors import UsageError
-from aprtui.trace.aprt import output_error
+from aprtui.trace.aprt import create_beside, output_error
 
 
 def require_new(path: Path, overwrite: bool) -> None:
@@ -30,11 +29,10 @@ def new_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     require_new(path, overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = create_beside(path)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
