@@ -21,7 +21,7 @@ from aprtui.importing.source import Source
 from aprtui.progress import Progress
 from aprtui.trace.address import Address
 from aprtui.trace.aprt import MAX_VALUES, output_error, write_aprt, write_atomically
-from aprtui.trace.capture import PROVENANCE
+from aprtui.trace.capture import INCOMPLETE, PROVENANCE
 from aprtui.trace.delivery import delivered
 from aprtui.trace.graph import Node
 from aprtui.trace.manifest import relative_path
@@ -79,10 +79,15 @@ def new_capture(directory: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _move(folder: Path, directory: Path) -> None:
-    """Put the files of a capture that is whole in place of what `directory` holds of another."""
+    """Put the files of a capture that is whole in place of what `directory` holds of another.
+
+    Its provenance comes last: until then it says that files are missing.
+    """
     if directory.is_dir():
         remove_capture(directory)
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    write_atomically(directory / PROVENANCE, INCOMPLETE)
+    files = (path for path in folder.rglob("*") if path.is_file())
+    for file in sorted(files, key=lambda path: (path.name == PROVENANCE, path)):
         target = directory / file.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(file, target)

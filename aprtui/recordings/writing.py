@@ -38,6 +38,9 @@ class RecordingWriter:
         self._path = directory / DATA_NAME
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            # What described the former data goes first; who has those mapped keeps them.
+            for path in (directory / FILE_NAME, self._path):
+                path.unlink(missing_ok=True)
             self._file = self._path.open("wb")
         except OSError as error:
             raise output_error(self._path, error) from error

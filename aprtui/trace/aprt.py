@@ -14,9 +14,10 @@ so they are readable here too, but counted.
 from __future__ import annotations
 
 import os
+import secrets
 import struct
-import tempfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -160,19 +161,28 @@ def write_aprt(path: Path, layer: int | None, values: NDArray[np.float32]) -> No
     write_atomically(path, header(layer, flat.size), flat.data.cast("B") if flat.size else b"")
 
 
-def write_atomically(path: Path, *pieces: bytes | memoryview, mode: int = 0o644) -> None:
+def create_beside(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, open for writing, and its name. Who may read it is up to the user's umask."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with suppress(FileExistsError):
+            return os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666), temporary
+
+
+def write_atomically(path: Path, *pieces: bytes | memoryview, mode: int | None = None) -> None:
     """Write `pieces` to a temporary file beside `path` and move it into place. Raises `EngineError`."""
     if isinstance(path, Address):
         path.write_whole(b"".join(pieces))  # an object appears whole
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = create_beside(path)
         try:
             with os.fdopen(handle, "wb") as file:
                 for piece in pieces:
                     file.write(piece)
-            os.chmod(temporary, mode)
+            if mode is not None:
+                os.chmod(temporary, mode)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

@@ -38,6 +38,8 @@ from aprtui.trace.rank_parts import RANKS, RANKS_DIFFER, RankParts, parse_rank_p
 PROVENANCE = "_PROVENANCE.txt"
 COMPLETE = "complete"
 """The key of a provenance that says whether the writer finished."""
+INCOMPLETE = f"{COMPLETE}: false\n".encode()
+"""A provenance of files that are still being written or removed."""
 SUFFIXES = (".bin", ".aprt")
 _SHOWN_NAMES = 8
 _MOST_BYTES = 1 << 26

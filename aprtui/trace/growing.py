@@ -74,7 +74,7 @@ class GrowingCapture:
     def _append(self, file: _GrowingFile, values: Array) -> None:
         try:
             file.path.parent.mkdir(exist_ok=True)
-            descriptor = os.open(file.path, os.O_CREAT | os.O_WRONLY, 0o644)
+            descriptor = os.open(file.path, os.O_CREAT | os.O_WRONLY, 0o666)
             try:
                 write_at(descriptor, values, HEADER_BYTES + 4 * file.values)
             finally:

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import EngineError, UnreadableError, UsageError
-from aprtui.trace.aprt import HEADER_BYTES, header, output_error
-from aprtui.trace.capture import PROVENANCE, claimed_files
+from aprtui.trace.aprt import HEADER_BYTES, header, output_error, write_atomically
+from aprtui.trace.capture import INCOMPLETE, PROVENANCE, claimed_files
 from aprtui.trace.checksum import combine
 from aprtui.trace.graph import Node, Stage, StageGraph, graph_for
 from aprtui.trace.manifest import FILE_NAME, FileInfo, Manifest, read_manifest, relative_path, write_manifest
@@ -127,10 +127,14 @@ def take_directory(path: Path, needed: int, overwrite: bool) -> int:
 
 
 def remove_capture(path: Path) -> None:
+    """Remove the capture in `path`, which says that it is not whole before the first of its files goes."""
     claimed = {file for _, file in claimed_files(path)}
     manifest = read_manifest(path)
     if manifest:
         claimed |= {path / name for name in manifest.files}
+        write_manifest(path, replace(manifest, complete=False))
+    elif claimed:
+        write_atomically(path / PROVENANCE, INCOMPLETE)
     for file in claimed:
         file.unlink(missing_ok=True)
         if file.parent != path and not any(file.parent.iterdir()):

@@ -128,7 +128,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("run", "MODEL", "--backend", "numpy", "-n", "4", "--temp", "0", "-p", f"x{EVIL}"),
     ("run", "MODEL", "--backend", "numpy", "-n", "4", "--temp", "5", "--tokens", "1,2,3"),
     ("run", f"none{EVIL}"), ("open", f"aprtui:{EVIL}"), ("trace", "MODEL", "--tokens", EVIL),
-    ("contracts", "validate", "evil.yaml"), ("contracts", "lint", "evil.yaml"), ("contracts", "status", "evil.yaml"),
+    ("contracts", "validate", "evil.yaml"), ("contracts", "status", "evil.yaml"),
     ("import", "A", "--out", f"A{EVIL}"), (EVIL,), ("diff", f"--{EVIL}"), ("models", "--folder", "."),
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from aprtui.errors import UsageError
 from aprtui.trace.address import Address
-from aprtui.trace.aprt import output_error
+from aprtui.trace.aprt import create_beside, output_error
 
 
 def require_new(path: Path, overwrite: bool) -> None:
@@ -37,11 +37,10 @@ def new_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = create_beside(path)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
