@@ -22,7 +22,8 @@ import pytest
 
 from aprtui.contracts.evidence.files import read_evidence, write_evidence
 from aprtui.errors import UnreadableError
-from aprtui.importing.importer import ImportRequest, import_capture
+from aprtui.importing.importer import import_capture
+from aprtui.importing.reading import ImportRequest
 from aprtui.progress import no_progress
 from aprtui.recordings.reading import Recording, is_recording
 from aprtui.recordings.writing import RecordingWriter
