@@ -37,6 +37,15 @@ TOKENS = 48
 FAULT = "layer=2,stage=ffn_gate,kind=scale,magnitude=0.5"
 REAL_FAULT = "layer=12,stage=ffn_gate,kind=scale,magnitude=2"
 REAL_MODEL = "qwen2.5-coder-0.5b-q4_k_m.gguf"
+PLAN = """
+models: {demo: demo.gguf}
+prompts: ["def fib(n):", "import os", "class Stack:", "def read_lines(path):", "for name in", "return sorted("]
+engines:
+  exact: {backend: cpu}
+  q8: {backend: cpu, mode: q8}
+  scaled: {backend: cpu, inject: ["layer=2,stage=ffn_gate,kind=scale,magnitude=0.5"]}
+pairs: [{a: exact, b: q8}, {a: exact, b: scaled}, {replay: scaled}]
+"""
 QUESTION = "Write a Python function that\nreturns the n-th Fibonacci number."
 
 Act = Callable[[Driver, EngineProcess], Awaitable[None]]
@@ -98,6 +107,12 @@ async def contracts_scene(pilot: Driver, source: EngineProcess) -> None:
     await until(pilot, lambda: "PASS" in screen_text(pilot), 60)
 
 
+async def sweep(pilot: Driver, source: EngineProcess) -> None:
+    """A matrix of verdicts, the cursor on one that fails."""
+    await until(pilot, lambda: "FAIL" in screen_text(pilot), 60)
+    await pilot.press("right", "down")
+
+
 SCENES: dict[str, Scene] = {
     "live": Scene(screen_state(ScreenName.LIVE, prompt=PROMPT, chat="off"), live),
     "browse": Scene(screen_state(ScreenName.BROWSE, a="good", b="bad"), browse),
@@ -106,6 +121,7 @@ SCENES: dict[str, Scene] = {
     "contracts": Scene(
         screen_state(ScreenName.CONTRACTS, path=contracts(), reference="good", capture="good-again"), contracts_scene
     ),
+    "sweep": Scene(screen_state(ScreenName.SWEEP, path="night-sweep"), sweep),
     "real-live": Scene(screen_state(ScreenName.LIVE, prompt=QUESTION, chat="on", model=REAL_MODEL), chat, REAL_MODEL),
     "real-diff": Scene(
         screen_state(ScreenName.DIFF, a="real-good", b="real-bad", model=REAL_MODEL, judge="replay"), diff, REAL_MODEL
@@ -133,12 +149,17 @@ def captures(real: Path | None) -> Iterator[None]:
         if real:
             Path(REAL_MODEL).symlink_to(real)
             made += [(REAL_MODEL, "real-good", []), (REAL_MODEL, "real-bad", ["--inject", REAL_FAULT])]
+
+        def run(*words: str, codes: tuple[int, ...] = (0,)) -> None:
+            environment = {**os.environ, "PYTHONPATH": str(before)}
+            command = [sys.executable, "-m", "aprtui", *words]
+            done = subprocess.run(command, check=False, capture_output=True, env=environment)
+            assert done.returncode in codes, done.stderr.decode()
+
         for model, name, more in made:
-            subprocess.run(
-                [sys.executable, "-m", "aprtui", "trace", model, "-p", PROMPT, "--logits", "all",
-                 "--save-tensor-dir", name, *more],
-                check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(before)},
-            )  # fmt: skip
+            run("trace", model, "-p", PROMPT, "--logits", "all", "--save-tensor-dir", name, *more)
+        Path("night.yaml").write_text(PLAN)
+        run("sweep", "night.yaml", codes=(1,))
         try:
             yield
         finally:
