@@ -51,7 +51,7 @@ def screen_text(pilot: Driver) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in strips)
 
 
-async def until(pilot: Driver, holds: Callable[[], bool], seconds: float = 15.0) -> None:
+async def until(pilot: Driver, holds: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for something that threads bring about."""
     for _ in range(int(seconds / 0.02)):
         await pilot.pause(0.02)
