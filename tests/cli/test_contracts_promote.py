@@ -164,7 +164,7 @@ def test_a_file_keeps_its_mode_and_a_link_its_target(aprtui: Run, path: Path) ->
     assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o640 and status(path)[0] == "PROPOSED"
 
 
-@pytest.mark.parametrize("call", ["aprtui.trace.aprt.os.replace", "aprtui.trace.aprt.tempfile.mkstemp"])
+@pytest.mark.parametrize("call", ["aprtui.trace.aprt.os.replace", "aprtui.trace.aprt.create_beside"])
 def test_what_cannot_be_written_is_exit_4_and_leaves_the_contract_as_it_was(
     aprtui: Run, path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
