@@ -18,6 +18,7 @@ from tests.compare.recorded import FAULT, two_captures
 from tests.compare.synthetic import changed
 from tests.tui.driver import Driver, notifications, showing, tool_screen, until
 from tests.tui.screens.diff.recorded import playing, screen_playing
+from tests.tui.screens.sweep.example import write_results
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def captures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
     a, b = two_captures(tmp_path, {FAULT: changed((1, 1), 9.0), Node(2, "ffn_up"): changed((0, 2), 9.0)})
+    write_results(tmp_path / "night-sweep")
     monkeypatch.setattr(app_module, "SCREENS", {**SCREENS, ScreenName.DIFF: screen_playing(playing(a, b))})
     return iter(())
 
@@ -35,6 +37,7 @@ STATES = {
     ScreenName.TENSOR: screen_state(ScreenName.TENSOR, capture="bad", layer=1, stage="ffn_gate"),
     ScreenName.DIFF: screen_state(ScreenName.DIFF, a="good", b="bad"),
     ScreenName.CONTRACTS: ScreenState(ScreenName.CONTRACTS),
+    ScreenName.SWEEP: screen_state(ScreenName.SWEEP, path="night-sweep"),
 }
 
 
