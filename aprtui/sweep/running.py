@@ -148,14 +148,14 @@ class _Run:
 
         missing = self._missing()
         total = sum(len(tasks) + len(_captures(tasks)) for tasks in missing)
-        waiting, tasks_of = iter(missing), Counter[int]()
+        waiting, tasks_of = iter(enumerate(missing)), Counter[int]()
         submit = _Submitting(cluster, self.request)
         futures, owners = as_completed(loop=cluster.client.loop), dict[str, tuple[int, CaptureTask | VerdictTask]]()
 
         def feed() -> None:
             room = max(_GROUPS_A_WORKER * cluster.worker_count(), _LEAST_GROUPS)
-            while len(tasks_of) < room and (tasks := next(waiting, None)) is not None:
-                number = missing.index(tasks)
+            while len(tasks_of) < room and (group := next(waiting, None)) is not None:
+                number, tasks = group
                 for task, future in submit.group(tasks, number):
                     owners[future.key] = (number, task)
                     tasks_of[number] += 1

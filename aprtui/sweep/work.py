@@ -15,7 +15,7 @@ from typing import Any
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.manifests import ManifestDifferences, compare_manifests
-from aprtui.compare.policy import Policy, read_policy
+from aprtui.compare.policy import read_policy
 from aprtui.compare.report.records import comparison_records
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.judging import Replaying, Side, judged_by_floor, judged_by_replay
@@ -27,7 +27,7 @@ from aprtui.progress import no_progress
 from aprtui.sweep.engines.engine import CaptureJob
 from aprtui.sweep.folder import SweepFolder
 from aprtui.sweep.outcome import Made, PairOutcome, TaskFailed, read_outcome, unjudged
-from aprtui.sweep.plan import JudgedBy, PlannedPair
+from aprtui.sweep.plan import JudgedBy
 from aprtui.sweep.tasks import CaptureTask, SweptModel, VerdictTask
 from aprtui.trace.capture import Capture
 
@@ -79,7 +79,7 @@ def _compared(task: VerdictTask, folder: SweepFolder, threads: int) -> tuple[Com
     """The comparison that `aprtui diff`, or `aprtui replay`, makes of the same captures."""
     pair, model = task.pair, _model(task.b.model)
     b = Capture.open(folder.capture(task.b.key))
-    policy = None if pair.policy is None else _policy(pair)
+    policy = None if pair.policy is None else read_policy(pair.policy)
     missing = (*pair.allow_missing, *(policy.allow_missing if policy else ()))
     if task.a is None:
         bounds = policy.tolerances if policy else (lambda node: pair.bounds)
@@ -94,11 +94,6 @@ def _compared(task: VerdictTask, folder: SweepFolder, threads: int) -> tuple[Com
         sides = Side(a, model), Side(b, model)
         criteria, _ = judged_by_replay(*sides, Replaying(options, threads=threads), no_progress)
     return compare_captures(a, b, options, no_progress, criteria), compare_manifests(a, b)
-
-
-def _policy(pair: PlannedPair) -> Policy:
-    assert pair.policy is not None
-    return read_policy(pair.policy)
 
 
 def _outcome(summary: dict[str, Any], seconds: float) -> PairOutcome:

@@ -74,14 +74,13 @@ class BackendEngine:
 
 
 def _read(fields: Mapping[str, PlanField]) -> BackendEngine:
-    chosen = {
-        "backend": fields["backend"].choice(*(backend.name for backend in BACKENDS)),
-        "mode": Mode(fields["mode"].choice(*Mode)) if "mode" in fields else Mode.EXACT,
-        "kv": KvType(fields["kv"].choice(*KvType)) if "kv" in fields else KvType.F32,
-    }
-    decode_from = fields["decode_from"].whole() if "decode_from" in fields else None
-    inject = tuple(each.text() for each in fields["inject"].items("a list of faults")) if "inject" in fields else ()
-    return BackendEngine(chosen["backend"], Mode(chosen["mode"]), KvType(chosen["kv"]), decode_from, inject)
+    return BackendEngine(
+        fields["backend"].choice(*(backend.name for backend in BACKENDS)),
+        Mode(fields["mode"].choice(*Mode)) if "mode" in fields else Mode.EXACT,
+        KvType(fields["kv"].choice(*KvType)) if "kv" in fields else KvType.F32,
+        fields["decode_from"].whole() if "decode_from" in fields else None,
+        tuple(each.text() for each in fields["inject"].items("a list of faults")) if "inject" in fields else (),
+    )
 
 
 OWN = EngineKind("backend", ("backend", "mode", "kv", "decode_from", "inject"), _read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aprtui.compare.wording import number_text
+from aprtui.compare.report.html import page_template
 from aprtui.sweep.folder import SweepFolder
 from aprtui.sweep.matrix import counts_of, failing_first, matrix_of
 from aprtui.sweep.results import ResultRow, RollupRow
@@ -22,15 +22,9 @@ _MOST_CELLS = 20_000
 
 def write_page(folder: SweepFolder, title: str, rows: Sequence[ResultRow], rollup: Sequence[RollupRow]) -> None:
     """Write the page. Raises `EngineError`."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["number"] = number_text
     matrix = matrix_of(rows)
     shown = matrix.prompts[: max(_MOST_CELLS // max(len(matrix.columns), 1), 1)]
-    page = environment.get_template("sweep.html").render(
+    page = page_template(_TEMPLATES, "sweep.html").render(
         title=title, counts=counts_of(rows), matrix=matrix, prompts=shown, failing=failing_first(rows),
         rollup=worst_first(rollup)[:_MOST_STAGES], stages=len(rollup),
     )  # fmt: skip
