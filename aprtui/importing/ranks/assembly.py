@@ -16,7 +16,6 @@ from aprtui.importing.ranks.copies import Copies, CopyState
 from aprtui.importing.ranks.description import PIPELINE, RankDescription
 from aprtui.importing.ranks.gather import (
     Held,
-    Runs,
     SharedAxis,
     by_group,
     owners,
@@ -28,6 +27,7 @@ from aprtui.importing.ranks.judging import CopyJudge
 from aprtui.importing.ranks.sources import RankedSource, RankHoldings, RankTensor
 from aprtui.importing.ranks.stage_axes import TOKENS, fused_parts, stage_axes
 from aprtui.trace.graph import ROUTER_CHOICE, Node, Stage, StageGraph
+from aprtui.trace.rank_parts import Runs
 
 _IGNORED = frozenset({"recompute_pseudo"})
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.importing.dims import Dim, RankGroup, Sharing
+from aprtui.trace.rank_parts import Runs
 
 Values = NDArray[np.float32] | NDArray[np.float64]
 Array = NDArray[np.generic]
-Runs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
