@@ -26,7 +26,7 @@ WORDS = {
     "graft": "graft good --backend numpy --model m.gguf", "parity": "parity m.gguf --length 6 --backend numpy",
     "sweep": "sweep plan.yaml --workers 1",
     "bisect": "bisect --good HEAD~2 --reference ../good --capture 'sh -c \"cp -r ../$(head -n 1 which) {out}\"'",
-    "contracts": "contracts validate c.yaml", "stats": "stats good", "models": "models --folder .",
+    "contracts": "contracts validate c.yaml", "stats": "stats good", "models": "models",
     "info": "info m.gguf", "check": "check m.gguf", "qa": "qa m.gguf --backend numpy",
     "export": "export good --out good.npz --format safetensors --overwrite",
     "import": "import dump --out imported --overwrite", "ranks": "ranks ranks --guess --model m.gguf",
