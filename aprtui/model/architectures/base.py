@@ -22,7 +22,7 @@ from aprtui.model.binding import rope_factors
 from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.gguf_file import StringArray
 from aprtui.model.model_file import ModelFile
-from aprtui.trace.graph import Activation, GraphConfig, RopeLayout
+from aprtui.trace.graph import MAX_LAYERS, Activation, GraphConfig, RopeLayout
 
 WITHOUT_EFFECT = frozenset({"vocab_size", "tensor_data_layout", "pooling_type"})
 """Keys that no computation reads, whatever the architecture."""
@@ -309,6 +309,8 @@ def _rotated(keys: Keys, head_dim: int, *, partial: bool) -> int:
 def _layers(keys: Keys) -> int:
     """Layers of the model, without those that only draft tokens."""
     blocks = keys.integer("block_count")
+    if blocks > MAX_LAYERS:
+        raise keys.refuse("block_count", f"at most {MAX_LAYERS}")
     drafting = keys.integer(DRAFTING_LAYERS, 0, least=0)
     if drafting >= blocks:
         raise keys.refuse(DRAFTING_LAYERS, f"less than the {blocks} blocks that there are")
