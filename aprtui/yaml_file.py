@@ -132,7 +132,7 @@ def read_yaml(path: Path, *, aliases: bool = True) -> YamlFile:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise YamlError(path, None, f"cannot be read: {error.strerror}: give a readable YAML file") from error
+        raise YamlError(path, None, f"cannot be read: {error.strerror or error}: give a readable YAML file") from error
     except ValueError as error:
         raise YamlError(path, None, f"cannot be read: {error}") from error
     if len(data) > MOST_BYTES:

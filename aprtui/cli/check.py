@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT, PATH, requested_model
+from aprtui.cli.options import LOCAL_PATH, MODEL_ARGUMENT, requested_model
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import VERDICT_CODES
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @MODEL_ARGUMENT
-@click.option("--against", "folder", type=PATH, metavar="DIR", help="The Hugging Face folder that MODEL was made from.")
+@click.option(
+    "--against", "folder", type=LOCAL_PATH, metavar="DIR", help="The Hugging Face folder that MODEL was made from."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a finding, the verdict last.")
 def command(model: Path | None, folder: Path | None, as_json: bool) -> int:
     """Check a GGUF file without running it: metadata that were never written, weights in another order, tokens.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL, PATH
+from aprtui.cli.options import LOCAL_PATH, MODEL, PATH
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import UsageError
 
@@ -52,7 +52,7 @@ steps_option = click.option(
 
 
 @click.command()
-@click.argument("source", type=PATH)
+@click.argument("source", type=LOCAL_PATH)
 @click.option("--out", "directory", type=PATH, metavar="DIR", help="Where the capture is written.")
 @click.option("--map", "mapping", type=PATH, metavar="FILE", help="Which tensors are which stages: a YAML file.")
 @click.option("--as", "format_name", metavar="FORMAT", help="The format of SOURCE, where it is not recognised.")
@@ -96,7 +96,7 @@ def command(
         raise UsageError("give either --out DIR, or --guess")
     if (guess and mapping is not None) or (write_map is not None and not guess):
         raise UsageError("--guess makes a mapping, --map takes one; --write-map goes with --guess")
-    loaded = None if model is None else load_model(model)
+    loaded = None if model is None else load_model(model, headers_only=True)
     known = () if loaded is None else (loaded.graph, loaded.name)
     request = ImportRequest(format_name, mapping, PartChoice(rank, steps, sequence), *known)
     if directory is None:

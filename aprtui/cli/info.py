@@ -25,7 +25,7 @@ def command(model: Path | None, as_json: bool) -> None:
     """
     from aprtui.model.facts import described, model_facts
 
-    facts = model_facts(requested_model(model))
+    facts = model_facts(requested_model(model, headers_only=True))
     if as_json:
         write_record(_record(facts))
         return

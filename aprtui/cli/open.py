@@ -37,6 +37,11 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
     A state is what Y copies on any screen: aprtui:diff?a=good&b=bad. Without anything, opens the captures and models in
     the working directory.
     """
+    from aprtui.trace.address import is_address
+
+    elsewhere = next(filter(is_address, what), None)
+    if elsewhere is not None:
+        raise UsageError(f"{elsewhere}: the app shows what is on this machine: copy it here, or use stats and diff")
     said = {"prompt": prompt, "chat": None if chat is None else "on" if chat else "off", "system": system}
     with ExitStack() as stack:
         shown = tuple(_readable(_with_path_of_model(text), stack) for text in what)

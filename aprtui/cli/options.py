@@ -27,19 +27,25 @@ _MOST_DIGITS = 10
 
 
 class PlaceParameter(click.ParamType):  # type: ignore[type-arg]  # takes arguments in later versions of click only
-    """A path, or an address on another machine as `s3://bucket/capture`."""
+    """A path, or an address on another machine as `s3://bucket/capture`; of one that is `local`, a path alone."""
 
     name = "path"
+
+    def __init__(self, local: bool = False) -> None:
+        self._local = local
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if isinstance(value, Path):
             return value
-        from aprtui.trace.address import place
+        from aprtui.trace.address import is_address, place
 
+        if self._local and is_address(value):
+            raise UsageError(f"{value}: expected a path on this machine: copy the file, from the address or to it")
         return place(value)
 
 
 PATH = PlaceParameter()
+LOCAL_PATH = PlaceParameter(local=True)
 
 
 class ModelParameter(click.ParamType):  # type: ignore[type-arg]  # takes arguments in later versions of click only
@@ -161,11 +167,11 @@ def torch_options(function: Command) -> Command:
     return function
 
 
-def requested_model(path: Path | None) -> Model:
-    """The model at `path`, or the default one."""
+def requested_model(path: Path | None, *, headers_only: bool = False) -> Model:
+    """The model at `path`, or the default one; `headers_only` where no weights are read of it."""
     from aprtui.model.model import load_model
 
-    return load_model(requested_path(path))
+    return load_model(requested_path(path), headers_only=headers_only)
 
 
 def requested_path(path: Path | None) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
     from aprtui.oracle.hugging_face import ModelFolder
     from aprtui.oracle.requests import Work
+    from aprtui.progress import Progress
     from aprtui.trace.manifest import Manifest
+
+    Captures = Callable[[Work, Progress], dict[Path, Manifest]]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -110,14 +114,24 @@ class _OracleOptions:
         width = len(str(len(lines) - 1))
         return {target / f"prompt-{number:0{width}}": line for number, line in enumerate(lines)}
 
-    def finish(self, model: Path | None, written: dict[Path, Manifest]) -> None:
-        """The layout asked for, then a line for each capture, and the command that judges it."""
+    def write(self, model: Path | None, work: Work, captures: Captures) -> None:
+        """Have `captures` made of `work`, in the layout asked for, and print a line for each, with the command that
+        judges it."""
         from aprtui.oracle.written import rewrite_as_hooked
+        from aprtui.trace.delivery import delivered
+
+        with ProgressLine() as progress, ExitStack() as stack:
+            here = {stack.enter_context(delivered(target, self.overwrite, progress)): target for target in work}
+            made = captures({local: work[target] for local, target in here.items()}, progress)
+            for local, manifest in made.items():
+                if self.layout == "hf":
+                    rewrite_as_hooked(local, manifest)
+        self._print(model, {here[local]: manifest for local, manifest in made.items()})
+
+    def _print(self, model: Path | None, written: Mapping[Path, Manifest]) -> None:
         from aprtui.trace.graph import graph_for
 
         for directory, manifest in written.items():
-            if self.layout == "hf":
-                rewrite_as_hooked(directory, manifest)
             total = sum(info.bytes or 0 for info in manifest.files.values())
             engine = manifest.engine
             if self.as_json:
@@ -190,16 +204,20 @@ def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) ->
 
         folder = open_folder(asked.model)
         work = asked.of_folder(folder)
-        with ProgressLine() as progress:
-            written = write_folder_captures(folder, work, options, progress, overwrite=asked.overwrite)
-        asked.finish(None, written)
+        asked.write(
+            None, work, lambda here, progress: write_folder_captures(
+                folder, here, options, progress, overwrite=asked.overwrite
+            )
+        )  # fmt: skip
         return
     loaded, work = asked.of_model("transformers")
     if options.attention is AttentionKind.SDPA and loaded.config.graph.attn_softcap:
         click.echo("aprtui: sdpa of transformers leaves out the softcap of scores that this model has", err=True)
-    with ProgressLine() as progress:
-        written = write_transformers_captures(loaded, work, options, progress, overwrite=asked.overwrite)
-    asked.finish(loaded.path, written)
+    asked.write(
+        loaded.path, work, lambda here, progress: write_transformers_captures(
+            loaded, here, options, progress, overwrite=asked.overwrite
+        )
+    )  # fmt: skip
 
 
 @command.command()
@@ -235,6 +253,8 @@ def llamacpp(
         KvType(kv), flash_attention=flash_attention == "on", threads=threads or default_threads(),
         gpu_layers=gpu_layers, repack=repack,
     )  # fmt: skip
-    with ProgressLine() as progress:
-        written = write_llamacpp_captures(loaded, work, options, progress, overwrite=asked.overwrite)
-    asked.finish(loaded.path, written)
+    asked.write(
+        loaded.path, work, lambda here, progress: write_llamacpp_captures(
+            loaded, here, options, progress, overwrite=asked.overwrite
+        )
+    )  # fmt: skip

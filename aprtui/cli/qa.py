@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT, PATH, requested_path
+from aprtui.cli.options import LOCAL_PATH, MODEL_ARGUMENT, requested_path
 from aprtui.engine.backends.registry import AUTO, backend_choices
 from aprtui.errors import VERDICT_CODES
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @MODEL_ARGUMENT
-@click.option("--golden", type=PATH, metavar="FILE", help="Prompts and what their completions must hold.")
+@click.option("--golden", type=LOCAL_PATH, metavar="FILE", help="Prompts and what their completions must hold.")
 @click.option("--require", metavar="GATE", multiple=True, help="Fail where this gate is skipped. Repeatable.")
 @click.option(
     "--min-executed", type=click.IntRange(1), default=1, show_default=True, help="UNKNOWN where fewer gates are run."
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 @click.option(
     "--assert-tps", type=click.FloatRange(0), default=10.0, show_default=True, help="Tokens a second that must be made."
 )
-@click.option("--against", type=PATH, metavar="GOOD.gguf", help="A model that is known to be good, to compare with.")
+@click.option(
+    "--against", type=LOCAL_PATH, metavar="GOOD.gguf", help="A model that is known to be good, to compare with."
+)
 @click.option("--nll", type=click.FloatRange(0, 100), help="Nats a token of the fixed text that a good model needs.")
-@click.option("--baseline", type=PATH, metavar="FILE", help="Where the speed of earlier runs is.")
+@click.option("--baseline", type=LOCAL_PATH, metavar="FILE", help="Where the speed of earlier runs is.")
 @click.option("--save-baseline", is_flag=True, help="Store speed and likelihood of this run as the baseline.")
 @click.option("--backend", type=click.Choice(backend_choices()), default=AUTO, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
@@ -53,9 +55,11 @@ def command(
     """
     from aprtui.engine.quality.gate import QualityOptions
     from aprtui.engine.quality.gates import run_quality
+    from aprtui.model.open_file import require_local
     from aprtui.resources import quality_baselines
 
     path = requested_path(model)
+    require_local(path)
     options = QualityOptions(
         backend=backend, threads=threads, golden=golden, tokens_per_second=assert_tps,
         baseline=baseline or _baseline(path), save_baseline=save_baseline, against=against, nll=nll,

@@ -10,9 +10,9 @@ import click
 
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import (
+    LOCAL_PATH,
     MODEL,
     MODEL_ARGUMENT,
-    PATH,
     parse_tokens,
     prompt_options,
     prompt_tokens,
@@ -49,7 +49,9 @@ def command() -> None:
 @click.argument("model", type=MODEL)
 @click.option("-p", "--prompt", help="The prompt, tokenised by llama.cpp; - reads stdin.")
 @click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
-@click.option("--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-ops by default.")
+@click.option(
+    "--out", "directory", type=LOCAL_PATH, metavar="DIR", help="Where to write; ./<model stem>-ops by default."
+)
 @click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
 @click.option(
     "--flash-attention", type=click.Choice(["off", "on", "auto"]), default="off", show_default=True,
@@ -93,7 +95,9 @@ def llamacpp(
 @command.command()
 @MODEL_ARGUMENT
 @prompt_options
-@click.option("--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-aten by default.")
+@click.option(
+    "--out", "directory", type=LOCAL_PATH, metavar="DIR", help="Where to write; ./<model stem>-aten by default."
+)
 @torch_options
 @click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
 @_NAME
@@ -131,7 +135,7 @@ def torch(
 
 
 @command.command()
-@click.argument("directory", type=PATH, metavar="RECORDING")
+@click.argument("directory", type=LOCAL_PATH, metavar="RECORDING")
 @click.argument("names", nargs=-1, metavar="[NODE=STAGE…]")
 def names(directory: Path, names: tuple[str, ...]) -> None:
     """Say which stages the nodes of RECORDING are, where its names do not tell; without any, list nodes without one.

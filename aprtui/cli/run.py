@@ -14,8 +14,8 @@ import click
 from aprtui import __version__
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import (
+    LOCAL_PATH,
     MODEL_ARGUMENT,
-    PATH,
     EngineOptions,
     engine_options,
     injected_faults,
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a token, then one with the speeds.")
 @click.option(
-    "--emit-trace", type=PATH, metavar="FILE",
+    "--emit-trace", type=LOCAL_PATH, metavar="FILE",
     help="Write prompt, answer and timings as an agent trace, as `apr code` does.",
 )  # fmt: skip
 @click.option(
-    "--record", type=PATH, metavar="FILE",
+    "--record", type=LOCAL_PATH, metavar="FILE",
     help="Record the session, with the statistics of every stage: `open` plays it, `render` draws it, without a model.",
 )  # fmt: skip
 @engine_options(default_mode="q8")

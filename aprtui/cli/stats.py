@@ -51,13 +51,14 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
     from aprtui.cli.comparison.recordings import print_nodes
     from aprtui.cli.comparison.render import grouped_lines
     from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, UnwrittenStage
-    from aprtui.model.open_file import is_model_file
+    from aprtui.model.open_file import is_model_file, require_local
     from aprtui.recordings.reading import is_recording
     from aprtui.trace.experts import expert_words
 
     if path.is_file() and is_model_file(path):
         _only_captures(stages, layers)
         _only_captures(place, None, "--values")
+        require_local(path)
         return _print_tensors(path, as_json)
     if is_recording(path):
         return print_nodes(path, stages, layers, None if place is None else _parsed_place(place), as_json)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import PATH
+from aprtui.cli.options import LOCAL_PATH, PATH
 
 if TYPE_CHECKING:
     from aprtui.sweep.results import ResultRow, RollupRow
@@ -22,8 +22,11 @@ _MOST_LINES = 20
 
 
 @click.command()
-@click.argument("plan", type=PATH)
-@click.option("--out", type=PATH, metavar="DIR", help="The folder of the results; ./<plan>-sweep by default.")
+@click.argument("plan", type=LOCAL_PATH)
+@click.option("--out", type=LOCAL_PATH, metavar="DIR", help="The folder of the results; ./<plan>-sweep by default.")
+@click.option(
+    "--results", type=PATH, metavar="DIR", help="Write tables and page to DIR as well: a folder or an address."
+)
 @click.option(
     "--keep", type=click.Choice(["failing", "all", "none"]), default="failing", show_default=True,
     help="Captures that stay when their verdicts are there: those of a FAIL, all, none.",
@@ -35,8 +38,8 @@ _MOST_LINES = 20
 @click.option("--gpus", type=click.IntRange(0, 64), default=0, metavar="N", help="GPUs of this machine, a worker each.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a verdict, then a summary.")
 def command(
-    plan: Path, out: Path | None, keep: str, scheduler: str | None, workers: int | None, threads: int | None,
-    memory: float | None, gpus: int, as_json: bool,
+    plan: Path, out: Path | None, results: Path | None, keep: str, scheduler: str | None, workers: int | None,
+    threads: int | None, memory: float | None, gpus: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Capture and judge what PLAN, a YAML file, names: models, prompts, engines, pairs of engines.
 
@@ -64,7 +67,7 @@ def command(
         raise UsageError(
             f"--gpus {gpus}: a worker has one GPU, and there are {cluster.worker_count}: give --workers too"
         )
-    request = SweepRequest(read_plan(plan), folder, Keep(keep), cluster)
+    request = SweepRequest(read_plan(plan), folder, Keep(keep), cluster, results)
     try:
         with ProgressLine() as progress:
             report = run_sweep(request, progress, lambda text: click.echo(f"aprtui: {text}", err=True))

@@ -10,13 +10,11 @@ import numpy as np
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import TensorEntry
+from aprtui.model.header_reader import ROPE_FACTORS
 from aprtui.model.model_file import ModelFile
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight, stored_tensor, type_name
 from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
-
-ROPE_FACTORS = "rope_freqs.weight"
-"""The one tensor that belongs to no node: it is part of the RoPE configuration."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
-from aprtui.model.header_reader import HeaderReader, map_file
+from aprtui.model.header_reader import HeaderReader, first_bytes, map_file
 from aprtui.model.split_files import check_tensor_count, joined_metadata, part_paths
 
 MAGIC = b"GGUF"
@@ -138,9 +138,9 @@ class _MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = map_file(path, len(MAGIC) + 20, "a GGUF file")
-        self.size = len(self._map)
-        header = HeaderReader(path, self._map)
+        self._bytes = map_file(path, len(MAGIC) + 20, "a GGUF file")
+        self.size = self._bytes.size
+        header = HeaderReader(self._bytes)
         _check_magic_and_version(header)
         tensor_count = header.count("tensor count", _MAX_TENSORS)
         key_count = header.count("metadata count", _MAX_KEYS)
@@ -167,16 +167,12 @@ class _MappedFile:
                 f"{self.path}: truncated: tensor {entry.name} ends at byte {start + size}, the file at {self.size}; "
                 "fetch or convert it again"
             )
-        return np.frombuffer(self._map, np.uint8, size, start)
+        return self._bytes.tensor(entry.name, start, size)
 
 
 def is_gguf(path: Path) -> bool:
     """Whether `path` begins with the magic; False for anything that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return first_bytes(path, len(MAGIC)) == MAGIC
 
 
 def _check_magic_and_version(header: HeaderReader) -> None:
@@ -234,8 +230,11 @@ def _read_array(header: HeaderReader, key: str) -> StringArray | NDArray[Any]:
 def _strings_size(header: HeaderReader, key: str, count: int) -> int:
     """Bytes of the next `count` strings with their lengths."""
     data, length, end = header.data, struct.Struct("<Q").unpack_from, header.offset
+    there = 0
     try:
         for _ in range(count):
+            if end > there:
+                there = header.file.fetch(end + 8) - 8
             end += 8 + length(data, end)[0]
     except (struct.error, OverflowError) as error:
         raise header.error(f"truncated: {key} runs past the end of the file; fetch it again") from error

@@ -133,13 +133,14 @@ def model_name(path: Path, metadata: Mapping[str, object]) -> str:
     return name if isinstance(name, str) and name else model_stem(path)
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path, *, headers_only: bool = False) -> Model:
     """Open a GGUF or `.apr` file of a supported architecture, or a split model by any of its parts.
 
-    Reads the header and maps the weights. Raises `UnreadableError`, naming file and key or tensor, for anything that is
+    Reads the header and maps the weights. `headers_only` is for callers that read no weights: the file may then lie on
+    another machine. Raises `UnreadableError`, naming file and key or tensor, for anything that is
     malformed, missing, or not supported.
     """
-    return bound_model(open_model_file(Path(path)))
+    return bound_model(open_model_file(path, headers_only=headers_only))
 
 
 def bound_model(file: ModelFile) -> Model:

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from aprtui.compare.verdict import Verdict
 from aprtui.errors import ExitCode, UnreadableError
-from aprtui.sweep.folder import SweepFolder
 from aprtui.trace.aprt import write_atomically
 from aprtui.trace.json_value import json_number, json_value
 
@@ -83,11 +82,11 @@ def exit_code(rows: Iterable[ResultRow]) -> ExitCode:
     return ExitCode.PASS if verdicts == {Verdict.PASS} else ExitCode.UNKNOWN
 
 
-def write_rows(folder: SweepFolder, name: str, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write rows as JSON lines and as Parquet, each file whole. Raises `EngineError`."""
+def write_rows(place: Path, name: str, kind: type[Row], rows: Sequence[Row]) -> None:
+    """Write rows as JSON lines and as Parquet into the folder `place`, each file whole. Raises `EngineError`."""
     records = [asdict(row) for row in rows]  # type: ignore[call-overload]  # rows are dataclasses
     lines = (json.dumps(json_value({"record": name, **record}), allow_nan=False) for record in records)
-    write_atomically(folder.root / f"{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    write_atomically(place / f"{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -95,7 +94,7 @@ def write_rows(folder: SweepFolder, name: str, kind: type[Row], rows: Sequence[R
     table = pa.Table.from_pylist(records, schema=schema)
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink, compression="zstd")
-    write_atomically(folder.root / f"{name}.parquet", memoryview(sink.getvalue()))
+    write_atomically(place / f"{name}.parquet", memoryview(sink.getvalue()))
 
 
 def _arrow_type(annotation: str) -> str:

@@ -46,6 +46,8 @@ class SweepRequest:
     folder: SweepFolder
     keep: Keep
     cluster: ClusterRequest
+    results: Path | None = None
+    """Where the tables and the page go beside the folder: another one, or an address."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ def run_sweep(request: SweepRequest, progress: Progress, announce: Callable[[str
             f"{len(plan.models)} × {len(plan.prompts)} × {len(plan.pairs)} (models, prompts, pairs): {total} verdicts, "
             f"{len(run.outcomes)} of them done"
         )
+        if request.results is not None:
+            run.write_tables()  # where that cannot be done, it is said now
         try:
             if len(run.outcomes) < total:
                 run.work(cluster.get())
@@ -227,9 +231,10 @@ class _Run:
             for group in self.groups
             for task in group.verdicts
         ]
-        write_rows(folder, RESULTS, ResultRow, self.report.rows)
-        write_rows(folder, ROLLUP, RollupRow, self.report.rollup)
-        write_page(folder, self.request.plan.path.name, self.report.rows, self.report.rollup)
+        for place in filter(None, (folder.root, self.request.results)):
+            write_rows(place, RESULTS, ResultRow, self.report.rows)
+            write_rows(place, ROLLUP, RollupRow, self.report.rollup)
+            write_page(place, self.request.plan.path.name, self.report.rows, self.report.rollup)
 
 
 def _captures(tasks: Iterable[VerdictTask]) -> dict[str, CaptureTask]:

@@ -16,7 +16,7 @@ import re
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO, TypeVar, cast
@@ -64,7 +64,7 @@ class Address(PosixPath):
         return self
 
     def info(self) -> dict[str, Any]:
-        """What the file system says of it, or the listing of a folder that is being looked at as a whole.
+        """What the file system says of it, or the listing of a folder that is, or was, looked at as a whole.
 
         Raises `FileNotFoundError`.
         """
@@ -72,7 +72,7 @@ class Address(PosixPath):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self))
         known = _listing_with(self)
         if known is None:
-            return cast("dict[str, Any]", asked(self, lambda files, path: files.info(path)))
+            return _SEEN.get(str(self)) or cast("dict[str, Any]", asked(self, lambda files, path: files.info(path)))
         if str(self) not in known:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         return known[str(self)]
@@ -114,6 +114,7 @@ class Address(PosixPath):
 
     def write_whole(self, data: bytes) -> None:
         """Put a file there, in place of what is there. Raises `EngineError`."""
+        _SEEN.pop(str(self), None)
         try:
             asked(self, lambda files, path: files.pipe_file(path, data))
         except (OSError, UnreachableError) as error:
@@ -121,12 +122,14 @@ class Address(PosixPath):
 
     def put(self, source: Path) -> None:
         """Copy a local file there. Raises `EngineError`."""
+        _SEEN.pop(str(self), None)
         try:
             asked(self, lambda files, path: files.put_file(str(source), path))
         except (OSError, UnreachableError) as error:
             raise EngineError(f"{self}: cannot be written: {_reason(error)}") from error
 
     def unlink(self, missing_ok: bool = False) -> None:
+        _SEEN.pop(str(self), None)
         try:
             asked(self, lambda files, path: files.rm_file(path))
         except FileNotFoundError:
@@ -154,11 +157,16 @@ def _in_archive(address: Address) -> bool:
 
 _LISTINGS: dict[str, dict[str, dict[str, Any]]] = {}
 """Folders that are being looked at as a whole: what is in them, asked for once."""
+_SEEN: dict[str, dict[str, Any]] = {}
+"""Files that were found so, until their folder is looked at again: to read one is no further question about it."""
 
 
 @contextmanager
 def listed(path: Path) -> Iterator[None]:
-    """Within this, questions about what is in an address are answered by one listing; nothing of a local path."""
+    """Within this, questions about what is in an address are answered by one listing; nothing of a local path.
+
+    What is said of the files that are there holds afterwards, too: a run reads those that it has found.
+    """
     if not isinstance(path, Address) or str(path) in _LISTINGS:
         yield
         return
@@ -166,19 +174,11 @@ def listed(path: Path) -> Iterator[None]:
         found = asked(path, lambda files, own: files.find(own, detail=True))
     except FileNotFoundError:
         found = {}
-    root = _path_of(path).rstrip("/")
-    entries: dict[str, dict[str, Any]] = {}
-    for name, info in found.items():
-        relative = str(name).rstrip("/")[len(root) :].lstrip("/") if str(name).startswith(root) else ""
-        if not relative:
-            continue
-        here = path / relative
-        entries[str(here)] = info
-        for folder in here.parents:
-            if len(str(folder)) < len(str(path)):
-                break
-            entries[str(folder)] = {"type": "directory", "size": 0}
-    if entries:
+    entries = _entries(path, found)
+    for former in [name for name in _SEEN if name == str(path) or name.startswith(f"{path}/")]:
+        del _SEEN[former]
+    _SEEN.update((name, info) for name, info in entries.items() if info["type"] == "file")
+    if len(entries) > 1:
         _LISTINGS[str(path)] = entries
     try:
         yield
@@ -186,8 +186,21 @@ def listed(path: Path) -> Iterator[None]:
         _LISTINGS.pop(str(path), None)
 
 
-def _path_of(address: Address) -> str:
-    return _file_system(address)[1]
+def _entries(path: Address, found: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What was found at and below `path`, by its address, and the folders that it lies in."""
+    root = _file_system(path)[1].rstrip("/")
+    entries: dict[str, dict[str, Any]] = {}
+    for name, info in found.items():
+        if not str(name).startswith(root):
+            continue
+        relative = str(name).rstrip("/")[len(root) :].lstrip("/")
+        here = path / relative if relative else path
+        entries[str(here)] = info
+        for folder in here.parents:
+            if len(str(folder)) < len(str(path)):
+                break
+            entries[str(folder)] = {"type": "directory", "size": 0}
+    return entries
 
 
 def _listing_with(address: Address) -> dict[str, dict[str, Any]] | None:
@@ -203,8 +216,8 @@ def asked(address: Address, question: Callable[[Any, str], Result]) -> Result:
     files, path = _file_system(address)
     try:
         return question(files, path)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:  # those of most file systems have no text
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(address)) from error
     except Exception as error:  # each file system has errors of its own: of HTTP, of names, of credentials
         raise UnreachableError(f"{address}: {_reason(error)}: {_advice(error)}") from error
 

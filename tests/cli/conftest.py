@@ -19,6 +19,11 @@ class Outcome:
     out: str
     err: str
 
+    @property
+    def told(self) -> list[str]:
+        """The lines on stderr but those of progress, of which a busy machine sees some."""
+        return [line for line in self.err.splitlines() if not line.endswith(" …")]
+
 
 @pytest.fixture
 def aprtui(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:

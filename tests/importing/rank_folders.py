@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,31 @@ def share(ours: Ours, node: Node, tp: int, number: int) -> Array:
     if node.stage in ("ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "lm_head"):
         return np.split(values, tp, 1)[number]
     return values
+
+
+@dataclass(frozen=True)
+class RankShare:
+    """What rank `number` of `tp` has, where engines add up terms and gather logits: as `Ours` has the whole.
+
+    Its copy of `wrong` is off by a hundredth.
+    """
+
+    ours: Ours
+    tp: int
+    number: int
+    wrong: Node | None = None
+
+    def values(self, layer: int | None, stage: str) -> Array:
+        node = Node(layer, stage)
+        whole = stage in ("ffn_out", "lm_head")
+        held = self.ours.values(layer, stage) if whole else share(self.ours, node, self.tp, self.number)
+        return held * np.float32(1.01) if node == self.wrong else held
+
+
+SUMMED: Mapping[str, str] = {
+    **TENSOR_PARALLEL, "ffn_out": "t h # tp:replicated", "lm_head": "t v # tp:replicated"
+}  # fmt: skip
+"""How ranks share stages where the engine has added up terms and gathered logits."""
 
 
 def _columns(values: Array, tp: int, number: int, graph: GraphConfig) -> Array:

@@ -16,6 +16,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import EXACT, TOKENS, Ours, require_same, write_safetensors, write_torch
+from tests.importing.rank_folders import RankShare
 
 Command = Callable[..., Outcome]
 Array = NDArray[Any]
@@ -51,8 +52,8 @@ class TrtLlm:
             write_torch(self.folder / f"{'-'.join(self.chain)}-{kind}.{name}.pt", values)
 
 
-def trt_llm(ours: Ours, folder: Path) -> Path:
-    hooks, ids = TrtLlm(folder / "rank0"), np.array(TOKENS, np.int32)
+def trt_llm(ours: Ours | RankShare, folder: Path, rank: int = 0) -> Path:
+    hooks, ids = TrtLlm(folder / f"rank{rank}"), np.array(TOKENS, np.int32)
     of, norm, linear = ours.values, ("hidden_states", "residual"), ("input", "all_reduce_params")
     hooks.enter("Qwen2Model", {})
     hooks.call("Embedding", {"input": ids}, ("input",), of(0, "embedding"))

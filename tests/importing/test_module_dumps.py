@@ -22,6 +22,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import EXACT, TOKENS, Ours, ours, require_same, write_safetensors, write_torch
+from tests.importing.rank_folders import RankShare
 
 Command = Callable[..., Outcome]
 Array = NDArray[Any]
@@ -33,8 +34,8 @@ def expected_nodes(ours: Ours, *missing: str) -> set[Node]:
     return {node for node in ours.capture.files if node.stage not in missing}
 
 
-def sglang_modules(ours: Ours, rows: slice) -> dict[str, Array | list[Array]]:
-    """What the modules of SGLang's qwen2 give for some tokens, in the order in which they are called."""
+def sglang_modules(ours: Ours | RankShare, rows: slice) -> dict[str, Array | list[Array]]:
+    """What the modules of SGLang's qwen2, and vLLM's, give for some tokens, in the order in which they are called."""
 
     def of(layer: int | None, stage: str) -> Array:
         return ours.values(layer, stage)[rows]

@@ -17,7 +17,7 @@ from aprtui.importing.ranks.gather import Held, SharedAxis, part_widths, put_tog
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
-from tests.importing.dumps import EXACT, TOKENS, Ours, ours, require_same, write_torch
+from tests.importing.dumps import EXACT, TOKENS, Ours, ours, require_same
 from tests.importing.rank_folders import (
     TENSOR_PARALLEL,
     Array,
@@ -253,53 +253,6 @@ def test_another_choice_of_experts_is_a_fault_only_where_probabilities_are_apart
     done = aprtui("ranks", tmp_path, "--model", mixture.model.path)
     assert done.code == (0 if near else 1), done
     assert near or "rank 1 parts at layer 0 moe_router_indices: chooses other experts at token 3" in done.out
-
-
-def test_dims_in_a_dump_of_sglang_say_how_its_ranks_share_what_was_named(
-    qwen2: Ours, tmp_path: Path, aprtui: Command
-) -> None:
-    for rank in range(2):
-        parts = {
-            "attn": ("t (heads*dim)[tp]", np.split(qwen2.values(1, "attention"), 2, 1)[rank]),
-            "out": ("1 t h[tp:partial]", qwen2.values(1, "attn_out")[None] * np.float32((0.25, 0.75)[rank])),
-            "norm": ("t h # tp:replicated", qwen2.values(1, "ffn_norm")),
-        }
-        for index, (name, (dims, values)) in enumerate(parts.items(), 1):
-            tags = {"step": 0, "rank": rank, "dump_index": index, "name": name, "layer_id": 1}
-            info = {"tp_rank": rank, "tp_size": 2, "pp_rank": 0, "pp_size": 1, "attn_tp_rank": rank, "attn_tp_size": 2}
-            path = tmp_path / "dump" / "exp" / ("___".join(f"{k}={v}" for k, v in tags.items()) + ".pt")
-            write_torch(path, {"value": values, "meta": {**tags, "dims": dims, "sglang_parallel_info": info}})
-    stages = {"attention": "attn", "attn_out": "out", "ffn_norm": "norm"}
-    lines = "".join(f'  {stage}: "{name}/layer={{layer}}/step=0"\n' for stage, name in stages.items())
-    (tmp_path / "map.yaml").write_text(f"stages:\n{lines}")
-    words = ("ranks", tmp_path / "dump", "--as", "sglang-dumper", "--map", tmp_path / "map.yaml")
-    done = aprtui(*words, "--model", qwen2.model.path, "--out", tmp_path / "whole")
-    assert done.code == 0, done
-    found = require_same(qwen2, tmp_path / "whole", {Node(1, stage) for stage in stages})
-    assert list(found.rank_parts) == [Node(1, "attention")]
-
-
-def test_folders_of_sglang_say_their_place_and_a_file_how_they_share(
-    qwen2: Ours, tmp_path: Path, aprtui: Command
-) -> None:
-    for rank in range(2):
-        block = "model.layers.0"
-        modules = {
-            f"{block}.mlp.gate_up_proj": np.concatenate(
-                [np.split(qwen2.values(0, stage), 2, 1)[rank] for stage in ("ffn_gate", "ffn_up")], 1
-            ),
-            f"{block}.mlp.down_proj": qwen2.values(0, "ffn_out"),
-            "model.forward_batch_info.input_ids": np.array(TOKENS),
-            "model.forward_batch_info.positions": np.arange(len(TOKENS)),
-            "model.forward_batch_info.seq_lens": np.array([len(TOKENS)]),
-        }
-        write_torch(tmp_path / "dump" / f"TP{rank}_PP0_Rank{rank}_pid{rank}" / "Pass00000.pt", modules)
-    (tmp_path / "dump" / "aprtui-ranks.yaml").write_text(
-        'stages: {"ffn_out": "t h # tp:replicated", "ffn_*": "t h[tp]"}'
-    )
-    done = aprtui("ranks", tmp_path / "dump", "--model", qwen2.model.path, "--out", tmp_path / "whole")
-    assert done.code == 0, done
-    require_same(qwen2, tmp_path / "whole", {Node(0, stage) for stage in ("ffn_gate", "ffn_up", "ffn_out")})
 
 
 def test_dims_are_read_as_sglang_writes_them() -> None:

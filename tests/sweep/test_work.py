@@ -121,8 +121,8 @@ def test_the_roll_up_counts_first_wrong_stages_and_the_tables_are_read_back(tmp_
             folder.verdict(task.key).unlink()
     assert roll_up(wrong, folder.root) == rows, "a roll-up is kept"
     results = [result_row(folder, g, task, outcomes[task.key]) for g in groups for task in g.verdicts]
-    write_rows(folder, "results", ResultRow, results)
-    write_rows(folder, "rollup", RollupRow, rows)
+    write_rows(folder.root, "results", ResultRow, results)
+    write_rows(folder.root, "rollup", RollupRow, rows)
     assert list(read_rows(folder.root, "results", ResultRow)) == results
     assert exit_code(results) == 1
     assert exit_code(row for row in results if row.verdict != "FAIL") == 0
@@ -132,7 +132,7 @@ def test_the_parquet_tables_say_what_the_json_lines_say(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     groups, folder = planned(copying_plan(tmp_path, 2)), new_folder(tmp_path / "out")
     results = [result_row(folder, g, task, done(task, folder)) for g in groups for task in g.verdicts]
-    write_rows(folder, "results", ResultRow, results)
+    write_rows(folder.root, "results", ResultRow, results)
     lines = [json.loads(line) for line in (folder.root / "results.jsonl").read_text().splitlines()]
     table = parquet.read_table(folder.root / "results.parquet").to_pylist()
     assert [{"record": "results", **row} for row in table] == lines

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from aprtui.model import header_reader
+from aprtui.model.open_file import open_model_file
+from aprtui.sweep.report.page import write_page
+from aprtui.sweep.results import RESULTS, ResultRow, read_rows, write_rows
+from aprtui.trace import address
 from aprtui.trace.address import Address, place
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
 from tests.cli.conftest import aprtui as aprtui
 from tests.importing.dumps import Ours, ours
+from tests.model.apr_files import apr_model
 
 pytestmark = pytest.mark.group("fsspec")
 
@@ -35,6 +42,7 @@ def memory() -> Iterator[Any]:
     files = fsspec.filesystem("memory")
     files.store.clear()
     files.pseudo_dirs[:] = [""]
+    address._SEEN.clear()
     yield files
     files.store.clear()
 
@@ -82,6 +90,22 @@ def test_opening_and_statistics_touch_no_stage_file(
     first, second = capture.values(node), capture.values(node)
     assert np.array_equal(first, second)
     assert asked == ["/bucket/own/layer-1/ffn_norm.bin"], "fetched once"
+
+
+@pytest.mark.parametrize("name", ["own", "own.zip"])
+def test_what_was_found_is_read_without_another_question(
+    stored: str, memory: Any, aprtui: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A question is a request to another machine: a replay reads its stage files hundreds of times."""
+    if name.endswith(".zip"):
+        assert aprtui("export", stored, "--out", "memory://bucket/own.zip").code == 0
+    capture = Capture.open(place(f"memory://bucket/{name}"))
+    asked: list[str] = []
+    for question in ("info", "ls", "find"):
+        monkeypatch.setattr(type(memory), question, lambda self, path, *words, **options: asked.append(path))
+    for node in capture.files:
+        assert np.isfinite(capture.values(node)).all()
+    assert not asked
 
 
 def test_commands_take_addresses(stored: str, qwen2: Ours, aprtui: Command, tmp_path: Path) -> None:
@@ -143,9 +167,9 @@ def test_what_nobody_answers_is_one_line_and_no_verdict(
     stored: str, memory: Any, aprtui: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = aprtui("diff", stored, "memory://bucket/nothing")
-    assert done.code == 3 and "memory://bucket/nothing: does not exist" in done.err and done.err.count("\n") == 1, done
+    assert done.code == 3 and "memory://bucket/nothing: does not exist" in done.err and len(done.told) == 1, done
     done = aprtui("stats", "nowhere://bucket/own")
-    assert done.code == 3 and "expected s3://, gs://, sftp:// or memory://" in done.err and done.err.count("\n") == 1
+    assert done.code == 3 and "expected s3://, gs://, sftp:// or memory://" in done.err and len(done.told) == 1
 
     def cut(self: Any, path: str, **options: Any) -> Any:
         raise ConnectionResetError(104, "Connection reset by peer")
@@ -153,7 +177,7 @@ def test_what_nobody_answers_is_one_line_and_no_verdict(
     monkeypatch.setattr(type(memory), "cat_file", cut)
     done = aprtui("diff", stored, stored)
     assert done.code == 3 and "Connection reset by peer: check the address and the connection" in done.err, done
-    assert done.err.count("\n") == 1
+    assert len(done.told) == 1
 
 
 def test_a_scheme_whose_package_is_missing_says_what_to_install(
@@ -166,7 +190,7 @@ def test_a_scheme_whose_package_is_missing_says_what_to_install(
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     done = aprtui("stats", "s3://bucket/own")
-    assert done.code == 4 and "s3fs is not installed: pip install s3fs" in done.err and done.err.count("\n") == 1
+    assert done.code == 4 and "s3fs is not installed: pip install s3fs" in done.err and len(done.told) == 1
 
 
 def test_fsspec_is_imported_for_addresses_only(qwen2: Ours) -> None:
@@ -178,6 +202,101 @@ def test_fsspec_is_imported_for_addresses_only(qwen2: Ours) -> None:
         f"Capture.open(pathlib.Path({str(qwen2.capture.path)!r})); sys.exit('fsspec' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.fixture
+def model_there(memory: Any, qwen2: Ours) -> str:
+    """The model of our capture at an address."""
+    memory.put_file(str(qwen2.model.path), "/bucket/qwen2.gguf")
+    return "memory://bucket/qwen2.gguf"
+
+
+def test_of_a_model_at_an_address_the_header_is_fetched_and_no_weights(
+    memory: Any, model_there: str, qwen2: Ours, aprtui: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = 0
+    real = type(memory).cat_file
+
+    def cat_file(self: Any, path: str, **options: Any) -> Any:
+        nonlocal fetched
+        data = real(self, path, **options)
+        fetched += len(data)
+        return data
+
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    monkeypatch.setattr(header_reader, "_CHUNK", 1000)
+    there, here = aprtui("info", model_there), aprtui("info", qwen2.model.path)
+    assert there.code == 0, there
+    assert there.out.replace(model_there, "") == here.out.replace(str(qwen2.model.path), "")
+    part = open_model_file(qwen2.model.path)
+    first = min(part.location(entry)[1] for entry in part.tensors.values())
+    assert fetched < first + 1000 + 4 < qwen2.model.size / 2
+
+
+def test_what_needs_weights_says_to_copy_the_model(
+    model_there: str, stored: str, aprtui: Command, tmp_path: Path
+) -> None:
+    words = (
+        ("run", model_there, "-p", "x"), ("trace", model_there, "--tokens", "1"), ("stats", model_there),
+        ("replay", stored, "--model", model_there), ("qa", model_there),
+    )  # fmt: skip
+    for each in words:
+        done = aprtui(*each)
+        said = f"{model_there}: weights are read from local files only: copy the model here first"
+        assert done.code == 3 and said in done.err and len(done.told) == 1, done
+    arrays = tmp_path / "arrays"
+    arrays.mkdir()
+    np.save(arrays / "layer0.norm.npy", np.zeros((12, 256), np.float32))
+    (tmp_path / "map.yaml").write_text('stages: {attn_norm: "layer{layer}.norm"}')
+    words_of_import = ("import", arrays, "--map", tmp_path / "map.yaml", "--model", model_there)
+    assert aprtui(*words_of_import, "--out", tmp_path / "made").code == 0, "its header tells the stages"
+
+
+def test_an_apr_model_at_an_address_is_read_as_one_here(
+    memory: Any, qwen2: Ours, aprtui: Command, tmp_path: Path
+) -> None:
+    path = apr_model(qwen2.model.path).write(tmp_path / "qwen2.apr")
+    memory.put_file(str(path), "/bucket/qwen2.apr")
+    there, here = aprtui("info", "memory://bucket/qwen2.apr"), aprtui("info", path)
+    assert there.code == 0, there
+    assert there.out.replace("memory://bucket", str(tmp_path)) == here.out
+
+
+@pytest.mark.group("transformers")
+@pytest.mark.parametrize("layout", ["apr", "hf"])
+def test_an_oracle_writes_to_an_address(memory: Any, qwen2: Ours, aprtui: Command, layout: str) -> None:
+    words = ("oracle", "hf", qwen2.model.path, "--tokens", "1,2,3", "--layout", layout)
+    there = "memory://bucket/theirs"
+    done = aprtui(*words, "--out", there)
+    assert done.code == 0 and f"--model {qwen2.model.path}" in done.err and there in done.out, done
+    capture = Capture.open(place(there))
+    assert capture.tokens == (1, 2, 3) and Node(1, "ffn_out") in capture.files
+    assert "is not empty" in aprtui(*words, "--out", there).err
+
+
+def test_the_tables_of_a_sweep_go_to_an_address(memory: Any) -> None:
+    pytest.importorskip("pyarrow")
+    there = place("memory://bucket/night")
+    values = {
+        field.name: {"str": "x", "int": 1, "float": 0.5}[str(field.type).split()[0]] for field in fields(ResultRow)
+    }
+    row = ResultRow(**{**values, "verdict": "FAIL", "error": float("inf")})  # type: ignore[arg-type]  # by its types
+    write_rows(there, RESULTS, ResultRow, [row])
+    write_page(there, "night", [row], [])
+    assert list(read_rows(there, RESULTS, ResultRow)) == [row]
+    assert {path.name for path in there.iterdir()} == {"results.jsonl", "results.parquet", "index.html"}
+
+
+def test_what_takes_local_paths_alone_refuses_an_address_in_a_line(memory: Any, aprtui: Command) -> None:
+    there = "memory://bucket/x"
+    for words in (
+        ("import", there, "--out", "y"), ("ranks", there), ("sweep", there), ("sweep", "plan.yaml", "--out", there),
+        ("record", "torch", "--tokens", "1", "--out", there), ("run", "-p", "x", "--record", there),
+        ("scan", "--tokens", "1", "--out", there), ("open", there),
+    ):  # fmt: skip
+        done = aprtui(*words)
+        assert done.code == 2 and len(done.told) == 1, done
+        assert done.told[0].startswith(f"aprtui: {there}: ") and "copy" in done.told[0]
 
 
 @pytest.fixture
@@ -211,7 +330,7 @@ def test_commands_take_a_bucket(s3: str, qwen2: Ours, aprtui: Command) -> None:
     assert aprtui("export", f"{s3}/runs/one", "--out", f"{s3}/one.zip").code == 0
     assert aprtui("diff", f"{s3}/one.zip", f"{s3}/runs/two").code == 0
     missing = aprtui("stats", "s3://no-such-bucket/own")
-    assert missing.code == 3 and missing.err.count("\n") == 1, missing
+    assert missing.code == 3 and len(missing.told) == 1, missing
 
 
 def test_a_local_folder_of_the_same_name_is_still_local(tmp_path: Path, qwen2: Ours, aprtui: Command) -> None:

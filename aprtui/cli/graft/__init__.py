@@ -10,7 +10,7 @@ import click
 
 from aprtui.cli.comparison.options import warn_about
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL, parse_tokens, requested_model
+from aprtui.cli.options import MODEL, PATH, parse_tokens, requested_model
 from aprtui.cli.progress import ProgressLine
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 from aprtui.errors import UsageError, printable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("capture", type=click.Path(path_type=Path))
+@click.argument("capture", type=PATH)
 @click.option("--model", type=MODEL, metavar="MODEL", help="The capture's model file; the embedded one by default.")
 @click.option("--at", metavar="layer=N,stage=NAME", help="Graft this stage alone.")
 @click.option("--until", metavar="layer=N,stage=NAME", help="With --at: graft all stages from there to this one.")

@@ -11,7 +11,7 @@ import click
 
 from aprtui.cli.import_ import steps_option
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL, PATH
+from aprtui.cli.options import LOCAL_PATH, MODEL, PATH
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import VERDICT_CODES, UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", type=PATH)
+@click.argument("source", type=LOCAL_PATH)
 @click.option("--dims", "described", type=PATH, metavar="FILE", help="How ranks share the stages: a YAML file.")
 @click.option("--out", "directory", type=PATH, metavar="DIR", help="Write the whole capture to DIR as well.")
 @click.option("--guess", is_flag=True, help="Propose a file for --dims on stdout, with what proves each line.")
@@ -59,7 +59,7 @@ def command(
         raise UsageError("--guess makes a file for --dims: give neither --dims nor --out with it")
     if write_dims is not None and not guess:
         raise UsageError("--write-dims goes with --guess")
-    loaded = None if model is None else load_model(model)
+    loaded = None if model is None else load_model(model, headers_only=True)
     known = () if loaded is None else (loaded.graph, loaded.name)
     request = ImportRequest(format_name, mapping, PartChoice(None, steps, sequence), *known)
     if guess:

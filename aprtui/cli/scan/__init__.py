@@ -13,8 +13,8 @@ import click
 
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import (
+    LOCAL_PATH,
     MODEL_ARGUMENT,
-    PATH,
     EngineOptions,
     engine_options,
     injected_faults,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "file of logits (llama-perplexity --kl-divergence-base, a capture with lm_head of many positions).",
 )  # fmt: skip
 @click.option("--step", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Chunk of a file.")
-@click.option("--out", type=PATH, metavar="DIR", help="Capture the tokens around the first jump there.")
+@click.option("--out", type=LOCAL_PATH, metavar="DIR", help="Capture the tokens around the first jump there.")
 @click.option(
     "--window", type=click.IntRange(1), default=8, show_default=True, metavar="N", help="Tokens to each side."
 )

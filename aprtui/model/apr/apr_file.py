@@ -25,7 +25,7 @@ from aprtui.model.apr.metadata import named, rope_layout, translated
 from aprtui.model.apr.names import gguf_name
 from aprtui.model.conversion import Conversion
 from aprtui.model.gguf_file import TensorEntry
-from aprtui.model.header_reader import HeaderReader, map_file
+from aprtui.model.header_reader import ROPE_FACTORS, HeaderReader, first_bytes, map_file
 from aprtui.trace.graph import RopeLayout
 
 MAGICS = (b"APR\0", b"APR2", b"APR1")
@@ -40,8 +40,6 @@ _MAX_NAME_BYTES = 256
 _MAX_DIMENSIONS = 8
 _CONVERTED_AT_ONCE = 1 << 22
 """Bytes of scratch memory, about."""
-_SMALL = 1 << 16
-"""Bytes that are converted even where only headers are asked for."""
 
 _REFUSED: Mapping[int, str] = MappingProxyType(
     {
@@ -81,9 +79,9 @@ class AprFile:
     def __init__(self, path: Path, *, headers_only: bool = False) -> None:
         self.path, self.paths = path, (path,)
         self._headers_only = headers_only
-        self._map = map_file(path, _HEADER_BYTES, "an .apr file")
-        self.size = len(self._map)
-        header = HeaderReader(path, self._map)
+        self._bytes = map_file(path, _HEADER_BYTES, "an .apr file")
+        self.size = self._bytes.size
+        header = HeaderReader(self._bytes)
         sections = _read_header(header)
         document = _read_metadata(header, sections)
         self._data_offset = sections.data_offset
@@ -122,21 +120,17 @@ class AprFile:
                 f"{self.path}: truncated: tensor {stored.name} ends at byte {start + stored.size}, the file at "
                 f"{self.size}; fetch or convert it again"
             )
-        raw = np.frombuffer(self._map, np.uint8, stored.size, start)
+        if self._headers_only and stored.conversion is not None and entry.name != ROPE_FACTORS:
+            return np.broadcast_to(np.uint8(0), size)
+        raw = self._bytes.tensor(entry.name, start, stored.size)
         if stored.conversion is None:
             return raw
-        if self._headers_only and size > _SMALL:
-            return np.broadcast_to(np.uint8(0), size)
         return _converted(stored.conversion, raw, stored.shape[-1], size)
 
 
 def is_apr_model(path: Path) -> bool:
     """Whether `path` begins with one of the magics; False for anything that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) in MAGICS
-    except OSError:
-        return False
+    return first_bytes(path, 4) in MAGICS
 
 
 def _converted(conversion: Conversion, raw: NDArray[np.uint8], columns: int, size: int) -> NDArray[np.uint8]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aprtui.compare.report.html import page_template
-from aprtui.sweep.folder import SweepFolder
 from aprtui.sweep.matrix import counts_of, failing_first, matrix_of
 from aprtui.sweep.results import ResultRow, RollupRow
 from aprtui.sweep.rollup import worst_first
@@ -20,12 +19,12 @@ _MOST_CELLS = 20_000
 """Cells of the matrix that the page has; a browser is slow beyond that, and the tables have all."""
 
 
-def write_page(folder: SweepFolder, title: str, rows: Sequence[ResultRow], rollup: Sequence[RollupRow]) -> None:
-    """Write the page. Raises `EngineError`."""
+def write_page(place: Path, title: str, rows: Sequence[ResultRow], rollup: Sequence[RollupRow]) -> None:
+    """Write the page into the folder `place`. Raises `EngineError`."""
     matrix = matrix_of(rows)
     shown = matrix.prompts[: max(_MOST_CELLS // max(len(matrix.columns), 1), 1)]
     page = page_template(_TEMPLATES, "sweep.html").render(
         title=title, counts=counts_of(rows), matrix=matrix, prompts=shown, failing=failing_first(rows),
         rollup=worst_first(rollup)[:_MOST_STAGES], stages=len(rollup),
     )  # fmt: skip
-    write_atomically(folder.root / PAGE, page.encode())
+    write_atomically(place / PAGE, page.encode())
