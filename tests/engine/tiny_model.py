@@ -271,7 +271,7 @@ CPU_MODELS = MODELS | {
     "hybrid": lambda: tiny_model(HYBRID, (WeightType.Q8_0, WeightType.Q4_0), norm_offset=True),
     "hybrid with experts": lambda: tiny_model(HYBRID_EXPERTS, (WeightType.Q8_0, WeightType.F16)),
     "hybrid with grouped heads": lambda: tiny_model(GROUPED_HYBRID, (WeightType.Q8_0, WeightType.Q4_0)),
-    "leading dense layer": lambda: tiny_model(GLM, (WeightType.Q8_0, WeightType.Q5_0), expert_weights_scale=1.5),
+    "leading dense layer": lambda: tiny_model(GLM, (WeightType.Q8_0, WeightType.F16), expert_weights_scale=1.5),
     "gpt-oss": lambda: tiny_model(
         GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
     ),
