@@ -87,9 +87,12 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     module.tie_weights()
     _set_factors(module, model.config)
     version = f"{transformers.__version__} (torch {torch.__version__})"
-    for parameter in module.parameters():
-        # Not `module.to`: frequencies of RoPE are a buffer, which stays in float32 where weights are loaded in 16 bits.
-        parameter.data = parameter.data.to(getattr(torch, kind))
+    # Not `module.to`: frequencies of RoPE are a buffer, which stays in float32 where weights are loaded in 16 bits. So
+    # do parameters that the class names, of routers.
+    kept = tuple(f".{name}." for name in getattr(module, "_keep_in_fp32_modules_strict", None) or ())
+    for name, parameter in module.named_parameters():
+        if not any(part in f".{name}." for part in kept):
+            parameter.data = parameter.data.to(getattr(torch, kind))
     return TransformersModel(module.eval(), model, version)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def load_changed(folder: Path, change: Change, **options: object) -> model_modul
     file = model_file(layers=1, **options)  # type: ignore[arg-type]
     change(file)
     return load_model(file.write(folder / "model.gguf"))
+
+
+@pytest.mark.parametrize("weight_type", list(WeightType), ids=lambda kind: kind.name)
+def test_a_half_download_is_one_line_whatever_its_weights_are(tmp_path: Path, weight_type: WeightType) -> None:
+    """Whole, and as the last of two parts."""
+    file = model_file(weight_type=weight_type, layers=1)
+    for opened, cut in ((file.write(tmp_path / "whole.gguf"),) * 2, tuple(file.write_parts(tmp_path, 2))):
+        assert load_model(opened).weights
+        os.truncate(cut, cut.stat().st_size - 32 * weight_type.format.block_bytes)
+        with pytest.raises(UnreadableError) as caught:
+            load_model(opened)
+        assert str(cut) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("weight_type", list(WeightType), ids=lambda kind: kind.name)

@@ -11,6 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from aprtui.cli.main import cli
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import Model, load_model
@@ -115,6 +118,18 @@ def test_frequencies_of_rope_stay_in_32_bits(tmp_path: Path) -> None:
     module = transformers_model.load(model_of(tmp_path, "llama"), DataType.BFLOAT16, AttentionKind.EAGER, None).module
     assert {str(parameter.dtype) for parameter in module.parameters()} == {"torch.bfloat16"}
     assert str(module.model.rotary_emb.inv_freq.dtype) == "torch.float32"
+
+
+@needs_transformers
+def test_routers_that_transformers_keeps_in_32_bits_stay_there(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "glm4moe")
+    module = transformers_model.load(model, DataType.BFLOAT16, AttentionKind.EAGER, None).module
+    kinds = {name.removeprefix("model.layers.1.mlp."): str(kind.dtype) for name, kind in module.named_parameters()}
+    assert (kinds["gate.weight"], kinds["experts.down_proj"]) == ("torch.float32", "torch.bfloat16")
+    theirs = captured(model, tmp_path / "theirs", kind=DataType.BFLOAT16)
+    with Evaluators(model) as evaluators:
+        result = replay_capture(theirs, model, ReplayOptions(), evaluators)
+    assert result.verdict is Verdict.PASS, [str(s.node) for s in result.stages if s.verdict.verdict is not Verdict.PASS]
 
 
 @needs_transformers
