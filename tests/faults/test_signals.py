@@ -88,9 +88,7 @@ def require_ends(command: str, house: Path, numbers: tuple[signal.Signals, ...],
     assert whole.code not in (ExitCode.INTERNAL, ExitCode.INTERRUPTED), whole.text
     for number in numbers:
         for _ in range(points):
-            at = random.randrange(
-                4, total - 4
-            )  # but for the first and the last lines, where nothing is begun or all is said
+            at = random.randrange(FIRST_LINE, total - 4)
             found, _ = told(words, house, at, number)
             assert found.code == ExitCode.INTERRUPTED, (number.name, at, total, found)
             assert found.last.endswith("aprtui: interrupted"), (number.name, at, total, found)
