@@ -80,13 +80,22 @@ def cli(ctx: click.Context) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(words)
+    except KeyboardInterrupt:  # also where `_run` begins, or reports what it has caught
+        code = _interrupted()
+    sys.exit(_for_bisect(code) if BISECT in words else code)
+
+
+def _run(words: list[str]) -> int:
+    """Run the command that `words` call and report how it ended; its exit code."""
     if sys.stdout is None:
-        sys.exit(ExitCode.ENGINE)
+        return ExitCode.ENGINE
     guard_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one of them
             signal.signal(number, signal.default_int_handler)
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Not `cli.main`: it would turn a closed pipe into exit code 1, which here means a divergence.
         with cli.make_context("aprtui", list(words)) as context:
@@ -101,9 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except AprtuiError as error:
         click.echo(f"aprtui: {error}", err=True)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("aprtui: interrupted", err=True)
-        code = ExitCode.INTERRUPTED
+    except click.Abort:
+        code = _interrupted()
     except BrokenPipeError:
         # The reader of stdout went away: nothing to say to it, but no verdict either, so no exit code that means one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -113,7 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = ExitCode.ENGINE
     except Exception as error:  # noqa: BLE001 - a bug: it is reported, with exit code 70
         code = _unexpected(error)
-    sys.exit(_for_bisect(int(code or 0)) if BISECT in words else int(code or 0))
+    return int(code or 0)
+
+
+def _interrupted() -> int:
+    click.echo("aprtui: interrupted", err=True)
+    return ExitCode.INTERRUPTED
 
 
 def _command_of(words: Sequence[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -39,11 +40,17 @@ def command(what: str, at: int | None, svg: Path, size: str, theme: str) -> None
     from aprtui.trace.export.output import write_text
     from aprtui.tui.render import drawn_recording
 
+    signal.signal(signal.SIGINT, _interrupted)
     text = drawn_recording(state, path, tokens, (columns, rows), light=theme == "light")
     if str(svg) == "-":
         sys.stdout.write(text)
         return
     write_text(svg, text)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    """A handler of ours, because asyncio takes the place of Python's own: it cancels a task, and the app goes on."""
+    raise KeyboardInterrupt
 
 
 def _parsed_size(text: str) -> tuple[int, int]:
