@@ -30,6 +30,8 @@ VERDICT_CODES: Mapping[str, ExitCode] = MappingProxyType(
 
 def printable(text: str) -> str:
     """`text` in one line that moves no cursor: what is not printable (line breaks, escape sequences) is escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

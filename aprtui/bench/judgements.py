@@ -12,15 +12,17 @@ from typing import Any, TypeVar
 
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
+from aprtui.engine.evaluation.cause_detection import CauseCase, CauseOutcome, JudgedCause
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.errors import EngineError, UnreadableError, UsageError
+from aprtui.trace.graph import Node
 from aprtui.trace.json_value import json_number, json_value
 
 _CASE = TypeVar("_CASE")
 Record = Mapping[str, Any]
 
 
-_JUDGEMENT = TypeVar("_JUDGEMENT", JudgedCapture, JudgedBug)
+_JUDGEMENT = TypeVar("_JUDGEMENT", JudgedCapture, JudgedBug, JudgedCause)
 
 
 def judged_capture(record: Record) -> JudgedCapture:
@@ -39,6 +41,12 @@ def judged_bug(record: Record) -> JudgedBug:
         json_number(record["times_noise"]),
         None if stated is None else BugOutcome(stated),
     )
+
+
+def judged_cause(record: Record) -> JudgedCause:
+    """The judgement that `record` was made of by `asdict`."""
+    case = record["case"]
+    return JudgedCause(CauseCase(case["cause"], Node(**case["node"])), CauseOutcome(record["outcome"]), record["said"])
 
 
 def going_on(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, GraphConfig, Node, Op, StageGraph, TokenMixer
+from aprtui.trace.graph import ENTRY, ROUTER, ROUTER_CHOICE, GraphConfig, Node, Op, StageGraph, TokenMixer
 
 _HOLDERS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.MATMUL, Op.BIAS)
 """Ops that are a module each in transformers."""
@@ -18,6 +18,9 @@ _GATES = (Op.SILU, Op.GELU)
 
 _FUSED = MappingProxyType({"qkv_matmul": "qkv_bias", "attn_out_matmul": "attn_out", "ffn_moe_logits": "moe_router"})
 """Products whose biases are added in the same call, where they have any."""
+
+_IN_ROUTER = MappingProxyType({ROUTER: "sigmoid", "ffn_moe_probs_biased": "add"})
+"""What is seen only inside the router where that takes a sigmoid, by the function of torch whose result it is."""
 
 MAPS = ("attn_scores", "attn_softcap", "attn_softmax")
 """The stages that are attention maps, in the order of their making."""
@@ -42,6 +45,8 @@ class ModuleTap:
     """Which of several inputs or outputs."""
     columns: tuple[int, ...] = ()
     """Which columns of what comes out, where a module gives more than the stage."""
+    inside: str = ""
+    """The function of torch in the module whose result it is, where it does not come out: the first such call."""
 
 
 def module_name(modules: Mapping[str, str], node: Node, parameter: str) -> str:
@@ -50,6 +55,11 @@ def module_name(modules: Mapping[str, str], node: Node, parameter: str) -> str:
     `modules` is `Architecture.transformers_modules`.
     """
     return modules[parameter].format(layer=node.layer)
+
+
+def parameter_path(module: str, is_bias: bool) -> str:
+    """What transformers calls the weight or the bias of `module`; the bias of a router's choice is a buffer of it."""
+    return f"{module}{'_' if module.endswith('.e_score_correction') else '.'}{'bias' if is_bias else 'weight'}"
 
 
 def columns_of_shared_module(config: GraphConfig) -> Mapping[str, tuple[int, ...]]:
@@ -81,24 +91,28 @@ def module_taps(graph: StageGraph, modules: Mapping[str, str]) -> Iterator[Modul
 
     Queries, keys and maps have none: they are seen in the attention itself.
     """
+    weights = graph["moe_ffn_out"].inputs[1].stage if "moe_ffn_out" in graph else ""
     readers = {source: node for node in reversed(graph.nodes) for source in graph.inputs(node)[:1]}
     biased = {name for stage in graph.stages if stage.op is Op.BIAS for name in stage.params}
-    has_experts = graph.config is not None and bool(graph.config.experts)
     for node in graph.nodes:
         stage, reader = graph[node.stage], readers.get(node)
         block = f"model.layers.{node.layer}.mlp"
         if stage.mixer is TokenMixer.RECURRENCE and stage.op in (Op.HEAD_RMS_NORM, *_GATES):
             continue  # it is normalised and gated in one module
-        if stage.op in _HOLDERS:
+        if stage.name in _IN_ROUTER and graph[ROUTER].op is Op.SIGMOID:
+            yield ModuleTap(node, (module_name(modules, node, "ffn_gate_inp"),), inside=_IN_ROUTER[stage.name])
+        elif stage.op in _HOLDERS:
             if stage.op is not Op.MATMUL or not biased.intersection(stage.params):
                 names = tuple(module_name(modules, node, name) for name in stage.params)
                 yield ModuleTap(node, names, columns=_columns(graph, modules, node))
-        elif stage.op in _GATES and not has_experts:
-            yield ModuleTap(node, (f"{block}.act_fn",))
-        elif stage.name in ("moe_ffn_out", "ffn_out"):
-            part = ".experts" if stage.name == "moe_ffn_out" and "ffn_out" in graph else ""
+        elif stage.op in _GATES:
+            gate = graph[stage.inputs[0].stage]
+            if gate.op is Op.MATMUL:  # fused experts have no module for it
+                yield ModuleTap(node, (f"{module_name(modules, node, gate.params[0]).rpartition('.')[0]}.act_fn",))
+        elif stage.name in ("moe_ffn_out", "ffn_shexp_sum"):
+            part = ".experts" if stage.name == "moe_ffn_out" and "ffn_shexp_sum" in graph else ""
             yield ModuleTap(node, (f"{block}{part}",))
-        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm", "ffn_moe_weights_softmax"):
+        elif stage.name in (ROUTER_CHOICE, weights):
             place = 1 if stage.name == ROUTER_CHOICE else 2
             yield ModuleTap(node, (f"{block}.experts",), takes_input=True, element=place)
         elif reader is not None and graph[reader.stage].op in _HOLDERS and stage.op is not Op.ROPE:

@@ -274,10 +274,10 @@ class _Run:
         raise UsageError("the model was called with neither token ids [batch, tokens] nor embeddings")
 
     def _require_next(self, kwargs: Mapping[str, Any]) -> None:
-        """A model of transformers keeps what came before in a cache that it is called with."""
+        """A model of transformers keeps what came before in a cache that it is called with, `cache` since 5.24."""
         if not self.session.architecture:
             return
-        past = kwargs.get("past_key_values")
+        past = kwargs.get("past_key_values", kwargs.get("cache"))
         before = 0 if past is None else int(past.get_seq_length())
         if before != self.values.position:
             raise UsageError(

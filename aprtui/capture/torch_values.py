@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aprtui.capture.module_taps import MAPS, ModuleTap
 from aprtui.errors import UsageError
-from aprtui.trace.graph import GraphConfig, Node, RopeLayout, StageGraph, TokenMixer
+from aprtui.trace.graph import ROUTER_CHOICE, Axis, GraphConfig, Node, RopeLayout, StageGraph, TokenMixer
 
 Array = NDArray[np.float32]
 
@@ -39,6 +39,10 @@ class StageValues:
         self._take, self._batch = take, batch
         self._batches = self._tokens = 0
         self._parts: dict[Node, dict[int, Any]] = {}
+        self._chosen_by = graph[ROUTER_CHOICE].inputs[0].stage if ROUTER_CHOICE in graph else ""
+        self._scores: dict[int | None, Array] = {}
+        """What the experts of a layer are chosen by in this pass."""
+        self._order: dict[int | None, NDArray[np.int64]] = {}
 
     def begin(self, batches: int, tokens: int) -> None:
         """A pass begins: so many sequences, so many tokens of each. Raises `UsageError` where ours is not there."""
@@ -52,6 +56,7 @@ class StageValues:
         """The pass has ended."""
         self.position += self._tokens
         self._batches = self._tokens = 0
+        self._scores, self._order = {}, {}
 
     @property
     def running(self) -> bool:
@@ -84,7 +89,19 @@ class StageValues:
                 rows = _in_pairs(self.graph, config, node, rows)
             if stage.mixer is TokenMixer.RECURRENCE and stage.name != "linear_attn_out":
                 rows = _across_key_heads(config, rows)
+        if Axis.EXPERT in stage.axes:
+            rows = self._most_probable_first(node, rows)
         self._take(node, self.position, np.ascontiguousarray(rows, np.float32))
+
+    def _most_probable_first(self, node: Node, rows: Array) -> Array:
+        """`rows` with a token's experts in the order of the stages; some classes of transformers leave them in any."""
+        if node.stage == self._chosen_by:
+            self._scores[node.layer] = rows
+        elif node.stage == ROUTER_CHOICE and node.layer in self._scores:
+            scores = np.take_along_axis(self._scores[node.layer], rows.astype(np.int64), axis=1)
+            self._order[node.layer] = np.lexsort((rows, -scores))
+        order = self._order.get(node.layer)
+        return rows if order is None or rows.shape != order.shape else np.take_along_axis(rows, order, axis=1)
 
     def put_part(self, node: Node, values: Any, part: int, count: int) -> None:
         """Take one of `count` parts of a fused node: its columns from the left."""
@@ -158,6 +175,9 @@ def attach(taps: Iterable[ModuleTap], model: Any, values: StageValues) -> Iterat
 
 
 def _hook(module: Any, tap: ModuleTap, part: int, values: StageValues) -> Any:
+    if tap.inside:
+        return _Watching(module, tap, values)
+
     def before(_module: Any, inputs: Any) -> None:
         values.put(tap.node, inputs[tap.element or 0])
 
@@ -173,6 +193,30 @@ def _hook(module: Any, tap: ModuleTap, part: int, values: StageValues) -> Any:
             values.put_part(tap.node, found, part, len(tap.modules))
 
     return module.register_forward_pre_hook(before) if tap.takes_input else module.register_forward_hook(after)
+
+
+class _Watching:
+    """Sees what a function of torch gives inside a module; `remove` ends it."""
+
+    def __init__(self, module: Any, tap: ModuleTap, values: StageValues) -> None:
+        self._tap, self._values = tap, values
+        self._running: list[AbstractContextManager[Any]] = []
+        begin = module.register_forward_pre_hook(lambda *_: self._begin())
+        self._handles = (begin, module.register_forward_hook(lambda *_: self._end(), always_call=True))
+
+    def _begin(self) -> None:
+        if self._values.running:
+            watch = _calls(self._tap.inside, 1, lambda _, result: self._values.put(self._tap.node, result))
+            watch.__enter__()
+            self._running.append(watch)
+
+    def _end(self) -> None:
+        while self._running:
+            self._running.pop().__exit__(None, None, None)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
 def _heads_first(taken: Any, tokens: int) -> bool:
@@ -216,11 +260,16 @@ def _new_keys(key: Any, values: StageValues) -> Any:
     return key[:, :, values.position : behind] if key.shape[2] > behind else key[:, :, -values.tokens :]
 
 
-@contextmanager
-def _products(take: Callable[[int, Any], None], graph: StageGraph) -> Iterator[None]:
+def _products(take: Callable[[int, Any], None], graph: StageGraph) -> AbstractContextManager[Any]:
     """Hand out the products of queries and keys as they are scaled, and as they are softcapped where they are."""
+    return _calls("mul", 2 if "attn_softcap" in graph else 1, take)
+
+
+def _calls(function_name: str, wanted: int, take: Callable[[int, Any], None]) -> AbstractContextManager[Any]:
+    """Hand out the results of the first `wanted` calls of a function of torch, also as an operator, with their
+    number."""
     torch: Any = importlib.import_module("torch")
-    wanted = 2 if "attn_softcap" in graph else 1
+    names = (function_name, f"__{function_name}__")
 
     class Watch(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -229,10 +278,10 @@ def _products(take: Callable[[int, Any], None], graph: StageGraph) -> Iterator[N
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
-            if getattr(function, "__name__", "") in ("mul", "__mul__") and self.count < wanted:
+            if getattr(function, "__name__", "") in names and self.count < wanted:
                 take(self.count, result)
                 self.count += 1
             return result
 
-    with Watch():
-        yield
+    watch: AbstractContextManager[Any] = Watch()
+    return watch

@@ -11,7 +11,7 @@ from aprtui.errors import UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.trace.graph import MAX_LAYERS, GraphConfig, StageGraph, graph_for
+from aprtui.trace.graph import MAX_LAYERS, GraphConfig, Router, StageGraph, graph_for
 
 
 def architecture_of_module(model: Any) -> Architecture:
@@ -65,7 +65,7 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
         ffn=getattr(config, "intermediate_size", None) or config.moe_intermediate_size,
         vocabulary=config.vocab_size,
         qkv_bias=_has_bias(model, own["attn_q"]),
-        qk_norm=architecture.qk_norm,
+        qk_norm=bool(getattr(config, "use_qk_norm", False)) if architecture.qk_norm is None else architecture.qk_norm,
         rope_layout=architecture.rope_layout,
         post_norms=architecture.post_norms,
         activation=architecture.activation,
@@ -75,6 +75,7 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
         no_rope=tuple(not kept for kept in turned) if not all(turned) else (),
         query_temperature=TEMPERATURE in architecture.keys.read,
         ffn_norm="ffn_norm" if "ffn_norm" in own else "post_attention_norm",
+        rope_dim=_turned_channels(config, head_dim) if architecture.partial_rope else 0,
     )
     if architecture.experts:
         graph = _with_experts(graph, config, own)
@@ -87,6 +88,12 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
     return graph
 
 
+def _turned_channels(config: Any, head_dim: int) -> int:
+    """How many channels of a head RoPE turns; 0 for all."""
+    turned = int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return 0 if turned == head_dim else turned
+
+
 def _has_bias(model: Any, module: str) -> bool:
     """Whether a module has a bias, in the first layer that has the module."""
     modules = dict(model.named_modules())
@@ -96,19 +103,33 @@ def _has_bias(model: Any, module: str) -> bool:
 
 def _with_experts(graph: GraphConfig, config: Any, modules: Mapping[str, str]) -> GraphConfig:
     width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
-    return replace(
+    graph = replace(
         graph,
         experts=getattr(config, "num_experts", None) or config.num_local_experts,
         experts_used=config.num_experts_per_tok,
         expert_ffn=width,
-        shared_expert_ffn=config.shared_expert_intermediate_size if "ffn_gate_shexp" in modules else 0,
+        shared_expert_ffn=config.shared_expert_intermediate_size if "ffn_gate_inp_shexp" in modules else 0,
+    )
+    return _with_sigmoid_router(graph, config) if "exp_probs_b" in modules else graph
+
+
+def _with_sigmoid_router(graph: GraphConfig, config: Any) -> GraphConfig:
+    dense = config.first_k_dense_replace
+    return replace(
+        graph,
+        dense=tuple(layer < dense for layer in range(graph.layers)) if dense else (),
+        router=Router.SIGMOID,
+        router_bias=True,
+        normalised_experts=config.norm_topk_prob,
+        scaled_experts=config.routed_scaling_factor != 1,
+        shared_expert_ffn=config.n_shared_experts * graph.expert_ffn,
+        shared_expert_gate=False,
     )
 
 
 def _with_recurrence(
     graph: GraphConfig, config: Any, kinds: Sequence[str], modules: Mapping[str, str]
 ) -> GraphConfig:  # fmt: skip
-    rotated = int(graph.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
     return replace(
         graph,
         recurrent=tuple(kind == "linear_attention" for kind in kinds),
@@ -119,7 +140,6 @@ def _with_recurrence(
         grouped_value_heads="ssm_ba" in modules,
         fused_beta_alpha="ssm_ba" in modules,
         gated_attention=True,
-        rope_dim=0 if rotated == graph.head_dim else rotated,
     )
 
 

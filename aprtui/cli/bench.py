@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_BY_CASE = ("kinds", "planted", "bugs")
+_BY_CASE = ("kinds", "planted", "bugs", "causes")
 """Parts of `verdicts` whose cases have names that some can be chosen by, and judgements that are kept."""
 
 _Case = TypeVar("_Case")
@@ -177,7 +177,7 @@ def sweep(tasks: int, as_json: bool) -> None:
 )
 @click.option(
     "--only", multiple=True, metavar="TEXT",
-    help="Of the parts kinds, planted and bugs: cases whose name has TEXT in it; several: any of them.",
+    help="Of the parts kinds, planted, bugs and causes: cases whose name has TEXT in it; several: any of them.",
 )  # fmt: skip
 @click.option(
     "--results", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -216,7 +216,7 @@ def verdicts(
         if part == "bugs":
             _bugs(requested_model(model), run, as_json, progress)
         if part == "causes":
-            _causes(requested_model(model), every, as_json, progress)
+            _causes(requested_model(model), run, as_json, progress)
         if part in (None, "everywhere"):
             _everywhere(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
@@ -438,14 +438,19 @@ def _bug_lines(found: Sequence[JudgedBug]) -> Iterator[str]:
             yield f"   {where}: {judged.outcome} ({judged.times_noise:.3g} times the noise) {judged.said}"
 
 
-def _causes(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+def _causes(model: Model, run: _CasesToJudge, as_json: bool, progress: Progress) -> None:
+    from functools import partial
+
+    from aprtui.bench.judgements import going_on, judged_cause
     from aprtui.engine.evaluation.cause_detection import cause_cases, judge_causes
     from aprtui.engine.evaluation.partial_captures import prompt_of
     from aprtui.engine.replay.evaluators import Evaluators
 
     found = []
     with Evaluators(model, progress=progress) as evaluators:
-        for judged in judge_causes(model, prompt_of(model), evaluators, cause_cases(model, every), progress):
+        judge = partial(judge_causes, model, prompt_of(model), evaluators, progress=progress)
+        cases = run.chosen(cause_cases(model, run.every))
+        for judged in going_on(run.results, run.of("causes", model), cases, judged_cause, judge):
             found.append(judged)
             if as_json:
                 write_record({"record": "cause", **asdict(judged)})
@@ -464,7 +469,7 @@ def _cause_lines(found: Sequence[JudgedCause]) -> Iterator[str]:
         yield f"{name[:51]:<52}" + "".join(f"{counts[outcome]:>18}" for outcome in CauseOutcome)
     for judged in found:
         if judged.outcome in (CauseOutcome.NONE, CauseOutcome.WRONG):
-            yield f"   {judged.case.cause} at {judged.case.node}: {judged.outcome} {judged.said}"
+            yield f"   {judged.what}: {judged.outcome} {judged.said}"
 
 
 def _honest(folder: Path, as_json: bool, progress: Progress) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aprtui.errors import EngineError
 from aprtui.trace.json_value import json_value
 
 
@@ -20,10 +19,9 @@ def write_record(record: Mapping[str, Any]) -> None:
 
 def write_file(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records to a file, a line each. Raises `EngineError` where it cannot be written."""
-    try:
-        path.write_text("".join(map(_line, records)), encoding="utf-8")
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written: {error.strerror or error}: choose another file") from error
+    from aprtui.trace.export.output import write_text
+
+    write_text(path, "".join(map(_line, records)))
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import keyword
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +31,21 @@ class LazyGroup(click.Group):
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
         command: click.Command = importlib.import_module(f"{self._package}.{module}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; a word that is no command is answered with what was likely meant."""
+        word = args[0] if args else ""
+        if word and not word.startswith("-") and word not in self._summaries:
+            raise click.UsageError(f"No such command {word!r:.80}.{self._likely(word)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def _likely(self, word: str) -> str:
+        close = difflib.get_close_matches(word, self._summaries, 1)
+        if close:
+            return f" Did you mean {close[0]!r}?"
+        return " To open a file, use 'open'" if "open" in self._summaries and os.path.exists(word) else ""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

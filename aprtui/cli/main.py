@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as finished:
         code = finished.exit_code
     except click.ClickException as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", None) or "aprtui"
+        command = getattr(getattr(error, "ctx", None), "command_path", None) or _command_of(words)
         click.echo(f"aprtui: {error.format_message().rstrip('.')}: see {command} --help", err=True)
         code = error.exit_code
     except AprtuiError as error:
@@ -114,6 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:  # noqa: BLE001 - a bug: it is reported, with exit code 70
         code = _unexpected(error)
     sys.exit(_for_bisect(int(code or 0)) if BISECT in words else int(code or 0))
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """The command that `words` call: click does not say it of an option without its value."""
+    return f"aprtui {words[0]}" if words and words[0] in COMMANDS else "aprtui"
 
 
 def _for_bisect(code: int) -> int:

@@ -80,8 +80,8 @@ def _positions(context: click.Context, parameter: click.Parameter, value: str | 
         return None
     if value == "fit":
         return _FIT
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r}: expected a number of positions from 1 on, or fit")
+    if not value.isdecimal() or len(value) > 18 or int(value) < 1:
+        raise click.BadParameter(f"{value!r:.40}: expected a number of positions from 1 on, or fit")
     return int(value)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.options import PATH
-from aprtui.errors import EngineError, UsageError
+from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
     from aprtui.tui.frame.state import ScreenState
@@ -36,16 +36,14 @@ def command(what: str, at: int | None, svg: Path, size: str, theme: str) -> None
     """
     columns, rows = _parsed_size(size)
     path, tokens, state = _recording_and_state(what, at)
+    from aprtui.trace.export.output import write_text
     from aprtui.tui.render import drawn_recording
 
     text = drawn_recording(state, path, tokens, (columns, rows), light=theme == "light")
     if str(svg) == "-":
         sys.stdout.write(text)
         return
-    try:
-        svg.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EngineError(f"{svg}: cannot be written: {error.strerror or error}: choose another file") from error
+    write_text(svg, text)
 
 
 def _parsed_size(text: str) -> tuple[int, int]:

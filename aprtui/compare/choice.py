@@ -18,27 +18,33 @@ ROUTER_NOISE = 2e-6
 
 
 def judge_choice(
-    node: Node, a: Values, b: Values, router: Values, other: Values, noise: float = ROUTER_NOISE
-) -> StageVerdict:
+    node: Node, a: Values, b: Values, router: Values, other: Values, noise: float = ROUTER_NOISE,
+    *, any_order: bool = False,
+) -> StageVerdict:  # fmt: skip
     """The verdict on the experts `b` `[tokens, K]` against `a`, chosen by the probabilities `other` and `router`.
 
     Experts whose probabilities in `router` are closer than the two routers are apart at that token, or than `noise` as
     a share of its norm, may stand for one another: which of them is the larger is decided before the choice. The
-    routers themselves are judged at their own stage. No token may have an expert twice.
+    routers themselves are judged at their own stage. No token may have an expert twice. `any_order`: what is made of
+    the chosen ones is judged in the order of `b`, so that the same experts in another order are no other choice.
     """
     verdict = judge_indices(node, measure_indices(a, b))
-    if verdict.verdict is not Verdict.FAIL or not _are_explained(a, b, router, other, noise):
+    if verdict.verdict is not Verdict.FAIL or not _are_explained(a, b, router, other, noise, any_order):
         return verdict
+    if any_order and np.array_equal(np.sort(a, axis=1), np.sort(b, axis=1)):
+        return replace(verdict, verdict=Verdict.PASS, reason="the same experts in another order")
     reason = f"{counted(int(np.count_nonzero(a != b)), 'choice')} between experts that the routers find equally likely"
     return replace(verdict, verdict=Verdict.PASS, reason=reason)
 
 
-def _are_explained(a: Values, b: Values, router: Values, other: Values, noise: float) -> bool:
+def _are_explained(a: Values, b: Values, router: Values, other: Values, noise: float, any_order: bool) -> bool:
     wide, parted = router.astype(np.float64), router.astype(np.float64) - other
     slack = np.sqrt(2) * np.linalg.norm(parted, axis=1) + 2 * noise * np.linalg.norm(wide, axis=1)
     if not all(_are_experts(side, router.shape[1]) for side in (a, b)):
         return False
     chosen_a, chosen_b = (np.take_along_axis(wide, side.astype(np.int64), axis=1) for side in (a, b))
+    if any_order:
+        chosen_a, chosen_b = np.sort(chosen_a, axis=1), np.sort(chosen_b, axis=1)
     return bool((np.abs(chosen_a - chosen_b) <= slack[:, None]).all())
 
 

@@ -60,6 +60,11 @@ _BREAKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "num_experts": ("expert_count", "moe_router", _SHAPE),
         "num_experts_per_tok": ("expert_used_count", "moe_router_indices", _ROUTING),
         "norm_topk_prob": ("expert_weights_norm", "moe_router_indices", _ROUTING),
+        "routed_scaling_factor": ("expert_weights_scale", "ffn_moe_weights_scaled", _ROUTING),
+        "first_k_dense_replace": ("leading_dense_block_count", "ffn_gate", _SHAPE),
+        "n_shared_experts": ("expert_shared_count", "ffn_shexp_gate", _SHAPE),
+        "n_group": ("expert_group_count", "moe_router_indices", _ROUTING),
+        "topk_group": ("expert_group_used_count", "moe_router_indices", _ROUTING),
         "moe_intermediate_size": ("expert_feed_forward_length", "ffn_moe_gate", _SHAPE),
         "shared_expert_intermediate_size": ("expert_shared_feed_forward_length", "ffn_shexp_gate", _SHAPE),
     }

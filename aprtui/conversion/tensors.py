@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.capture.module_taps import module_name
+from aprtui.capture.module_taps import module_name, parameter_path
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted, number_text
 from aprtui.conversion.finding import FileFinding
@@ -67,7 +67,7 @@ class CheckedParameter:
 
     @property
     def key(self) -> str:
-        return f"{self.module}.{'bias' if self.is_bias else 'weight'}"
+        return parameter_path(self.module, self.is_bias)
 
 
 @dataclass(frozen=True)

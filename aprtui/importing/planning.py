@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,7 +228,10 @@ def _arranged(node: Node, tensor: SourceTensor, piece: Piece, is_map: bool) -> F
     if not set(left) <= set(order) or (is_map and len(left) < len(order)):
         raise UsageError(f"{what}: a stage like this has the axes {', '.join(order)}")
     values = values.transpose([left.index(axis) for axis in order if axis in left])
-    return values if is_map else values.reshape(values.shape[0] if SourceAxis.TOKEN in left else 1, -1)
+    if is_map:
+        return values
+    shape = values.shape if SourceAxis.TOKEN in left else (1, *values.shape)
+    return values.reshape(shape[0], math.prod(shape[1:]))
 
 
 def _sliced(node: Node, values: Floats, axes: tuple[SourceAxis, ...], piece: Piece) -> Floats:

@@ -38,6 +38,8 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
         "smaug-bpe": _LLAMA3,
+        "chatglm-bpe": _LLAMA3,
+        "glm4": _LLAMA3,
         "gpt-4o": _GPT4O,
         "gpt-2": (_GPT2,),
         "tekken": _TEKKEN,
@@ -47,7 +49,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Patterns by pre-tokenizer; each splits the pieces that the one before it left, into matches and what lies between."""
 
-_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
+_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken", "glm4"})
 """Pre-tokenizers whose vocabularies take a piece that is a token as a whole, without the merges (`ignore_merges`)."""
 
 

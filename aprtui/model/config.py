@@ -139,6 +139,7 @@ class ModelConfig:
     attn_softcap: float = 0.0
     logit_softcap: float = 0.0
     query_temperature: QueryTemperature | None = None
+    expert_weights_scale: float = 1.0
     norm_offset: bool = False
 
     def rope_of(self, layer: int | None) -> Rope:

@@ -15,7 +15,7 @@ from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Activation, GraphConfig, Node, StageGraph, graph_for
+from aprtui.trace.graph import Activation, GraphConfig, Node, Router, StageGraph, graph_for
 
 _USUAL_BASES = (1e4, 5e5, 1e6)
 _USUAL_EPSILONS = (1e-5, 1e-6)
@@ -147,12 +147,9 @@ def _unusual_shape(model: Model) -> Iterator[str]:
         yield f"value heads of recurrent layers are counted {words}"
     if graph.fused_beta_alpha:
         yield "one product gives beta and alpha of recurrent layers: for each key head its betas, then its alphas"
-    if graph.shared_expert_ffn:
-        yield "beside the experts that are chosen there is one that every token uses, times a gate"
     if graph.sinks:
         yield "attention has sinks: a logit of each head joins the sum of its softmax, and no key gets its share"
-    if graph.biased_experts:
-        yield "router and experts have biases, and the weights of a token's experts are a softmax of theirs alone"
+    yield from _unusual_experts(model.config)
     if graph.activation is Activation.SWIGLU_OAI:
         yield "the SwiGLU is clamped, adds 1 to up, and multiplies the gate by 1.702 in its sigmoid"
     if model.params(Node(None, "lm_head")) == model.params(Node(0, "embedding")):
@@ -160,6 +157,23 @@ def _unusual_shape(model: Model) -> Iterator[str]:
     if graph.q_width != graph.hidden:
         heads = f"{graph.heads} heads of {graph.head_dim} make {graph.q_width} channels"
         yield f"{heads}, the hidden size is {graph.hidden}"
+
+
+def _unusual_experts(config: ModelConfig) -> Iterator[str]:
+    graph = config.graph
+    if graph.shared_expert_ffn:
+        gate = ", times a gate" if graph.shared_expert_gate else ""
+        yield f"beside the experts that are chosen there is one that every token uses{gate}"
+    if any(graph.dense):
+        yield f"{counted(sum(graph.dense), 'layer')} of {graph.layers} have no experts: a dense block in their place"
+    if graph.router is Router.SIGMOID:
+        yield "the router gives each expert a sigmoid of its own: they do not add up to 1"
+    if graph.router_bias:
+        yield "experts are chosen by what the router gives plus a bias, and weighted by what it gives without"
+    if graph.scaled_experts:
+        yield f"the weights of a token's experts are multiplied by {config.expert_weights_scale:g}"
+    if graph.biased_experts:
+        yield "router and experts have biases, and the weights of a token's experts are a softmax of theirs alone"
 
 
 def _unusual_numbers(config: ModelConfig) -> Iterator[str]:

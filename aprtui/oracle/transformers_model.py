@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.capture.module_taps import columns_of_shared_module, module_name
+from aprtui.capture.module_taps import columns_of_shared_module, module_name, parameter_path
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
@@ -22,7 +22,7 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, Stage, TokenMixer
+from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, Router, Stage, TokenMixer
 
 # The class of gpt-oss has its SwiGLU fixed.
 _ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.SWIGLU_OAI: "silu"}
@@ -118,7 +118,7 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         "attention_bias": graph.qkv_bias, "rope_parameters": _rope_parameters(model, two_bases),
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
-    found |= _layer_settings(graph) | _expert_settings(graph)
+    found |= _layer_settings(graph) | _expert_settings(config)
     if config.norm_offset and not graph.recurrent:
         scalar = config.score_scale**-2
         found |= {
@@ -152,7 +152,8 @@ def _layer_settings(graph: GraphConfig) -> dict[str, Any]:
     return found
 
 
-def _expert_settings(graph: GraphConfig) -> dict[str, Any]:
+def _expert_settings(config: ModelConfig) -> dict[str, Any]:
+    graph = config.graph
     if not graph.experts:
         return {}
     found = {
@@ -160,6 +161,12 @@ def _expert_settings(graph: GraphConfig) -> dict[str, Any]:
         "moe_intermediate_size": graph.expert_ffn, "decoder_sparse_step": 1, "mlp_only_layers": [],
         "shared_expert_intermediate_size": graph.shared_expert_ffn,
     }  # fmt: skip
+    if graph.router is Router.SIGMOID:
+        found |= {
+            "n_routed_experts": graph.experts, "n_shared_experts": graph.shared_expert_ffn // graph.expert_ffn,
+            "first_k_dense_replace": sum(graph.dense), "routed_scaling_factor": config.expert_weights_scale,
+            "norm_topk_prob": graph.normalised_experts, "n_group": 1, "topk_group": 1, "use_qk_norm": graph.qk_norm,
+        }  # fmt: skip
     if graph.biased_experts:
         found |= {"num_local_experts": graph.experts, "intermediate_size": graph.expert_ffn}
     return found
@@ -175,7 +182,7 @@ def _rope_parameters(model: Model, two_bases: bool) -> dict[str, Any]:
         length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
         growth = config.query_temperature or QueryTemperature(0.0, length)
         rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
-    if config.graph.recurrent:
+    if config.graph.rope_dim:
         rope |= {"partial_rotary_factor": config.graph.rotated / config.graph.head_dim}
     return {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
 
@@ -212,7 +219,7 @@ def named_parameters(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
             elif stage.mixer is TokenMixer.RECURRENCE:
                 yield _recurrent_parameter(model, stage, name, values)
             else:
-                yield f"{name}.{'bias' if stage.op in BIASES else 'weight'}", values
+                yield parameter_path(name, stage.op in BIASES), values
 
 
 def _queries_to_gates(model: Model, node: Node, qkv: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -267,12 +274,12 @@ def _fused(found: dict[str, Any], torch: Any) -> dict[str, Any]:
     """The same parameters with those of experts as transformers keeps them: gates and ups in one."""
     result = {}
     for name, values in found.items():
-        if name.endswith("experts.gate_proj.weight"):
+        if name.endswith(".experts.gate_proj.weight"):
             ups = found[name.replace("gate_proj", "up_proj")]
             result[name.replace("gate_proj.weight", "gate_up_proj")] = torch.cat([values, ups], 1)
-        elif name.endswith("experts.down_proj.weight"):
+        elif name.endswith(".experts.down_proj.weight"):
             result[name.removesuffix(".weight")] = values
-        elif not name.endswith("experts.up_proj.weight"):
+        elif not name.endswith(".experts.up_proj.weight"):
             result[name] = values
     return result
 

@@ -239,7 +239,7 @@ class Archive:
             infos = opened.infolist()
         for info in sorted(infos, key=lambda info: info.header_offset):
             kind = info.external_attr >> 16
-            if info.is_dir():
+            if info.orig_filename.endswith("/"):  # `is_dir` fails at names that begin with a zero byte
                 continue
             if info.flag_bits & 1:
                 raise self._refused(info.filename, "is encrypted: make the archive without a password")

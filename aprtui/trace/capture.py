@@ -78,6 +78,13 @@ class Capture:
     copied: bool = False
     stored: Path | None = None
     """Where its files lie, where that is not `path`."""
+    promised: frozenset[Node] = field(init=False, repr=False, compare=False)
+    """The nodes that the manifest promises; without one, those whose files are there."""
+
+    def __post_init__(self) -> None:
+        # Made once: it is asked for at every stage, and there may be ten thousand.
+        nodes = self.files if self.manifest is None else (info.node for info in self.manifest.files.values())
+        object.__setattr__(self, "promised", frozenset(nodes))
 
     @classmethod
     def open(cls, path: Path, copied: bool = False) -> Capture:
@@ -130,13 +137,6 @@ class Capture:
         """The texts of the tokens, one each; None where the manifest does not state one for every token."""
         pieces = None if self.manifest is None else self.manifest.pieces
         return pieces if pieces and self.tokens and len(pieces) == len(self.tokens) else None
-
-    @property
-    def promised(self) -> frozenset[Node]:
-        """The nodes that the manifest promises; without one, those whose files are there."""
-        if self.manifest is None:
-            return frozenset(self.files)
-        return frozenset(info.node for info in self.manifest.files.values())
 
     @property
     def rank_parts(self) -> Mapping[Node, RankParts]:

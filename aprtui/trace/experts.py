@@ -23,8 +23,9 @@ class ExpertUse:
     """What the tokens of a layer chose, in the chosen slots of all tokens.
 
     `load` is the share of the slots that each expert has, of all slots that name an expert; `dropped` slots name none,
-    as engines with a limit for each expert write them. `entropy` is that of the router's probabilities in nats, the
-    mean over tokens, at most `most_entropy`; NaN where no router is known, or none of its rows are probabilities.
+    as engines with a limit for each expert write them. `entropy` is that of the router's probabilities in nats (of what
+    a sigmoid gives each expert: as shares of the sum), the mean over tokens, at most `most_entropy`; NaN where no
+    router is known, or none of its rows are probabilities.
     """
 
     slots: int
@@ -133,7 +134,7 @@ def _percent(share: float) -> str:
 
 def router_gives_logits(graph: StageGraph) -> bool:
     """Whether the experts of `graph` are chosen by logits, of which only the chosen ones' become probabilities."""
-    return ROUTER in graph and graph[ROUTER].op is not Op.ROUTER_SOFTMAX
+    return ROUTER in graph and graph[ROUTER].op not in (Op.ROUTER_SOFTMAX, Op.SIGMOID)
 
 
 def counted_experts(graph: StageGraph) -> int:

@@ -66,6 +66,7 @@ class Op(StrEnum):
     CHOOSE_EXPERTS = "choose_experts"
     TAKE_CHOSEN = "take_chosen"
     NORMALISE_CHOSEN = "normalise_chosen"
+    SCALE_CHOSEN = "scale_chosen"
     SOFTMAX_CHOSEN = "softmax_chosen"
     EXPERT_MATMUL = "expert_matmul"
     EXPERT_BIAS = "expert_bias"
@@ -78,7 +79,7 @@ class Op(StrEnum):
     DELTA_OUTPUT = "delta_output"
 
 
-_CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN})
+_CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op.SCALE_CHOSEN, Op.SOFTMAX_CHOSEN})
 """Ops that give a number for each chosen expert of a token, most probable first."""
 
 HEAD_ROWS = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.ATTEND})
@@ -118,6 +119,20 @@ class TokenMixer(StrEnum):
     RECURRENCE = "recurrence"
 
 
+class BlockKind(StrEnum):
+    """What the feed-forward block of a layer is: one for all tokens, or experts that a router chooses for each."""
+
+    DENSE = "dense"
+    EXPERTS = "experts"
+
+
+class Router(StrEnum):
+    """What makes numbers from 0 to 1 of a router's logits: a softmax over all experts, or a sigmoid of each."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+
+
 class RopeLayout(StrEnum):
     """Which channels RoPE turns together: `i` with `i + d/2`, or `2i` with `2i + 1`."""
 
@@ -148,7 +163,9 @@ class GraphConfig:
 
     `sinks`: a logit of each head joins the sum that its softmax divides by. `attn_out_bias`: what attention gives has a
     bias. `biased_experts`: router and experts have biases, and it is logits that choose a token's experts, of which a
-    softmax makes their weights. `ffn_norm` is the tensor that holds the weight of the stage of that name.
+    softmax makes their weights. `dense` has for each layer of a model with experts whether its feed-forward block is
+    dense nevertheless; it is empty where none is. `ffn_norm` is the tensor that holds the weight of the stage of that
+    name.
     """
 
     architecture: str
@@ -177,8 +194,18 @@ class GraphConfig:
     experts_used: int = 0
     expert_ffn: int = 0
     biased_experts: bool = False
+    router: Router = Router.SOFTMAX
+    router_bias: bool = False
+    """Whether experts are chosen by what the router gives plus a bias, which their weights do not have."""
+    normalised_experts: bool = True
+    """Whether the weights of a token's experts are divided by their sum."""
+    scaled_experts: bool = False
+    """Whether they are multiplied by a number of the model."""
     shared_expert_ffn: int = 0
     """Channels of the expert that every token uses beside those it chooses; 0 where there is none."""
+    shared_expert_gate: bool = True
+    """Whether what that expert gives is multiplied by a gate of its own."""
+    dense: tuple[bool, ...] = ()
     recurrent: tuple[bool, ...] = ()
     linear_key_heads: int = 0
     """Heads of queries and keys of a recurrent layer, and of its values, all of `linear_head_dim` channels."""
@@ -195,6 +222,15 @@ class GraphConfig:
     def mixer(self, layer: int) -> TokenMixer:
         """What `layer` has: attention, or a recurrence in its place."""
         return TokenMixer.RECURRENCE if self.recurrent and self.recurrent[layer] else TokenMixer.ATTENTION
+
+    def feed_forward(self, layer: int) -> BlockKind:
+        """What the feed-forward block of `layer` is."""
+        is_dense = not self.experts or (bool(self.dense) and self.dense[layer])
+        return BlockKind.DENSE if is_dense else BlockKind.EXPERTS
+
+    def has_stage(self, stage: Stage, layer: int) -> bool:
+        """Whether layers of that kind have `stage`."""
+        return stage.mixer in (None, self.mixer(layer)) and stage.block in (None, self.feed_forward(layer))
 
     def layers_with(self, mixer: TokenMixer) -> tuple[int, ...]:
         """The layers that have attention, or those that have a recurrence."""
@@ -309,7 +345,9 @@ class Stage:
     chosen: int = 1
     """Experts that share a row, most probable first; 1 where the axes have no expert."""
     mixer: TokenMixer | None = None
-    """The kind of layers that have the stage; None for all."""
+    """The kind of layers that have the stage, by what mixes their tokens; None for all."""
+    block: BlockKind | None = None
+    """The kind of layers that have the stage, by their feed-forward block; None for all."""
     head_size: int = 0
     """Channels of a head, where the op treats each head by itself."""
 
@@ -385,7 +423,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "attn_softcap": "cap", "attn_post_norm": "apn", "ffn_gelu": "gel", "ffn_geglu": "geg", "ffn_post_norm": "fpn",
         "q_temp_scaled": "qts",
         "final_norm": "fin", "lm_head": "lmh", "logit_softcap": "lsc", "ffn_moe_logits": "rlo", "moe_router": "rou",
-        "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn", "ffn_moe_gate": "ega",
+        "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn",
+        "ffn_moe_probs_biased": "rbi", "ffn_moe_weights_scaled": "rsc", "ffn_moe_gate": "ega",
         "ffn_moe_up": "eup", "ffn_moe_silu": "esi", "ffn_moe_swiglu": "esw", "ffn_moe_down": "edo",
         "moe_ffn_out": "moe", "attn_out_matmul": "aom", "ffn_swiglu_oai": "swo", "ffn_moe_weights_softmax": "rws",
         "ffn_moe_gate_biased": "egb", "ffn_moe_up_biased": "eub", "ffn_moe_gelu": "ege", "ffn_moe_geglu": "egg",
@@ -397,7 +436,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "a_softplus": "asp", "linear_attn_gate": "dec", "linear_attn_state": "sta", "linear_attn_output": "del",
         "linear_attn_norm": "lno", "linear_attn_z_silu": "zsi", "linear_attn_gated": "lga", "linear_attn_out": "lou",
         "ffn_shexp_gate": "sga", "ffn_shexp_up": "sup", "ffn_shexp_silu": "ssi", "ffn_shexp_swiglu": "ssw",
-        "ffn_shexp": "sdo", "shared_expert_gate": "seg", "shared_expert_gate_sigmoid": "ses", "ffn_shexp_gated": "sgd",
+        "ffn_shexp": "sdo", "ffn_shexp_sum": "ssu", "shared_expert_gate": "seg",
+        "shared_expert_gate_sigmoid": "ses", "ffn_shexp_gated": "sgd",
     }
 )  # fmt: skip
 """Three letters for each stage, where a screen has no room for its name."""
@@ -516,9 +556,8 @@ class StageGraph:
 
     def _walk(self) -> Iterator[Node]:
         for layer in range(self.layers):
-            mixer = None if self.config is None else self.config.mixer(layer)
             for stage in self.stages:
-                if mixer is not None and stage.mixer not in (None, mixer):
+                if self.config is not None and not self.config.has_stage(stage, layer):
                     continue
                 if stage.scope is Scope.LAYER or (stage.scope is Scope.FIRST_LAYER and layer == 0):
                     yield Node(layer, stage.name)
@@ -578,8 +617,7 @@ class StageGraph:
 
     def _is_in_layer(self, node: Node) -> bool:
         """Whether layers of that kind have the stage; any layer has, where nothing is known of kinds."""
-        mixer = self[node.stage].mixer
-        return mixer is None or self.config is None or node.layer is None or self.config.mixer(node.layer) is mixer
+        return self.config is None or node.layer is None or self.config.has_stage(self[node.stage], node.layer)
 
     def _resolve(self, node: Node, entry: Input) -> Node:
         if self[entry.stage].scope is Scope.MODEL:
@@ -593,13 +631,14 @@ class StageGraph:
 
 def graph_for(config: GraphConfig) -> StageGraph:
     """The stage graph of a decoder with the dimensions and options of `config`."""
-    return StageGraph(_stages(config, _blocks(config)), config.layers, config)
+    return StageGraph(_stages(config, *_blocks(config)), config.layers, config)
 
 
-def _blocks(config: GraphConfig) -> FeedForwardKind:
-    if not config.experts:
-        return _DENSE
-    return _SHARED_EXPERTS if config.shared_expert_ffn else _EXPERTS
+def _blocks(config: GraphConfig) -> Iterator[FeedForwardKind]:
+    if not config.experts or any(config.dense):
+        yield _DENSE
+    if config.experts:
+        yield _SHARED_EXPERTS if config.shared_expert_ffn else _EXPERTS
 
 
 def with_stages_of_its_kind(graph: StageGraph) -> StageGraph:
@@ -608,7 +647,8 @@ def with_stages_of_its_kind(graph: StageGraph) -> StageGraph:
     unknown = _guessed(names, graph.layers)
     blocks = _blocks_of(names, unknown)
     plain = replace(
-        unknown, qkv_bias=False, qk_norm=False, post_norms=False, attn_softcap=False, logit_softcap=False
+        unknown, qkv_bias=False, qk_norm=False, post_norms=False, attn_softcap=False, logit_softcap=False,
+        router_bias=False, scaled_experts=False,
     )  # fmt: skip
     return graph_from_names({*names, *(stage.name for stage in _stages(plain, *blocks))}, graph.layers)
 
@@ -671,7 +711,9 @@ def graph_from_tensors(
         post_norms=post_norms, activation=activation, query_temperature=True, attn_softcap=True,
         sinks="attn_sinks.weight" in every, attn_out_bias="attn_output.bias" in every,
         ffn_norm="ffn_norm" if post_norms or "ffn_norm.weight" in every else "post_attention_norm",
-        experts=1, experts_used=1, biased_experts="ffn_gate_exps.bias" in every, shared_expert_ffn=1,
+        experts=1, experts_used=1, biased_experts="ffn_gate_exps.bias" in every,
+        router_bias="exp_probs_b.bias" in every, scaled_experts=True, shared_expert_ffn=1,
+        shared_expert_gate="ffn_gate_inp_shexp.weight" in every,
         gated_attention=gated_attention, grouped_value_heads="ssm_ba.weight" in every,
         fused_beta_alpha="ssm_ba.weight" in every,
         recurrent=tuple({"attn_qkv.weight", "ssm_a"} <= by_layer.get(layer, set()) for layer in range(layers)),
@@ -679,8 +721,9 @@ def graph_from_tensors(
     experts = _SHARED_EXPERTS if "ffn_up_shexp.weight" in every else _EXPERTS
     routed = (experts,) if "ffn_gate_inp.weight" in every else ()
     dense = (_DENSE,) if "ffn_down.weight" in every or not routed else ()
-    stages = {stage.name: replace(stage, width=0) for stage in _stages(config, *routed, *dense)}
-    return StageGraph(stages.values(), layers, config)
+    # Some have a dense block and experts in one layer.
+    stages = [replace(stage, width=0, block=None) for stage in _stages(config, *routed, *dense)]
+    return StageGraph(stages, layers, config)
 
 
 _LAYER_TENSOR = re.compile(r"blk\.([0-9]{1,9})\.(.+)")
@@ -709,7 +752,8 @@ def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> G
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
         query_temperature=True,
         attn_softcap=True, logit_softcap=True, attn_out_bias=biased, experts=1, experts_used=1, biased_experts=biased,
-        shared_expert_ffn=1, recurrent=(True,) * layers, fused_beta_alpha=True, gated_attention=True,
+        router_bias=True, scaled_experts=True, shared_expert_ffn=1, recurrent=(True,) * layers, fused_beta_alpha=True,
+        gated_attention=True,
     )  # fmt: skip
 
 
@@ -722,6 +766,7 @@ def _guessed(names: Collection[str], layers: int) -> GraphConfig:
     of_gates = {kind: {name for name, _ in gates.dense + gates.experts} for kind, gates in _GATES.items()}
     activation = next((kind for kind, found in of_gates.items() if not found.isdisjoint(names)), Activation.SILU)
     full = _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
+    full = replace(full, shared_expert_gate=not _OF_SHARED_GATES.isdisjoint(names))
     of_hybrids = _own_names(_recurrent_stages, full) | {"attn_gate_sigmoid", "attn_gated"}
     if of_hybrids.isdisjoint(names):
         return replace(full, recurrent=(), gated_attention=False)
@@ -731,8 +776,9 @@ def _guessed(names: Collection[str], layers: int) -> GraphConfig:
 def _blocks_of(names: Collection[str], unknown: GraphConfig) -> tuple[FeedForwardKind, ...]:
     """The kinds of feed-forward blocks that `names` of stages speak of; the dense one where they speak of none."""
     present = set(names)
-    experts = _SHARED_EXPERTS if present & _own_names(_shared_stages, unknown) else _EXPERTS
-    dense = present & _own_names(_dense_stages, unknown) - {experts.output}
+    of_shared = _own_names(_stages_with_shared_expert, unknown) - _own_names(_expert_stages, unknown)
+    experts = _SHARED_EXPERTS if present & of_shared else _EXPERTS
+    dense = present & _own_names(_dense_stages, unknown)
     return (*((_DENSE,) if dense else ()), *((experts,) if present & _own_names(_expert_stages, unknown) else ())) or (
         _DENSE,
     )
@@ -742,6 +788,9 @@ _OF_BIASES = frozenset(
     {"attn_out_matmul", "ffn_moe_gate_biased", "ffn_moe_up_biased", "ffn_moe_down_biased", "ffn_moe_weights_softmax"}
 )
 """Stages that a model has only where what comes out of its attention and its experts have biases."""
+
+_OF_SHARED_GATES = frozenset({"shared_expert_gate", "shared_expert_gate_sigmoid", "ffn_shexp_gated"})
+"""Stages that a model has only where the expert that every token uses has a gate."""
 
 
 def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
@@ -758,7 +807,7 @@ def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
     yield Stage("post_attn_residual", Op.ADD, (_RESIDUAL, *mixed), config.hidden, column="attention")
     yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, (config.ffn_norm,))
     for block in blocks:
-        yield from block.stages(config)
+        yield from (replace(stage, block=block.kind) for stage in block.stages(config))
     outputs = tuple(Input(block.output) for block in blocks)
     if config.post_norms:
         yield Stage("ffn_post_norm", Op.RMS_NORM, outputs, config.hidden, ("post_ffw_norm",), extension=True)
@@ -943,8 +992,7 @@ def _expert_stages(config: GraphConfig) -> Iterator[Stage]:
     yield from product("up", "ffn_norm", wide)
     yield from _gated(gate, f"ffn_moe_gate{biased}", f"ffn_moe_up{biased}", partial(row_of_experts, width=wide))
     yield from product("down", gate[-1][0], used * config.hidden)
-    weights = "ffn_moe_weights_softmax" if biased else "ffn_moe_weights_norm"
-    inputs = (Input(f"ffn_moe_down{biased}"), Input(weights))
+    inputs = (Input(f"ffn_moe_down{biased}"), Input(_weight_stages(config)[-1][0]))
     yield Stage("moe_ffn_out", Op.COMBINE_EXPERTS, inputs, config.hidden)
 
 
@@ -957,16 +1005,35 @@ def _router_stages(config: GraphConfig) -> Iterator[Stage]:
     if config.biased_experts:
         yield all_experts(ROUTER, Op.BIAS, (Input("ffn_moe_logits"),), params=params)
     else:
-        yield all_experts(ROUTER, Op.ROUTER_SOFTMAX, (Input("ffn_moe_logits"),))
-    yield chosen_experts(ROUTER_CHOICE, Op.CHOOSE_EXPERTS, (Input(ROUTER),), holds_indices=True)
-    inputs = (Input(ROUTER), Input(ROUTER_CHOICE))
-    yield chosen_experts("ffn_moe_weights", Op.TAKE_CHOSEN, inputs, extension=True)
-    name, op = ("softmax", Op.SOFTMAX_CHOSEN) if config.biased_experts else ("norm", Op.NORMALISE_CHOSEN)
-    yield chosen_experts(f"ffn_moe_weights_{name}", op, (Input("ffn_moe_weights"),), extension=True)
+        yield all_experts(ROUTER, _ROUTER_OPS[config.router], (Input("ffn_moe_logits"),))
+    chosen_by = ROUTER
+    if config.router_bias:
+        chosen_by = "ffn_moe_probs_biased"
+        yield all_experts(chosen_by, Op.BIAS, (Input(ROUTER),), params=("exp_probs_b",), extension=True)
+    yield chosen_experts(ROUTER_CHOICE, Op.CHOOSE_EXPERTS, (Input(chosen_by),), holds_indices=True)
+    inputs: tuple[Input, ...] = (Input(ROUTER), Input(ROUTER_CHOICE))
+    for name, op in _weight_stages(config):
+        yield chosen_experts(name, op, inputs, extension=True)
+        inputs = (Input(name),)
+
+
+_ROUTER_OPS: Mapping[Router, Op] = MappingProxyType({Router.SOFTMAX: Op.ROUTER_SOFTMAX, Router.SIGMOID: Op.SIGMOID})
+
+
+def _weight_stages(config: GraphConfig) -> _Gate:
+    """What makes the weights of a token's experts, one stage after the other."""
+    found = [("ffn_moe_weights", Op.TAKE_CHOSEN)]
+    if config.biased_experts:
+        found.append(("ffn_moe_weights_softmax", Op.SOFTMAX_CHOSEN))
+    elif config.normalised_experts:
+        found.append(("ffn_moe_weights_norm", Op.NORMALISE_CHOSEN))
+    if config.scaled_experts:
+        found.append(("ffn_moe_weights_scaled", Op.SCALE_CHOSEN))
+    return tuple(found)
 
 
 def _shared_stages(config: GraphConfig) -> Iterator[Stage]:
-    """The expert that every token uses, times a gate, and the sum of it and the chosen ones."""
+    """The expert that every token uses, times a gate where it has one."""
     width = config.shared_expert_ffn
     norm, gate = Input("ffn_norm"), "shared_expert_gate"
     stage = partial(Stage, extension=True)
@@ -975,6 +1042,8 @@ def _shared_stages(config: GraphConfig) -> Iterator[Stage]:
     yield stage("ffn_shexp_silu", Op.SILU, (Input("ffn_shexp_gate"),), width)
     yield stage("ffn_shexp_swiglu", Op.MULTIPLY, (Input("ffn_shexp_silu"), Input("ffn_shexp_up")), width)
     yield stage("ffn_shexp", Op.MATMUL, (Input("ffn_shexp_swiglu"),), config.hidden, ("ffn_down_shexp",))
+    if not config.shared_expert_gate:
+        return
     yield stage(gate, Op.MATMUL, (norm,), 1, ("ffn_gate_inp_shexp",))
     yield stage(f"{gate}_sigmoid", Op.SIGMOID, (Input(gate),), 1)
     yield stage("ffn_shexp_gated", Op.SCALE_ROWS, (Input("ffn_shexp"), Input(f"{gate}_sigmoid")), config.hidden)
@@ -983,20 +1052,22 @@ def _shared_stages(config: GraphConfig) -> Iterator[Stage]:
 def _stages_with_shared_expert(config: GraphConfig) -> Iterator[Stage]:
     yield from _expert_stages(config)
     yield from _shared_stages(config)
-    yield Stage("ffn_out", Op.ADD, (Input("moe_ffn_out"), Input("ffn_shexp_gated")), config.hidden)
+    added = (Input("moe_ffn_out"), Input("ffn_shexp_gated" if config.shared_expert_gate else "ffn_shexp"))
+    yield Stage("ffn_shexp_sum", Op.ADD, added, config.hidden, extension=True)
 
 
 @dataclass(frozen=True, slots=True)
 class FeedForwardKind:
     """A kind of feed-forward block: its stages after the norm, of which `output` is added to the residual."""
 
+    kind: BlockKind
     stages: Callable[[GraphConfig], Iterator[Stage]]
     output: str
 
 
-_DENSE = FeedForwardKind(_dense_stages, "ffn_out")
-_EXPERTS = FeedForwardKind(_expert_stages, "moe_ffn_out")
-_SHARED_EXPERTS = FeedForwardKind(_stages_with_shared_expert, "ffn_out")
+_DENSE = FeedForwardKind(BlockKind.DENSE, _dense_stages, "ffn_out")
+_EXPERTS = FeedForwardKind(BlockKind.EXPERTS, _expert_stages, "moe_ffn_out")
+_SHARED_EXPERTS = FeedForwardKind(BlockKind.EXPERTS, _stages_with_shared_expert, "ffn_shexp_sum")
 
 
 def _own_names(stages: Callable[[GraphConfig], Iterator[Stage]], config: GraphConfig) -> frozenset[str]:

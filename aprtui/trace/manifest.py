@@ -190,6 +190,8 @@ def are_dimensions(graph: GraphConfig) -> bool:
     """Whether a configuration that a file states can be that of a model, so that a graph can be made of it."""
     sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
     chosen = not graph.experts or (graph.expert_ffn > 0 and 0 < graph.experts_used <= graph.experts)
-    by_layer = all(len(values) in (0, graph.layers) for values in (graph.windows, graph.no_rope, graph.recurrent))
+    by_layer = all(
+        len(values) in (0, graph.layers) for values in (graph.windows, graph.no_rope, graph.recurrent, graph.dense)
+    )
     fits = by_layer and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
     return 0 < graph.layers <= MAX_LAYERS and all(sizes) and fits and chosen

@@ -137,8 +137,9 @@ def remove_capture(path: Path) -> None:
         write_atomically(path / PROVENANCE, INCOMPLETE)
     for file in claimed:
         file.unlink(missing_ok=True)
-        if file.parent != path and not any(file.parent.iterdir()):
-            file.parent.rmdir()
+    for folder in {file.parent for file in claimed} - {path}:
+        if folder.is_dir() and not any(folder.iterdir()):  # a writer that was killed here may have removed it
+            folder.rmdir()
     for name in (FILE_NAME, PROVENANCE):
         (path / name).unlink(missing_ok=True)
 

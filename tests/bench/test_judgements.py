@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.bench.judgements import going_on, judged_bug, judged_capture
+from aprtui.bench.judgements import going_on, judged_bug, judged_capture, judged_cause
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
+from aprtui.engine.evaluation.cause_detection import CauseCase, CauseOutcome, JudgedCause
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.errors import UnreadableError, UsageError
+from aprtui.trace.graph import Node
 
 OF = {"record": "judgements", "part": "kinds", "model": "a.gguf", "sha256": "00ff"}
 NAMES = ("norms: float32", "norms: TF32", "logits: TF32")
@@ -61,6 +63,14 @@ def test_a_bug_is_read_as_it_was_written(tmp_path: Path, judged: JudgedBug) -> N
     path = tmp_path / "kept.jsonl"
     assert list(going_on(path, OF, [judged.case], judged_bug, lambda cases: iter([judged]))) == [judged]
     assert list(going_on(path, OF, [judged.case], judged_bug, lambda cases: iter([]))) == [judged]
+
+
+@pytest.mark.parametrize("node", [Node(3, "ffn_out"), Node(None, "lm_head")])
+def test_a_cause_is_read_as_it_was_written(tmp_path: Path, node: Node) -> None:
+    path = tmp_path / "kept.jsonl"
+    judged = JudgedCause(CauseCase("bias left out", node), CauseOutcome.PROVED, "without its bias")
+    assert list(going_on(path, OF, [judged.case], judged_cause, lambda cases: iter([judged]))) == [judged]
+    assert list(going_on(path, OF, [judged.case], judged_cause, lambda cases: iter([]))) == [judged]
 
 
 def test_judgements_of_another_model_are_not_mixed_in(tmp_path: Path) -> None:

@@ -200,21 +200,6 @@ def test_directory_that_cannot_be_made(aprtui: Run, tmp_path: Path, tiny_model: 
     assert_one_line(outcome, ExitCode.ENGINE, "cannot be written")
 
 
-def test_full_disk_is_an_engine_error_and_leaves_no_whole_capture(tmp_path: Path, tiny_model: Path) -> None:
-    script = (
-        "import resource, signal, sys\nfrom aprtui.cli.main import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "main(sys.argv[1:])\n"
-    )
-    arguments = ["trace", tiny_model, "--tokens", "1,2,3", "--save-tensor-dir", tmp_path / "c", "--backend", "numpy"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == ExitCode.ENGINE, done.stderr
-    assert "cannot be written" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_kill_in_the_middle_leaves_a_capture_that_says_so(tmp_path: Path, tiny_model: Path) -> None:
     target = tmp_path / "c"
     tokens = ",".join("1" for _ in range(200))
@@ -254,3 +239,23 @@ def test_internal_error_names_its_report(aprtui: Run, tiny_model: Path, monkeypa
     report = Path(outcome.err.strip().rsplit(" ", 1)[1])
     assert "RuntimeError: planted" in report.read_text()
     report.unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rnu"], "No such command 'rnu'. Did you mean 'run'?: see aprtui --help"),
+        (["contracts", "chek"], "No such command 'chek'. Did you mean 'check'?: see aprtui contracts --help"),
+        (["m.gguf"], "No such command 'm.gguf'. To open a file, use 'open': see aprtui --help"),
+        (["xyzzy"], "No such command 'xyzzy': see aprtui --help"),
+        (["run", "-p"], "Option '-p' requires an argument: see aprtui run --help"),
+        (["run", "--promt", "x"], "No such option '--promt'. Did you mean '--prompt'?: see aprtui run --help"),
+    ],
+)
+def test_what_is_spelt_wrong_is_answered_with_what_was_likely_meant(
+    aprtui: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.gguf").touch()
+    outcome = aprtui(*words)
+    assert (outcome.code, outcome.err) == (ExitCode.USAGE, f"aprtui: {said}\n")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.compare.metrics import passes
+from aprtui.compare.metrics import passes, totals
 from aprtui.compare.metrics.measure import Measurement, measure
 from aprtui.compare.metrics.totals import Totals
 
@@ -35,7 +35,7 @@ def pair(shape: tuple[int, ...], seed: int, special: float = 0.0) -> tuple[Value
 
 
 def by(monkeypatch: pytest.MonkeyPatch, small: int, a: Values, b: Values, causal: bool) -> Measurement:
-    monkeypatch.setattr(passes, "SMALL", small)
+    monkeypatch.setattr(totals, "SMALL", small)
     return measure(a, b, causal=causal)
 
 
@@ -192,7 +192,7 @@ def test_massive_channels_do_not_hide_the_rest() -> None:
 
 def test_progress_ends_with_all_values(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(passes, "SMALL", 0)
+    monkeypatch.setattr(totals, "SMALL", 0)
     a, b = pair((30, 50), 10)
     measure(a, b, progress=lambda what, done, total: seen.append((done, total)))
     assert seen[-1] == (1500, 1500)
@@ -200,7 +200,7 @@ def test_progress_ends_with_all_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupt_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = pair((64, 4096), 11)
-    monkeypatch.setattr(passes, "SMALL", 0)
+    monkeypatch.setattr(totals, "SMALL", 0)
     monkeypatch.setattr(passes, "PIECE", 4096)
 
     def interrupt(what: str, done: int, total: int) -> None:
@@ -214,6 +214,6 @@ def test_parts_cover_all_rows_once() -> None:
     from aprtui.compare.metrics.blocks import Rows
 
     for shape, causal in SHAPES:
-        totals = Totals.of(Rows.of(shape, causal))
-        assert totals.bounds[0] == 0 and totals.bounds[-1] == totals.rows.count
-        assert list(totals.bounds) == sorted(totals.bounds)
+        found = Totals.of(Rows.of(shape, causal))
+        assert found.bounds[0] == 0 and found.bounds[-1] == found.rows.count
+        assert list(found.bounds) == sorted(found.bounds)

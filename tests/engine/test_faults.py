@@ -32,6 +32,7 @@ OF_FEATURES = {
     "sink-dropped": ("gpt-oss", Node(0, "attn_softmax")),
     "clamp-dropped": ("gpt-oss", Node(1, "ffn_moe_swiglu_oai")),
     "up-offset-dropped": ("gpt-oss", Node(0, "ffn_moe_swiglu_oai")),
+    "experts-unscaled": ("leading dense layer", Node(1, "ffn_moe_weights_scaled")),
     "rope-everywhere": ("smollm3", Node(1, "k_post_rope")),
     "temperature-dropped": ("mistral3", Node(1, "q_temp_scaled")),
     "rope-unscaled": ("odd heads", Node(1, "q_post_rope")),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
+from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, Router, StageGraph, graph_for
 from tests.model.gguf_files import set_scales
 
 TINY = GraphConfig(
@@ -137,7 +137,8 @@ def tiny_model(
 
 def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
     if op is Op.BIAS:
-        widths = {"attn_q": config.q_width, "attn_output": config.hidden, "ffn_gate_inp": config.experts}
+        widths = {"attn_q": config.q_width, "attn_output": config.hidden}
+        widths |= dict.fromkeys(("ffn_gate_inp", "exp_probs_b"), config.experts)
         return 1, widths.get(param, config.kv_width)
     if op is Op.EXPERT_BIAS:
         return config.experts, config.hidden if param == "ffn_down_exps" else config.expert_ffn
@@ -217,6 +218,11 @@ GROUPED_HYBRID = replace(
     HYBRID, architecture="qwen3next", layers=2, recurrent=(True, False), grouped_value_heads=True, fused_beta_alpha=True
 )
 
+GLM = GraphConfig(
+    architecture="glm4moe", layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
+    qkv_bias=True, qk_norm=True, rope_dim=32, experts=10, experts_used=3, expert_ffn=96, dense=(True, False),
+    router=Router.SIGMOID, router_bias=True, scaled_experts=True, shared_expert_ffn=192, shared_expert_gate=False,
+)  # fmt: skip
 GPT_OSS = GraphConfig(
     architecture="gpt-oss", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=300,
     qkv_bias=True, activation=Activation.SWIGLU_OAI, windows=(6, 0), sinks=True, attn_out_bias=True,
@@ -265,6 +271,7 @@ CPU_MODELS = MODELS | {
     "hybrid": lambda: tiny_model(HYBRID, (WeightType.Q8_0, WeightType.Q4_0), norm_offset=True),
     "hybrid with experts": lambda: tiny_model(HYBRID_EXPERTS, (WeightType.Q8_0, WeightType.F16)),
     "hybrid with grouped heads": lambda: tiny_model(GROUPED_HYBRID, (WeightType.Q8_0, WeightType.Q4_0)),
+    "leading dense layer": lambda: tiny_model(GLM, (WeightType.Q8_0, WeightType.F16), expert_weights_scale=1.5),
     "gpt-oss": lambda: tiny_model(
         GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
     ),

@@ -129,7 +129,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("run", "MODEL", "--backend", "numpy", "-n", "4", "--temp", "5", "--tokens", "1,2,3"),
     ("run", f"none{EVIL}"), ("open", f"aprtui:{EVIL}"), ("trace", "MODEL", "--tokens", EVIL),
     ("contracts", "validate", "evil.yaml"), ("contracts", "status", "evil.yaml"),
-    ("import", "A", "--out", f"A{EVIL}"), (EVIL,), ("diff", f"--{EVIL}"), ("models", "--folder", "."),
+    ("import", "A", "--out", f"A{EVIL}"), (EVIL,), ("diff", f"--{EVIL}"), ("models",),
 )  # fmt: skip
 
 

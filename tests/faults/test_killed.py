@@ -5,17 +5,12 @@ Each writer runs in a child that kills itself at a random line of this package, 
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +27,12 @@ from aprtui.trace.export.archives import write_zip
 from aprtui.trace.export.selection import select
 from aprtui.trace.writer import CaptureWriter
 from tests.contracts.evidence_samples import PASSED
+from tests.faults.children import count_lines, in_child
 from tests.fuzz.captures import write_small_capture
 from tests.fuzz.dumps import WRITERS
 from tests.recordings.made import attention_recording
 from tests.trace.test_capture import feed, planned
 
-PACKAGE = f"{os.sep}aprtui{os.sep}"
 _STAGES = ("embedding", "attn_norm", "lm_head")
 
 
@@ -141,58 +136,12 @@ def void(_: object) -> None:
     """For writers that return what they have written."""
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """Run `work` in a fork; the code or minus the signal that it ended by."""
-    pid = os.fork()
-    if not pid:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - the parent sees the exit code
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def count_lines(work: Callable[[], None], kill_at: int, half_write: int) -> int:
-    """Run `work`, and kill this process at a line of the package, or after half of a positional write."""
-    lines = writes = 0
-    real = os.pwrite
-
-    def pwrite(descriptor: int, data: Any, offset: int) -> int:
-        nonlocal writes
-        writes += 1
-        if writes == half_write:
-            real(descriptor, data[: len(data) // 2], offset)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(descriptor, data, offset)
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal lines
-        if PACKAGE not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            lines += 1
-            if lines == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    os.pwrite = pwrite
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(None)
-        os.pwrite = real
-    return lines
-
-
 def require_safe(name: str, folder: Path, points: int) -> None:
     job, random = JOBS[name], Random(name)
     (whole := folder / "whole").mkdir()
     job.before(whole)
     former = job.state(whole)
-    total = count_lines(lambda: job.write(whole), 0, 0)
+    total = count_lines(partial(job.write, whole))
     new = job.state(whole)
     assert new != "incomplete"
     killed = 0

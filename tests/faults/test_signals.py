@@ -3,61 +3,95 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from aprtui.cli.main import COMMANDS
 from aprtui.errors import ExitCode
 from aprtui.trace.capture import Capture
+from tests.faults.children import Said, count_lines, said
 
 TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SCRIPT = """
-import os, signal, sys
-import aprtui.engine.reference.engine as module
-forward, calls = module.NumpyEngine.forward, 0
-def told(self, *arguments, **named):
-    global calls
-    calls += 1
-    if calls == 3:
-        os.kill(os.getpid(), int(sys.argv[1]))
-    return forward(self, *arguments, **named)
-module.NumpyEngine.forward = told
-from aprtui.cli.main import main
-main(sys.argv[2:])
-"""
 
 
-def ended(number: signal.Signals, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SCRIPT, str(int(number)), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+TOKENS = "--tokens 1,2,3 --backend numpy"
+WORDS = {
+    "open": "open good", "tour": "tour --text", "run": f"run m.gguf {TOKENS} -n 3",
+    "trace": f"trace m.gguf {TOKENS} --save-tensor-dir new --overwrite", "diff": "diff good bad",
+    "replay": "replay good --backend numpy --model m.gguf", "scan": f"scan m.gguf {TOKENS}",
+    "graft": "graft good --backend numpy --model m.gguf", "parity": "parity m.gguf --length 6 --backend numpy",
+    "sweep": "sweep plan.yaml --workers 1",
+    "bisect": "bisect --good HEAD~2 --reference ../good --capture 'sh -c \"cp -r ../$(head -n 1 which) {out}\"'",
+    "contracts": "contracts validate c.yaml", "stats": "stats good", "models": "models",
+    "info": "info m.gguf", "check": "check m.gguf", "qa": "qa m.gguf --backend numpy",
+    "export": "export good --out good.npz --format safetensors --overwrite",
+    "import": "import dump --out imported --overwrite", "ranks": "ranks ranks --guess --model m.gguf",
+    "oracle": "oracle hf none.gguf --tokens 1", "record": "record torch none.gguf --tokens 1",
+    "render": "render s.jsonl --svg s.svg", "bench": "bench verdicts m.gguf --part speed", "doctor": "doctor",
+}  # fmt: skip
+"""What each command is told to do. Those of other engines are told to end while they refuse a file."""
+IN_THE_GATE = ("stats", "import", "diff")
+"""Those that print, write and compute; each of them with one signal."""
 
 
-def require_interrupted(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == ExitCode.INTERRUPTED, done
-    assert done.stderr.strip().splitlines()[-1] == "aprtui: interrupted" and "Traceback" not in done.stderr
+def told(words: str, house: Path, end_at: int, number: signal.Signals) -> tuple[Said, int]:
+    """The command in a child that tells itself to end; and how many lines it ran, where it came to its end."""
+    counted = house / "counted"
+    counted.write_text("0")
+
+    def around(run: Callable[[], None]) -> None:
+        codes: list[int] = []
+
+        def to_the_end() -> None:
+            try:
+                run()
+            except SystemExit as ended:
+                codes.append(int(ended.code or 0))
+
+        counted.write_text(str(count_lines(to_the_end, end_at, number=number)))
+        sys.exit(codes[0])
+
+    found = said(words, house / "history" if words.startswith("bisect") else house, around)
+    return found, int(counted.read_text())
 
 
 @pytest.mark.parametrize("number", TOLD)
-def test_a_trace_that_is_told_to_end_leaves_a_capture_that_says_so(
-    number: signal.Signals, tmp_path: Path, tiny_model: Path
-) -> None:
-    tokens = ("--tokens", "1,2,3,4,5,6", "--decode-from", "1", "--backend", "numpy")
-    require_interrupted(ended(number, "trace", tiny_model, *tokens, "--save-tensor-dir", tmp_path / "c"))
-    assert Capture.open(tmp_path / "c").complete is False
+def test_a_trace_that_is_told_to_end_leaves_a_capture_that_says_so(number: signal.Signals, house: Path) -> None:
+    words = f"trace m.gguf {TOKENS} --decode-from 1 --save-tensor-dir {number.name} --overwrite"
+    _, total = told(words, house, 0, number)
+    assert Capture.open(house / number.name).complete
+    found, _ = told(words, house, total * 3 // 4, number)
+    assert (found.code, found.last) == (ExitCode.INTERRUPTED, "aprtui: interrupted")
+    assert Capture.open(house / number.name).complete is False
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", TOLD)
-@pytest.mark.parametrize(
-    "words",
-    [("run", "-n", "20"), ("run", "-n", "20", "--json"), ("scan",), ("parity", "--length", "12")],
-    ids=" ".join,
-)
-def test_every_command_that_evaluates_is_interrupted_in_one_line(
-    number: signal.Signals, words: tuple[str, ...], tiny_model: Path
-) -> None:
-    command, *more = words
-    tokens = () if command == "parity" else ("--tokens", "1,2,3,4,5,6,7,8")
-    require_interrupted(ended(number, command, tiny_model, *tokens, "--backend", "numpy", *more))
+@pytest.mark.parametrize("command", WORDS)
+def test_a_command_that_is_told_to_end_at_any_line_says_so(command: str, house: Path) -> None:
+    require_ends(command, house, TOLD, 6)
+
+
+@pytest.mark.parametrize("command", IN_THE_GATE)
+def test_a_command_that_is_told_to_end_says_so(command: str, house: Path) -> None:
+    require_ends(command, house, TOLD[IN_THE_GATE.index(command) :][:1], 3)
+
+
+def require_ends(command: str, house: Path, numbers: tuple[signal.Signals, ...], points: int) -> None:
+    words, random = WORDS[command], Random(command)
+    whole, total = told(words, house, 0, signal.SIGINT)
+    assert whole.code not in (ExitCode.INTERNAL, ExitCode.INTERRUPTED), whole.text
+    for number in numbers:
+        for _ in range(points):
+            at = random.randrange(1, total)
+            found, _ = told(words, house, at, number)
+            assert found.code == ExitCode.INTERRUPTED, (number.name, at, total, found)
+            assert found.last.endswith("aprtui: interrupted"), (number.name, at, total, found)
+            assert "Traceback" not in found.text and "Exception ignored" not in found.text, (number.name, at, found)
+
+
+def test_every_command_has_words() -> None:
+    assert list(WORDS) == list(COMMANDS)

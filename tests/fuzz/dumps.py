@@ -110,18 +110,22 @@ def _torch(folder: Path) -> Target:
     sample = write_torch(folder / "x.pt", _torch_value())
     with zipfile.ZipFile(sample) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
+    content = members.pop("archive/data.pkl")
+    rest = io.BytesIO()
+    with zipfile.ZipFile(rest, "w") as archive:
+        for name, bytes_of_member in members.items():
+            archive.writestr(name, bytes_of_member)
     path = folder / "t.pt"
 
     def run(data: bytes) -> None:
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            for name, content in members.items():
-                archive.writestr(name, data if name.endswith("data.pkl") else content)
+        packed = io.BytesIO(rest.getvalue())
+        with zipfile.ZipFile(packed, "a") as archive:
+            archive.writestr("archive/data.pkl", data)
         replace_file(path, packed.getvalue())
         read_values(read_tensors(path))
 
     plain = pickle.dumps({"a": [1, "x", (2.5, None)], "b": {"c": {1, 2}}}, protocol=4)
-    return Target(run, (members["archive/data.pkl"], plain), _PICKLE_WORDS)
+    return Target(run, (content, plain), _PICKLE_WORDS)
 
 
 def _legacy_torch(folder: Path) -> Target:

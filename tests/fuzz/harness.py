@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -67,8 +68,13 @@ def execute(target: Target, data: bytes) -> bool:
 
 def replace_file(path: Path, data: bytes) -> Path:
     """Write `data` to a new file of that name: one that is still mapped keeps its own bytes."""
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # not by pathlib, which takes three times as long, millions of times
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
     return path
 
 

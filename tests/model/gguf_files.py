@@ -29,9 +29,15 @@ _PRE_TOKENIZERS = {
     "qwen35moe": "qwen35",
     "qwen3next": "qwen2",
     "mistral3": "tekken",
+    "glm4moe": "glm4",
 }
 EXPERT_FFN = 256
 LINEAR_HEAD, LINEAR_KEYS, LINEAR_VALUES, TAPS = 32, 2, 4, 4
+LEADING_DENSE = 1
+_NORM_BEHIND = ("gpt-oss", "glm4moe")
+"""Architectures that call the norm in front of the feed-forward block by its place behind the attention."""
+_BIASED = ("qwen2", "gpt-oss", "glm4moe")
+"""Architectures whose queries, keys and values have biases."""
 _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}
 
 # Standard deviation of random blocks with a scale of 1, from the moments of uniform quants and scales.
@@ -179,11 +185,11 @@ def model_file(
         "attention.head_count": heads, "attention.head_count_kv": kv_heads,
         "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 10000.0,
     }  # fmt: skip
-    if width * heads != hidden or ARCHITECTURES[architecture].qk_norm:
+    if width * heads != hidden or ARCHITECTURES[architecture].qk_norm is not False:
         values |= {"attention.key_length": width, "attention.value_length": width}
     if ARCHITECTURES[architecture].post_norms or architecture == "gpt-oss":
         values |= {"attention.sliding_window": 16}
-    if ARCHITECTURES[architecture].partial_rope:
+    if _is_hybrid(architecture):
         values |= {
             "ssm.conv_kernel": TAPS, "ssm.state_size": LINEAR_HEAD, "ssm.group_count": LINEAR_KEYS,
             "ssm.time_step_rank": LINEAR_VALUES, "ssm.inner_size": LINEAR_VALUES * LINEAR_HEAD,
@@ -203,8 +209,13 @@ def model_file(
         values |= {
             "expert_count": experts, "expert_used_count": experts_used, "expert_feed_forward_length": EXPERT_FFN
         }  # fmt: skip
-        if ARCHITECTURES[architecture].partial_rope:
+        if _is_hybrid(architecture):
             values |= {"expert_shared_feed_forward_length": EXPERT_FFN}
+    if architecture == "glm4moe":
+        values |= {
+            "rope.dimension_count": width // 2, "leading_dense_block_count": LEADING_DENSE, "expert_shared_count": 2,
+            "expert_gating_func": 2, "expert_weights_scale": 1.5, "expert_weights_norm": True,
+        }  # fmt: skip
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
         file.metadata |= byte_pair_vocabulary(_PRE_TOKENIZERS.get(architecture, "qwen2"))
@@ -216,6 +227,11 @@ def model_file(
         for layer in range(layers):
             _add_biases_and_sinks(file, f"blk.{layer}", hidden, heads, experts, seed + layer)
     return file
+
+
+def _is_hybrid(architecture: str) -> bool:
+    """Whether its layers have a recurrence in places."""
+    return "ssm.conv_kernel" in ARCHITECTURES[architecture].keys.read
 
 
 def write_model(path: Path, **options: Any) -> Path:
@@ -262,7 +278,8 @@ class _Filler:
         self.vector(f"{block}.ssm_dt.bias", LINEAR_VALUES, -1.0)
         self.vector(f"{block}.ssm_a", LINEAR_VALUES, -0.5)
 
-    def feed_forward(self, block: str, hidden: int, ffn: int, experts: int, *, shared: bool) -> None:
+    def feed_forward(self, block: str, hidden: int, ffn: int, experts: int, *, shared: int, gated: bool) -> None:
+        """With `experts`, also one of `shared` times their channels that all tokens use, `gated` or not."""
         widths = (("gate", ffn, hidden), ("up", ffn, hidden), ("down", hidden, ffn))
         if not experts:
             for name, rows, columns in widths:
@@ -276,8 +293,9 @@ class _Filler:
         ):
             self.expert_matrices(f"{block}.ffn_{name}_exps", experts, rows, columns)
             if shared:
-                self.matrix(f"{block}.ffn_{name}_shexp", rows, columns)
-        if shared:
+                wide = (rows, shared * columns) if name == "down" else (shared * rows, columns)
+                self.matrix(f"{block}.ffn_{name}_shexp", *wide)
+        if gated:
             self.floats(f"{block}.ffn_gate_inp_shexp", hidden)
 
 
@@ -286,29 +304,34 @@ def _add_tensors(
     vocabulary: int, tied: bool, seed: int, experts: int,
 ) -> None:  # fmt: skip
     filler, architecture = _Filler(file, kind, np.random.default_rng(seed)), ARCHITECTURES[file.architecture]
-    is_hybrid = architecture.partial_rope
+    is_hybrid, is_glm = _is_hybrid(file.architecture), file.architecture == "glm4moe"
     filler.matrix("token_embd", vocabulary, hidden)
     for layer in range(layers):
         block, is_recurrent = f"blk.{layer}", is_hybrid and layer % 2 == 0
         filler.vector(f"{block}.attn_norm.weight", hidden)
         # Of gpt-oss large enough for its clamps.
         mean = 4.0 if file.architecture == "gpt-oss" else 1.0
-        ffn_norm = "post_attention_norm" if is_hybrid or file.architecture == "gpt-oss" else "ffn_norm"
+        ffn_norm = "post_attention_norm" if is_hybrid or file.architecture in _NORM_BEHIND else "ffn_norm"
         filler.vector(f"{block}.{ffn_norm}.weight", hidden, mean)
         if is_recurrent:
             filler.recurrence(block, hidden)
         else:
             for part, width in (("q", (1 + is_hybrid) * q_width), ("k", kv_width), ("v", kv_width)):
                 filler.matrix(f"{block}.attn_{part}", width, hidden)
-                if file.architecture in ("qwen2", "gpt-oss"):
+                if file.architecture in _BIASED:
                     filler.vector(f"{block}.attn_{part}.bias", width, 0.0)
-        for name in ("attn_q_norm", "attn_k_norm") if architecture.qk_norm and not is_recurrent else ():
+        for name in ("attn_q_norm", "attn_k_norm") if architecture.qk_norm is not False and not is_recurrent else ():
             filler.vector(f"{block}.{name}.weight", head_dim)
         for name in ("post_attention_norm", "post_ffw_norm") if architecture.post_norms else ():
             filler.vector(f"{block}.{name}.weight", hidden)
         if not is_recurrent:
             filler.matrix(f"{block}.attn_output", hidden, q_width)
-        filler.feed_forward(block, hidden, ffn, experts, shared=is_hybrid)
+        is_dense = is_glm and layer < LEADING_DENSE
+        filler.feed_forward(
+            block, hidden, ffn, 0 if is_dense else experts, shared=2 if is_glm else int(is_hybrid), gated=is_hybrid
+        )
+        if is_glm and not is_dense:
+            filler.vector(f"{block}.exp_probs_b.bias", experts, 0.0)
     filler.vector("output_norm.weight", hidden)
     if not tied:
         filler.matrix("output", vocabulary, hidden)

@@ -78,6 +78,7 @@ def test_only_relatives_of_llama_turn_neighbouring_channels(tmp_path: Path) -> N
         "gemma3": RopeLayout.HALF_SPLIT,
         "mistral3": RopeLayout.INTERLEAVED,
         "smollm3": RopeLayout.INTERLEAVED,
+        "glm4moe": RopeLayout.HALF_SPLIT,
         "gpt-oss": RopeLayout.HALF_SPLIT,
         "llama": RopeLayout.INTERLEAVED,
         "qwen2": RopeLayout.HALF_SPLIT,

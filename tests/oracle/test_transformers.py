@@ -32,7 +32,7 @@ _RECURRENCE = {
     "conv_output_raw", "conv_output_silu", "q_conv_predelta", "k_conv_predelta", "beta_sigmoid", "a_softplus",
     "linear_attn_gate", "linear_attn_state", "linear_attn_norm", "linear_attn_z_silu", "attention", "attn_gate_sigmoid",
 }  # fmt: skip
-_SHARED = {"ffn_shexp_silu", "shared_expert_gate_sigmoid", "ffn_shexp_gated"}
+_SHARED = {"shared_expert_gate_sigmoid", "ffn_shexp_gated"}
 FUSED = {
     "qwen2": {"qkv_matmul"},
     "mistral3": {"q_post_rope"},
@@ -44,6 +44,7 @@ FUSED = {
     "qwen35moe": _RECURRENCE | _EXPERTS | _SHARED,
     "qwen3next": _RECURRENCE | _EXPERTS | _SHARED | {"linear_attn_beta", "linear_attn_alpha"},
     "qwen3moe": _EXPERTS,
+    "glm4moe": _EXPERTS - {"moe_router"} | {"qkv_matmul", "ffn_moe_weights_norm"},
 }  # fmt: skip
 """Stages that exist nowhere in transformers."""
 needs_transformers = pytest.mark.group("transformers")
@@ -63,6 +64,13 @@ def test_every_stage_is_that_of_our_reference(tmp_path: Path, architecture: str)
     missing = {node.stage for node in model.graph.nodes if node not in theirs.files}
     assert missing == FUSED.get(architecture, set())
     assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
+
+
+@needs_transformers
+def test_experts_that_transformers_leaves_in_any_order_stand_most_probable_first(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "many.gguf", architecture="glm4moe", experts=16, experts_used=6)
+    model = load_model(path)
+    assert largest_error(own_capture(model, tmp_path / "ours"), captured(model, tmp_path / "theirs")) < 1e-5
 
 
 @needs_transformers

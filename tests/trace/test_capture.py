@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -308,6 +309,13 @@ def test_two_writers_never_share_a_directory(tmp_path: Path) -> None:
     feed(first, [5])
     first.finish(planned())
     CaptureWriter(tmp_path / "c", planned(), overwrite=True).close()
+
+
+def test_overwrite_takes_a_folder_of_which_a_layer_is_gone(tmp_path: Path) -> None:
+    """A writer that was killed while it removed the former capture leaves such a folder."""
+    for _ in range(2):
+        CaptureWriter(tmp_path / "c", planned(), overwrite=True).close()
+        shutil.rmtree(tmp_path / "c" / "layer-0")
 
 
 def test_overwrite_leaves_another_programs_manifest_alone(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from aprtui.trace.graph import (
     Node,
     Op,
     Part,
+    Router,
     canonical_name,
     graph_for,
     graph_from_names,
@@ -44,6 +45,10 @@ HYBRID = GraphConfig(
 )  # fmt: skip
 GROUPED_HYBRID = replace(HYBRID, grouped_value_heads=True, fused_beta_alpha=True)
 HYBRID_EXPERTS = replace(HYBRID, experts=8, experts_used=2, expert_ffn=128, shared_expert_ffn=64)
+GLM = replace(
+    EXPERTS, layers=3, dense=(True, False, False), router=Router.SIGMOID, router_bias=True, scaled_experts=True,
+    shared_expert_ffn=128, shared_expert_gate=False, ffn_norm="post_attention_norm",
+)  # fmt: skip
 
 # The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
 UPSTREAM_ORDER = [
@@ -58,7 +63,7 @@ def test_biased_dense_model_has_the_twenty_stages_in_upstream_order() -> None:
 
 
 def test_every_input_comes_before_the_node_that_uses_it() -> None:
-    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS, HYBRID, GROUPED_HYBRID, HYBRID_EXPERTS):
+    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS, HYBRID, GROUPED_HYBRID, HYBRID_EXPERTS, GLM):
         graph = graph_for(config)
         for node in graph.nodes:
             for source in graph.inputs(node):
@@ -168,7 +173,7 @@ def test_graph_from_names_crosses_one_layer_boundary_at_most() -> None:
 
 
 def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
-    for config in (QWEN2, GEMMA2, GPT_OSS):
+    for config in (QWEN2, GEMMA2, GPT_OSS, replace(GLM, dense=())):
         full = graph_for(config)
         named = graph_from_names(set(full.names), full.layers)
         assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
@@ -176,7 +181,7 @@ def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
 
 def test_the_stages_of_the_format_are_known_and_no_extension() -> None:
     dense = replace(QWEN2, qk_norm=True, query_temperature=True)
-    configs = [dense, GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS, GROUPED_HYBRID]
+    configs = [dense, GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS, GROUPED_HYBRID, GLM]
     configs += [replace(EXPERTS, activation=activation) for activation in Activation]
     graphs = [graph_for(config) for config in configs]
     extensions = {stage.name for graph in graphs for stage in graph.stages if stage.extension}
@@ -327,8 +332,32 @@ def test_beta_and_alpha_of_one_product_are_stages_behind_it() -> None:
 
 def test_a_shared_expert_is_added_to_those_that_are_chosen() -> None:
     graph = graph_for(HYBRID_EXPERTS)
-    assert graph.inputs(Node(0, "ffn_out")) == (Node(0, "moe_ffn_out"), Node(0, "ffn_shexp_gated"))
-    assert graph.inputs(Node(0, "post_ffn_residual"))[1] == Node(0, "ffn_out")
+    assert graph.inputs(Node(0, "ffn_shexp_sum")) == (Node(0, "moe_ffn_out"), Node(0, "ffn_shexp_gated"))
+    assert graph.inputs(Node(0, "post_ffn_residual"))[1] == Node(0, "ffn_shexp_sum")
+
+
+def test_a_leading_layer_without_experts_has_the_stages_of_a_dense_block_and_no_others() -> None:
+    graph = graph_for(GLM)
+    assert graph.layer_marks == (" ", "+", "+")
+    assert [graph.kind_words(layer) for layer in range(3)] == ["dense", "experts", "experts"]
+    of_layers = [{node.stage for node in graph.nodes if node.layer == layer} for layer in range(2)]
+    assert of_layers[0] - of_layers[1] == {"embedding", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out"}
+    assert {"moe_router", "ffn_moe_gate", "ffn_shexp_sum"} <= of_layers[1] - of_layers[0]
+    assert graph.inputs(Node(0, "post_ffn_residual")) == (Node(0, "post_attn_residual"), Node(0, "ffn_out"))
+    assert graph.inputs(Node(1, "post_ffn_residual")) == (Node(1, "post_attn_residual"), Node(1, "ffn_shexp_sum"))
+    assert graph.inputs(Node(1, "ffn_shexp_sum")) == (Node(1, "moe_ffn_out"), Node(1, "ffn_shexp"))
+    named = graph_from_names(set(graph.names), graph.layers)
+    assert set(graph.inputs(Node(2, "post_ffn_residual"))) < set(named.inputs(Node(2, "post_ffn_residual")))
+
+
+def test_a_router_with_a_bias_chooses_by_the_biased_values_and_weights_by_the_others() -> None:
+    graph = graph_for(GLM)
+    assert graph["moe_router"].op is Op.SIGMOID
+    assert graph.inputs(Node(1, "moe_router_indices")) == (Node(1, "ffn_moe_probs_biased"),)
+    assert graph.inputs(Node(1, "ffn_moe_weights")) == (Node(1, "moe_router"), Node(1, "moe_router_indices"))
+    assert graph.inputs(Node(1, "moe_ffn_out"))[1] == Node(1, "ffn_moe_weights_scaled")
+    plain = graph_for(replace(GLM, normalised_experts=False, scaled_experts=False))
+    assert plain.inputs(Node(1, "moe_ffn_out"))[1] == Node(1, "ffn_moe_weights")
 
 
 def test_layers_without_rope_are_marked_and_several_differences_have_a_mark_of_their_own() -> None:

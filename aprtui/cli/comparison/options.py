@@ -14,7 +14,7 @@ import click
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import PATH
 from aprtui.compare.wording import counted
-from aprtui.errors import VERDICT_CODES, EngineError, UsageError
+from aprtui.errors import VERDICT_CODES, UsageError
 
 if TYPE_CHECKING:
     from aprtui.compare.align.coverage import Selection
@@ -158,6 +158,7 @@ def report(
     """
     if options.as_json or options.html or options.svg:
         from aprtui.compare.report.records import comparison_records
+        from aprtui.trace.export.output import write_text
 
         steps = list(steps)
         commands = [line for line in steps if line.startswith("aprtui ")]
@@ -165,11 +166,11 @@ def report(
         if options.html:
             from aprtui.compare.report.html import render_html
 
-            _write(options.html, render_html(records))
+            write_text(options.html, render_html(records))
         if options.svg:
             from aprtui.compare.report.svg import render_svg
 
-            _write(options.svg, render_svg(records))
+            write_text(options.svg, render_svg(records))
         if options.as_json:
             for record in records:
                 write_record(record)
@@ -190,18 +191,6 @@ def print_sections(*sections: Iterable[str]) -> None:
     """Print sections of lines with an empty line between them; those without lines are left out."""
     blocks = ["\n".join(lines) for lines in sections]
     click.echo("\n\n".join(block for block in blocks if block))
-
-
-def _write(path: Path, text: str) -> None:
-    from aprtui.trace.address import Address
-
-    if isinstance(path, Address):
-        path.write_whole(text.encode())
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be written: {error.strerror}: choose another file") from error
 
 
 def announce(text: str) -> None:

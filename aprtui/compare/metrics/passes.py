@@ -23,9 +23,6 @@ from aprtui.compare.metrics.totals import BINS, PARTS, ROWS, Totals
 from aprtui.machine import default_threads
 from aprtui.progress import Progress
 
-SMALL = 200_000
-"""Values below which numpy's pass is taken: it needs 25 ns a value, numba 0.3 s to load and once 3 s to compile."""
-
 PIECE = 1 << 21
 """Values in one call of a kernel: some milliseconds, after which progress is reported and an interrupt is handled."""
 
@@ -34,13 +31,13 @@ MEASURING = "measuring values"
 
 def add_up(a: Values, b: Values, totals: Totals, progress: Progress | None = None) -> None:
     """Add all of `a` and `b` (as `Rows.walked`) to `totals`."""
-    if totals.rows.size >= SMALL and find_spec("numba") is not None:
+    if totals.parts > 1 and find_spec("numba") is not None:
         add_compiled(a, b, totals, most_threads(), progress)
         return
-    for part in range(PARTS):
+    for part in range(totals.parts):
         plain.add_part(a, b, totals, part)
         if progress:
-            progress(MEASURING, totals.rows.size * (part + 1) // PARTS, totals.rows.size)
+            progress(MEASURING, totals.rows.size * (part + 1) // totals.parts, totals.rows.size)
 
 
 def most_threads() -> int:
@@ -57,7 +54,7 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
 
     a, b = _rows_contiguous(a), _rows_contiguous(b)
     memory_a, memory_b = _memory(a), _memory(b)
-    done = [0] * PARTS
+    done = [0] * totals.parts
     stopped = threading.Event()
 
     def work(index: int) -> None:
@@ -74,7 +71,7 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            futures: set[Future[None]] = {pool.submit(work, part) for part in range(PARTS)}
+            futures: set[Future[None]] = {pool.submit(work, part) for part in range(totals.parts)}
             while futures:
                 finished, futures = wait(futures, timeout=0.1, return_when=FIRST_COMPLETED)
                 for future in finished:

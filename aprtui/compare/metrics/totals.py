@@ -1,7 +1,7 @@
 """What one pass over a pair adds up, before it becomes metrics: sums of each row, and counts over parts of the tensor.
 
-The rows are split into at most `PARTS` parts, by their shape alone. Every part has counts of its own and every row sums
-of its own, all are merged in row order, and so the number of threads changes no bit.
+The rows are split into `PARTS` parts, those of a small pair into one, by their shape alone. Every part has counts of
+its own and every row sums of its own, all are merged in row order, and so the number of threads changes no bit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.blocks import Rows
+
+SMALL = 200_000
+"""Values below which numpy's pass is taken: it needs 25 ns a value, numba 0.3 s to load and once 3 s to compile."""
 
 PARTS = 8
 """More threads than this gain nothing: the pass is bound by memory. Each part holds sums of every channel."""
@@ -76,19 +79,24 @@ class Totals:
     @classmethod
     def of(cls, rows: Rows) -> Totals:
         """Empty totals; part i has the rows from `bounds[i]` to `bounds[i + 1]`."""
+        parts = 1 if rows.size < SMALL else PARTS  # a part costs as much as some thousand values
         ends = np.cumsum(rows.lengths())
-        marks = np.arange(1, PARTS) * (rows.size / PARTS)
-        inner = np.searchsorted(ends, marks, side="right").tolist() if rows.count else [0] * (PARTS - 1)
+        marks = np.arange(1, parts) * (rows.size / parts)
+        inner = np.searchsorted(ends, marks, side="right").tolist() if rows.count else [0] * (parts - 1)
         width = 0 if rows.causal or rows.flat else rows.width
         return cls(
             rows,
             (0, *inner, rows.count),
             np.zeros((rows.count, len(RowSum))),
-            np.zeros((PARTS, len(PartCount)), np.int64),
-            np.full((PARTS, len(PartCount), FIRST), -1, np.int64),
-            np.zeros((PARTS, BINS), np.int64),
-            np.zeros((PARTS, 3, width)),
+            np.zeros((parts, len(PartCount)), np.int64),
+            np.full((parts, len(PartCount), FIRST), -1, np.int64),
+            np.zeros((parts, BINS), np.int64),
+            np.zeros((parts, 3, width)),
         )
+
+    @property
+    def parts(self) -> int:
+        return len(self.bounds) - 1
 
     def tokens(self) -> NDArray[np.float64]:
         """The row sums added up over heads, or over all of a flat tensor: `[tokens, RowSum]`."""

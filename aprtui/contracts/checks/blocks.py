@@ -104,7 +104,8 @@ def _expected(value: Any, columns: int) -> dict[int, float]:
         not isinstance(value, dict)
         or not value
         or not all(
-            key.isdecimal() and int(key) < columns and type(number) in (int, float) for key, number in value.items()
+            key.isdecimal() and len(key) < 10 and int(key) < columns and type(number) in (int, float)
+            for key, number in value.items()
         )
     ):
         raise UsageError(f"check parameter values: expected numbers by column, 0 … {columns - 1}, as {{0: 1.5, 7: -2}}")

@@ -107,7 +107,7 @@ def _injected_nan(capture: Capture) -> Iterator[Node]:
         fields = dict(piece.partition("=")[::2] for piece in fault.split(","))
         if fields.get("kind") == "nan":
             layer = fields.get("layer")
-            yield Node(int(layer) if layer and layer.isdecimal() else None, fields.get("stage", ""))
+            yield Node(int(layer) if layer and layer.isdecimal() and len(layer) < 6 else None, fields.get("stage", ""))
 
 
 def _recorded_nan(capture: Capture, node: Node) -> int | None:

@@ -6,7 +6,9 @@ import numpy as np
 
 from aprtui.engine.alternatives.alternative import Alternative, plain
 from aprtui.engine.alternatives.call import Array, StageCall
-from aprtui.trace.graph import Node, Op
+from aprtui.engine.reference import ops
+from aprtui.model.model import Model
+from aprtui.trace.graph import ROUTER, Node, Op, Router
 
 
 def least_probable(call: StageCall) -> Array:
@@ -47,6 +49,29 @@ def last_left_out(call: StageCall) -> Array:
     return call.honest(call.x, weights)
 
 
+def softmax_for_sigmoid(call: StageCall) -> Array:
+    """The probabilities of a router add up to 1."""
+    return ops.router_softmax(call.x)
+
+
+def chosen_without_bias(call: StageCall) -> Array:
+    """Experts are chosen by what the router gives, and its bias is left out."""
+    return call.honest(call.before(ROUTER))
+
+
+def weights_with_bias(call: StageCall) -> Array:
+    """Weights are taken from what experts are chosen by, bias and all."""
+    return call.honest(call.before("ffn_moe_probs_biased"), call.inputs[1])
+
+
+def has_sigmoid_router(model: Model, node: Node) -> bool:
+    return model.config.graph.router is Router.SIGMOID
+
+
+def has_router_bias(model: Model, node: Node) -> bool:
+    return model.config.graph.router_bias
+
+
 EXPERT_ALTERNATIVES: tuple[Alternative, ...] = (
     plain(
         "matrices of the next expert", (Op.EXPERT_MATMUL,), of_the_next_expert,
@@ -71,5 +96,18 @@ EXPERT_ALTERNATIVES: tuple[Alternative, ...] = (
     plain(
         "weights of experts not normalised", (Op.NORMALISE_CHOSEN,), lambda call: call.x,
         "the weights of the chosen experts are not divided by their sum", "read whether the model normalises them",
+    ),
+    plain(
+        "weights of experts not scaled", (Op.SCALE_CHOSEN,), lambda call: call.x,
+        "the weights of the chosen experts are not scaled", "multiply them by the model's expert_weights_scale",
+    ),
+    plain(
+        "softmax for sigmoid", (ROUTER,), softmax_for_sigmoid, "the router takes a softmax in place of a sigmoid",
+        "read the model's expert_gating_func", has_sigmoid_router,
+    ),
+    plain(
+        "weights of experts with the router's bias", (Op.TAKE_CHOSEN,), weights_with_bias,
+        "the weights of the chosen experts have the router's bias in them",
+        "choose by the biased values, and take the weights from those without the bias", has_router_bias,
     ),
 )  # fmt: skip

@@ -120,6 +120,17 @@ def normalise_chosen(step_address: int, control_address: int, begin: int, end: i
             target[i] = source[i] / divisor
 
 
+def scale_chosen(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """The `width` weights of each token times `scalar`."""
+    step = instruction(step_address)[0]
+    factor = float32(step.scalar)
+    for token in range(begin, end):
+        source = float32s(step.source + 4 * token * step.source_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            target[i] = source[i] * factor
+
+
 def expert_bias(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
     """Add to each of `heads` runs of `width` channels the row of `parameter` of its expert, whose index is at `other`.
 

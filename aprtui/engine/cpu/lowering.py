@@ -118,6 +118,7 @@ class _Lowering:
             Op.CHOOSE_EXPERTS: self._choose_experts,
             Op.TAKE_CHOSEN: self._take_chosen,
             Op.NORMALISE_CHOSEN: self._normalise_chosen,
+            Op.SCALE_CHOSEN: self._scale_chosen,
             Op.EXPERT_MATMUL: self._expert_matmul,
             Op.EXPERT_BIAS: self._expert_bias,
             Op.COMBINE_EXPERTS: self._combine_experts,
@@ -372,6 +373,12 @@ class _Lowering:
     def _normalise_chosen(self, node: Node) -> None:
         width = self.config.experts_used
         self._row(Opcode.NORMALISE_CHOSEN, **self._source(node), **self._target(node), width=width)
+
+    def _scale_chosen(self, node: Node) -> None:
+        self._row(
+            Opcode.SCALE_CHOSEN, **self._source(node), **self._target(node), width=self.config.experts_used,
+            scalar=self.model.config.expert_weights_scale,
+        )  # fmt: skip
 
     def _expert_matmul(self, node: Node) -> None:
         (weight,) = self.model.params(node)

@@ -203,6 +203,7 @@ _EXPERT_OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.CHOOSE_EXPERTS: experts.choose_experts,
         Opcode.TAKE_CHOSEN: experts.take_chosen,
         Opcode.NORMALISE_CHOSEN: experts.normalise_chosen,
+        Opcode.SCALE_CHOSEN: experts.scale_chosen,
         Opcode.GROUP_EXPERTS: experts.group_experts,
         Opcode.GATHER_ROWS: experts.gather_rows,
         Opcode.EXPERT_BIAS: experts.expert_bias,
@@ -254,6 +255,7 @@ _OWN_OPS: Mapping[Opcode, frozenset[Op]] = MappingProxyType(
         Opcode.TAKE_HEADS: frozenset({Op.HEAD_FRONT, Op.HEAD_BACK}),
         Opcode.SCALE_ROWS: frozenset({Op.SCALE_ROWS}),
         Opcode.NORMALISE_CHOSEN: frozenset({Op.NORMALISE_CHOSEN}),
+        Opcode.SCALE_CHOSEN: frozenset({Op.SCALE_CHOSEN}),
         Opcode.EXPERT_BIAS: frozenset({Op.EXPERT_BIAS}),
         Opcode.POSITION_SCALE: frozenset({Op.POSITION_SCALE}),
     }

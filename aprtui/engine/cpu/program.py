@@ -51,6 +51,7 @@ class Opcode(IntEnum):
     DECAY = 33
     DELTA_RULE = 34
     TAKE_HEADS = 35
+    SCALE_CHOSEN = 36
 
 
 class AttentionPart(IntFlag):
@@ -114,7 +115,8 @@ INSTRUCTION = np.dtype(
         ("kind", np.int64),
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
         ("sinks", np.int64),  # ATTENTION: address of a logit for each head, or 0
-        ("scalar", np.float64),  # norm epsilon, scale of the scores or of the embedding, softcap of the logits
+        # norm epsilon, scale of the scores, of the embedding or of experts' weights, softcap of the logits
+        ("scalar", np.float64),
         ("softcap", np.float64),  # ATTENTION: of the scores, 0 for none
     ],
     align=True,

@@ -55,6 +55,9 @@ class CauseCase:
     cause: str
     node: Node
 
+    def __str__(self) -> str:
+        return f"{self.cause} at {self.node}"
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedCause:
@@ -63,6 +66,10 @@ class JudgedCause:
     case: CauseCase
     outcome: CauseOutcome
     said: str
+
+    @property
+    def what(self) -> str:
+        return str(self.case)
 
 
 def cause_cases(model: Model, every: int = 1) -> list[CauseCase]:

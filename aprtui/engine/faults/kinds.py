@@ -261,6 +261,10 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "The weights of the experts do not add up to 1", "a key of the router that is not read from the file",
             operations.first_input, _ops(Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN),
         ),
+        "experts-unscaled": _recomputing(
+            "The weights of the experts are not scaled", "a scale that is not read from the file",
+            operations.first_input, _ops(Op.SCALE_CHOSEN),
+        ),
         "state-not-reset": _recomputing(
             "The recurrence begins with what the first token leaves", "a state that is not cleared for a new sequence",
             operations.state_not_reset, _carries_state,

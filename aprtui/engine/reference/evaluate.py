@@ -87,6 +87,8 @@ def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithme
             return ops.take_chosen(inputs[0], inputs[1])
         case Op.NORMALISE_CHOSEN:
             return ops.normalise_chosen(inputs[0])
+        case Op.SCALE_CHOSEN:
+            return ops.scale_chosen(inputs[0], model.config.expert_weights_scale)
         case Op.EXPERT_MATMUL:
             (weight,) = model.params(node)
             return ops.expert_matmul(inputs[0], inputs[1], weight, arithmetic.matmul_input)

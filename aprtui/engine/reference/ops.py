@@ -239,6 +239,11 @@ def normalise_chosen(weights_NK: Array) -> Array:
     return _narrow(wide / np.maximum(wide.sum(-1, keepdims=True), LEAST_WEIGHT_SUM))
 
 
+def scale_chosen(weights_NK: Array, scale: float) -> Array:
+    """The weights of a token's experts times a number of the model, in float32."""
+    return np.asarray(weights_NK * np.float32(scale), np.float32)
+
+
 def expert_matmul(x_NC: Array, indices_NK: Array, weight: Weight, matmul_input: Callable[[Weight], str]) -> Array:
     """`x` times the transpose of the matrix of each chosen expert, `[N, K · rows]`; see `expert_rows` for `x`."""
     kind = matmul_input(weight)

@@ -8,7 +8,7 @@ what goes into GELU and comes out of it, and what leaves every stage.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -32,7 +32,7 @@ from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
 
 Array = NDArray[np.float32]
 
@@ -47,6 +47,17 @@ INPUT_LIMIT = "input_limit"
 UNROUNDED = Rounding("none", "f32", str(RopeAngles.F64))
 ATTENTION_OPS = frozenset({Op.SCORES, Op.ATTEND})
 """Those that the types of the K/V cache and of the softmax's results matter to."""
+
+_CONCERNED: Mapping[str, frozenset[Op]] = MappingProxyType(
+    {
+        "kv_cache": ATTENTION_OPS,
+        "softmax": ATTENTION_OPS,
+        "activation": frozenset({Op.GELU}),
+        "rope_angles": frozenset({Op.ROPE}),
+        **dict.fromkeys(("matmul_input", "weights", "sums", "input_limit"), MATRIX_PRODUCTS),
+    }
+)
+"""The ops that a rounding matters to; what stages are kept in matters to all."""
 
 _HALVES = ("f32", "f16", "bf16")
 KEPT: Mapping[str, str] = MappingProxyType({"f16_kept": "f16", "bf16_kept": "bf16"})
@@ -154,6 +165,11 @@ class KnownArithmetic:
 
     def output_type(self, node: Node) -> str:
         return self.outputs.get(node.stage, self.rounding.stage_output)
+
+
+def concerns(name: str, ops: Collection[Op]) -> bool:
+    """Whether the rounding `name` can change what nodes of `ops` come out as."""
+    return name not in _CONCERNED or not _CONCERNED[name].isdisjoint(ops)
 
 
 @dataclass(frozen=True, slots=True)

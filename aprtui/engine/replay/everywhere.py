@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -87,13 +87,23 @@ class _Product:
     values: Array
     captured: Array
     output: str
+    _rounded: dict[tuple[str, str], Wide] = field(default_factory=dict)
 
     def factors(self, rounding: Rounding) -> tuple[Wide, Wide]:
         """What is multiplied under `rounding`: inputs `[tokens, columns]` and rows of the weight."""
         kind = matmul_rounding(rounding.matmul_input, self.weight)
-        own = rounding.weights == OWN_WEIGHTS
-        values = self.values if own else round_rows(self.values, self.weight, rounding.weights)
-        return ROUND[kind](self._clamped(rounding))[self.tokens].astype(np.float64), values.astype(np.float64)
+        inputs, weights = (kind, rounding.input_limit), ("", rounding.weights)
+        if inputs not in self._rounded:
+            self._rounded[inputs] = ROUND[kind](self._clamped(rounding))[self.tokens].astype(np.float64)
+        if weights not in self._rounded:
+            own = rounding.weights == OWN_WEIGHTS
+            values = self.values if own else round_rows(self.values, self.weight, rounding.weights)
+            self._rounded[weights] = values.astype(np.float64)
+        return self._rounded[inputs], self._rounded[weights]
+
+    def forget_rounded(self) -> None:
+        """Forget what `factors` keeps for the next rounding that has one of them in common."""
+        self._rounded.clear()
 
     def _clamped(self, rounding: Rounding) -> Array:
         if rounding.input_limit == "none":
@@ -125,7 +135,17 @@ class _Products:
     by_node: Mapping[Node, Sequence[_Product]]
 
     def errors(self, rounding: Rounding, nodes: Sequence[Node]) -> dict[Node, float]:
-        return {node: self._error([(p, p.under(rounding)) for p in self.by_node[node]]) for node in nodes}
+        return {node: self.of_each([rounding], node)[0] for node in nodes}
+
+    def of_each(self, roundings: Sequence[Rounding], node: Node) -> list[float]:
+        """The error of `node` under each rounding."""
+        errors = [self._error([(p, p.under(rounding)) for p in self.by_node[node]]) for rounding in roundings]
+        self._forget_rounded(node)
+        return errors
+
+    def _forget_rounded(self, node: Node) -> None:
+        for product in self.by_node[node]:
+            product.forget_rounded()
 
     @staticmethod
     def _error(pairs: Sequence[tuple[_Product, Array]]) -> float:
@@ -142,11 +162,13 @@ class _Products:
                 *piece.factors(rounding), (piece.captured - expected).astype(np.float64), end
             )
             scale += of_expected
+        self._forget_rounded(node)
         return np.asarray(np.sqrt(squares / scale)) if scale else squares
 
     def factor(self, rounding: Rounding, node: Node) -> tuple[float, float]:
         """The factor that brings what is expected nearest to what was captured, and the error that it leaves."""
         pairs = [(product, product.under(rounding)) for product in self.by_node[node]]
+        self._forget_rounded(node)
         dot = sum(float((p.captured.astype(np.float64) * e).sum()) for p, e in pairs)
         square = sum(float((e.astype(np.float64) ** 2).sum()) for _, e in pairs)
         factor = dot / square if square else 1.0
@@ -253,16 +275,14 @@ class _Search:
     def _nearest(self, probes: Sequence[Node], weights: Sequence[str]) -> tuple[dict[str, str], float]:
         """The changes under which the median of the probes comes out nearest, and how near."""
         inputs = [name for name in _INPUT_WORDS if self._divides(name)]
-        total, done = len(weights) * len(inputs), 0
-        best: tuple[dict[str, str], float] = ({}, np.inf)
-        for kept in weights:
-            for name in inputs:
-                self.progress(f"trying weights={kept}, matmul_input={name},", done, total)
-                changes = {"matmul_input": name, "weights": kept}
-                errors = self.products.errors(replace(self.known.rounding, **changes), probes)
-                error, done = median(errors.values()), done + 1
-                best = min(best, (changes, error), key=lambda found: found[1])
-        return best
+        tried = [{"matmul_input": name, "weights": kept} for kept in weights for name in inputs]
+        errors = []
+        for done, node in enumerate(probes):
+            self.progress(f"trying {len(tried)} types of weights and inputs at {node},", done, len(probes))
+            errors.append(self.products.of_each([replace(self.known.rounding, **changes) for changes in tried], node))
+        medians = [median(of_probes) for of_probes in zip(*errors, strict=True)]
+        least = min(medians)
+        return tried[medians.index(least)], least
 
     def _divides(self, name: str) -> bool:
         columns = {product.weight.columns for some in self.products.by_node.values() for product in some}

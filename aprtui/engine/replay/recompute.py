@@ -24,6 +24,9 @@ from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
 
+_KEPT_VALUES = 1 << 24
+"""Values of stages that stay at hand: every arithmetic that is tried asks for the same few layers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
@@ -36,7 +39,8 @@ class Misfit:
 class CapturedStages:
     """Captured tensors by node; `layouts` holds the nodes whose order differs from the model's.
 
-    Of a capture of the last of the tokens only, `last` says how many those are.
+    Of a capture of the last of the tokens only, `last` says how many those are. A file is opened and checked once, and
+    again only after many others.
     """
 
     capture: Capture
@@ -44,7 +48,8 @@ class CapturedStages:
     tokens: Sequence[int]
     last: int = 1
     layouts: dict[Node, Layout] = field(default_factory=dict)
-    _misfits: dict[Node, Misfit] = field(default_factory=dict)
+    _found: dict[Node, Array | Misfit] = field(default_factory=dict)
+    _kept: int = 0
     _saved_as_inf: dict[Node, bool] = field(default_factory=dict)
 
     def is_saved_as_inf(self, node: Node) -> bool:
@@ -55,29 +60,33 @@ class CapturedStages:
 
     def rows(self, node: Node) -> int:
         """Positions of `node` that the capture holds, the last ones: T, `last`, 1, or 0 where none can be used."""
-        if node not in self.capture.files or node in self._misfits:
+        if node not in self.capture.files:
             return 0
         raw = self.raw(node)
         return 0 if isinstance(raw, Misfit) else int(raw.shape[-2])
 
     def raw(self, node: Node) -> Array | Misfit:
         """The values of `node` as they lie in the file, in the model's shape."""
+        if node not in self._found:
+            self._found[node] = self._read(node)
+            self._kept += _size(self._found[node])
+            while self._kept > _KEPT_VALUES and len(self._found) > 1:
+                self._kept -= _size(self._found.pop(next(iter(self._found))))
+        return self._found[node]
+
+    def _read(self, node: Node) -> Array | Misfit:
         stage, total = self.model.graph[node.stage], len(self.tokens)
         values = held_values(self.capture, node)
         if isinstance(values, Lost):
-            return self._misfit(node, values.reason)
+            return Misfit(values.reason)
         if stage.holds_indices and not _are_indices(values, self.model.config.graph.experts):
-            return self._misfit(node, f"holds what is no expert: the model has {self.model.config.graph.experts}")
+            return Misfit(f"holds what is no expert: the model has {self.model.config.graph.experts}")
         if values.size == stage.size(total):
             return values.reshape(stage.shape(total))
         if not stage.is_attention_map and values.size in (stage.width, stage.width * self.last):
             return values.reshape(-1, stage.width)
         shape = " × ".join(str(size) for size in stage.shape(total))
-        return self._misfit(node, f"holds {values.size} values, the model has {shape} for {total} tokens")
-
-    def _misfit(self, node: Node, reason: str) -> Misfit:
-        self._misfits[node] = Misfit(reason)
-        return self._misfits[node]
+        return Misfit(f"holds {values.size} values, the model has {shape} for {total} tokens")
 
     def values(self, node: Node) -> Array:
         """The values of a node that `rows` counts, in the model's order; attention maps zero where key > query."""
@@ -89,6 +98,10 @@ class CapturedStages:
             return np.asarray(values)
         visible = np.tril(np.ones(values.shape[1:], np.bool_))
         return np.where(visible, values, np.float32(0))
+
+
+def _size(found: Array | Misfit) -> int:
+    return 0 if isinstance(found, Misfit) else found.size
 
 
 @dataclass(frozen=True, slots=True)

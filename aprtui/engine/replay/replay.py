@@ -229,7 +229,8 @@ class _Replay:
         bound = self.spreads.close_bound(node, recomputed.segment).bound
         # The engine chose before its probabilities were stored in fewer digits.
         noise = bound + OUTPUT_STEP[self.engine.arithmetic.stored]
-        return judge_choice(node, pair.a, pair.b, probabilities[-rows:], probabilities[-rows:], noise)
+        routers = probabilities[-rows:]
+        return judge_choice(node, pair.a, pair.b, routers, routers, noise, any_order=True)
 
     def _where_place_is_known(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
         """`compared`, but UNKNOWN what fails for where its tokens stand.

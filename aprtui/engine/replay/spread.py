@@ -29,6 +29,7 @@ from aprtui.engine.replay.arithmetic import (
     NodeEvaluators,
     Recomputation,
     cached_type,
+    concerns,
 )
 from aprtui.engine.replay.bounds import (
     ANGLE_ERROR,
@@ -172,10 +173,7 @@ class Spreads:
     def _noise(self, node: Node, found: Recomputed) -> float:
         rounding, evaluated = self.known.rounding, (*found.segment, node)
         is_stored = any(self._stored_as(n) != "f32" for n in (*self.model.graph.inputs(node), *evaluated))
-        rounding_ops = MATRIX_PRODUCTS | ATTENTION_OPS | {Op.GELU}
-        rounds = any(self.model.graph[n.stage].op in rounding_ops for n in evaluated)
-        others = {replace(rounding, **changes) for changes in self.known.alternatives} - {rounding} if rounds else ()
-        noise, _ = self._farthest(node, found, others)
+        noise, _ = self._farthest(node, found, self._alternatives({self.model.graph[n.stage].op for n in evaluated}))
         # What a softplus loses depends on its values.
         if found.segment or is_stored or self.model.graph[node.stage].op is Op.SOFTPLUS:
             noise += max(self._distance(node, found, self._disturbed(seed), self._stored(seed)) for seed in SEEDS)
@@ -194,6 +192,16 @@ class Spreads:
             noise += sum(self._distance(node, found, self._run(replace(rounding, stage_output=kind))) for kind in kinds)
         return noise
 
+    def _alternatives(self, ops: set[Op]) -> set[Rounding]:
+        """The roundings that are possible beside the known one, as far as they can change what `ops` give."""
+        rounding = self.known.rounding
+        if ops.isdisjoint(MATRIX_PRODUCTS | ATTENTION_OPS | {Op.GELU}):
+            return set()
+        return {
+            replace(rounding, **{name: kind for name, kind in changes.items() if concerns(name, ops)})
+            for changes in self.known.alternatives
+        } - {rounding}
+
     def _spread(self, node: Node, found: Recomputed) -> tuple[float, str | None]:
         roundings = honest_roundings(self.known.rounding, self.open_ops(node, found.segment))
         return self._farthest(node, found, roundings)
@@ -201,22 +209,24 @@ class Spreads:
     def _farthest(self, node: Node, found: Recomputed, roundings: Iterable[Rounding]) -> tuple[float, str | None]:
         """How far the farthest engine of the `roundings` comes out that may have made the capture, and the place that
         came out right where the farthest of all would not have left it so."""
-        distances = {rounding: self._distance(node, found, self._run(rounding)) for rounding in roundings}
+        distances, quiet = dict[Rounding, float](), dict[Rounding, QuietPlace | None]()
+        for rounding in roundings:
+            other = self._run(rounding).recompute(node, found.values.shape[-2]).values
+            distances[rounding] = self._between(node, found.values, other)
+            quiet[rounding] = self._quiet_place(node, found, rounding, other)
         if not distances:
             return 0.0, None
-        quiet = {rounding: self._quiet_place(node, found, rounding) for rounding in distances}
         shares = {rounding: 1.0 if place is None else place.share for rounding, place in quiet.items()}
         farthest = quiet[max(distances, key=lambda rounding: distances[rounding])]
         possible = max(distance * shares[rounding] for rounding, distance in distances.items())
         return possible, farthest.name if farthest is not None and farthest.share < _CLEARLY_LESS else None
 
-    def _quiet_place(self, node: Node, found: Recomputed, rounding: Rounding) -> QuietPlace | None:
-        """Where the captured values are nearest to `found`, against those of an engine of another `rounding`."""
+    def _quiet_place(self, node: Node, found: Recomputed, rounding: Rounding, other: Array) -> QuietPlace | None:
+        """Where the captured values are nearest to `found`, against `other` ones of an engine of another `rounding`."""
         expected = found.values.astype(np.float64)
         if expected.ndim != 2:
             return None
         rows = expected.shape[0]
-        other = self._run(rounding).recompute(node, rows).values
         error, spread = (values - expected for values in (self.stages.values(node)[-rows:], other))
         finite = np.isfinite(error).all(1) & np.isfinite(spread).all(1)
         tokens = np.flatnonzero(finite) + len(self.stages.tokens) - rows
@@ -331,9 +341,7 @@ def changes_scores_only(rounding: Rounding, other: Rounding) -> bool:
 def honest_roundings(rounding: Rounding, ops: frozenset[Op]) -> set[Rounding]:
     """`rounding` with each of the `HONEST_ROUNDINGS` in its place as far as it concerns `ops`."""
     names = {"stage_output"} if rounding.stage_output == "f32" else set()
-    names |= {"matmul_input"} if MATRIX_PRODUCTS & ops else set()
-    names |= {"kv_cache", "softmax"} if ATTENTION_OPS & ops else set()
-    names |= {"activation"} if Op.GELU in ops else set()
+    names |= {name for name in ("matmul_input", "kv_cache", "softmax", "activation") if concerns(name, ops)}
     return {replace(rounding, **{name: choice[name] for name in names}) for choice in HONEST_ROUNDINGS}
 
 

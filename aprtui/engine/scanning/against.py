@@ -41,7 +41,7 @@ def parse_against(text: str) -> Against:
     fields: dict[str, Any] = {}
     for piece in text.split(","):
         name, _, value = (part.strip() for part in piece.partition("="))
-        if name == "threads" and value.isdecimal() and 0 < int(value) <= 1024:
+        if name == "threads" and value.isdecimal() and len(value) < 6 and 0 < int(value) <= 1024:
             fields[name] = int(value)
         elif value in choices.get(name, ()):
             fields[name] = value

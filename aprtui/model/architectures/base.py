@@ -22,7 +22,7 @@ from aprtui.model.binding import rope_factors
 from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.gguf_file import StringArray
 from aprtui.model.model_file import ModelFile
-from aprtui.trace.graph import Activation, GraphConfig, RopeLayout
+from aprtui.trace.graph import MAX_LAYERS, Activation, GraphConfig, RopeLayout
 
 WITHOUT_EFFECT = frozenset({"vocab_size", "tensor_data_layout", "pooling_type"})
 """Keys that no computation reads, whatever the architecture."""
@@ -168,6 +168,12 @@ class Keys:
             raise self.refuse(key, f"one whole number ≥ {least} for all layers")
         return value
 
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise self.refuse(key, "true or false")
+        return value
+
     def number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
@@ -182,8 +188,8 @@ class Architecture:
     name: str
     """As `general.architecture` and the prefix of its metadata keys have it."""
     rope_layout: RopeLayout
-    qk_norm: bool
-    """Whether the heads of Q and K are normalised before RoPE."""
+    qk_norm: bool | None
+    """Whether the heads of Q and K are normalised before RoPE; None: where the file has the weights of it."""
     transformers_class: str
     """The class of transformers that runs such a model."""
     experts: bool = False
@@ -238,7 +244,7 @@ class Architecture:
             vocabulary=_vocabulary(file),
             # Converters write these biases where a model has them, whatever its architecture.
             qkv_bias="blk.0.attn_q.bias" in file.tensors,
-            qk_norm=self.qk_norm,
+            qk_norm="blk.0.attn_q_norm.weight" in file.tensors if self.qk_norm is None else self.qk_norm,
             rope_layout=file.rope_layout or self.rope_layout,
             post_norms=self.post_norms,
             activation=self.activation,
@@ -303,6 +309,8 @@ def _rotated(keys: Keys, head_dim: int, *, partial: bool) -> int:
 def _layers(keys: Keys) -> int:
     """Layers of the model, without those that only draft tokens."""
     blocks = keys.integer("block_count")
+    if blocks > MAX_LAYERS:
+        raise keys.refuse("block_count", f"at most {MAX_LAYERS}")
     drafting = keys.integer(DRAFTING_LAYERS, 0, least=0)
     if drafting >= blocks:
         raise keys.refuse(DRAFTING_LAYERS, f"less than the {blocks} blocks that there are")

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from aprtui.errors import UsageError
 from aprtui.trace.address import Address
-from aprtui.trace.aprt import create_beside, output_error
+from aprtui.trace.aprt import create_beside, output_error, write_atomically
 
 
 def require_new(path: Path, overwrite: bool) -> None:
@@ -46,5 +46,20 @@ def new_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all; a pipe or a device that is there is written as it is.
+
+    Raises `EngineError` where it cannot be written.
+    """
+    data = text.encode(errors="backslashreplace")
+    if isinstance(path, Address) or path.is_file() or (path.parent.is_dir() and not path.exists()):
+        write_atomically(path.resolve() if path.is_symlink() else path, data)
+        return
+    try:
+        path.write_bytes(data)
     except OSError as error:
         raise output_error(path, error) from error

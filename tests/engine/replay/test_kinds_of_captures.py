@@ -3,7 +3,7 @@ while honest, and a fault in one is still found, in its segment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,17 @@ Make = Callable[..., Comparison]
 ONE_SEGMENT = frozenset({"logits", "every fourth layer"})
 """Kinds that leave nothing but one segment of a model of four layers."""
 COMPLETE = ("complete", "stored in f16", "stored in bf16")
+OFTEN = frozenset({"complete", "layer outputs", "last token", "stored in f16"})
+"""Kinds that an arithmetic beyond the first is tried on; on the others, by the slow tests."""
+
+
+def by_engine_and_kind(engines: Sequence[str], kinds: Iterable[str]) -> list[object]:
+    """Every engine with every kind of capture; in the gate the first with all, the others with `OFTEN`."""
+    return [
+        pytest.param(engine, kind, marks=[] if engine == engines[0] or kind in OFTEN else pytest.mark.slow)
+        for engine in engines
+        for kind in kinds
+    ]
 
 
 @pytest.fixture
@@ -48,8 +59,10 @@ def replayed(model: Model, evaluators: Evaluators, tmp_path: Path) -> Make:
     return run
 
 
-@pytest.mark.parametrize("kind", CAPTURE_KINDS)
-@pytest.mark.parametrize("arithmetic", ["llama.cpp, f16 K/V", "bfloat16, float32 residual", "float32, q4_0 K/V"])
+@pytest.mark.parametrize(
+    ("arithmetic", "kind"),
+    by_engine_and_kind(["llama.cpp, f16 K/V", "bfloat16, float32 residual", "float32, q4_0 K/V"], CAPTURE_KINDS),
+)
 def test_an_honest_engine_is_never_a_divergence(replayed: Make, arithmetic: str, kind: str) -> None:
     result = replayed(arithmetic, kind)
     assert result.verdict is not Verdict.FAIL, result.first_divergence
@@ -78,8 +91,10 @@ def test_float32_passes_as_every_kind_of_capture(replayed: Make, kind: str) -> N
     assert replayed("float32", kind).verdict is Verdict.PASS
 
 
-@pytest.mark.parametrize("arithmetic", ["float32", "llama.cpp, f16 K/V", "bfloat16"])
-@pytest.mark.parametrize("kind", sorted(CAPTURE_KINDS.keys() - ONE_SEGMENT))
+@pytest.mark.parametrize(
+    ("arithmetic", "kind"),
+    by_engine_and_kind(["float32", "llama.cpp, f16 K/V", "bfloat16"], sorted(CAPTURE_KINDS.keys() - ONE_SEGMENT)),
+)
 def test_a_fault_is_found_in_the_segment_that_holds_it(replayed: Make, arithmetic: str, kind: str) -> None:
     fault = Node(2, "ffn_swigl")
     result = replayed(arithmetic, kind, fault, lambda values: values * np.float32(3))

@@ -113,7 +113,9 @@ def test_a_fault_that_a_coarse_engine_could_explain_fails_where_that_would_err_e
 
 
 @pytest.mark.parametrize("kind", CAPTURE_KINDS)
-@pytest.mark.parametrize("arithmetic", ["float32, keys in q8_0", "float32, keys in q4_0"])
+@pytest.mark.parametrize(
+    "arithmetic", ["float32, keys in q4_0", pytest.param("float32, keys in q8_0", marks=pytest.mark.slow)]
+)
 def test_an_engine_that_quantises_keys_alone_leaves_the_first_token_right_and_is_honest(
     model: Model, evaluators: Evaluators, tmp_path: Path, arithmetic: str, kind: str
 ) -> None:

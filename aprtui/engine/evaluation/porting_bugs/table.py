@@ -10,7 +10,7 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.matrices import products
 from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
 from aprtui.model.model import Model
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, ROUTER, Node, Op
 
 
 def _grouped(model: Model, node: Node) -> bool:
@@ -66,10 +66,6 @@ def _turned(model: Model, node: Node) -> bool:
 
 def _of_state(compute: Callable[[StageCall], Array]) -> PortingBug:
     return PortingBug(compute, (Op.DELTA_STATE, Op.DELTA_OUTPUT))
-
-
-def _adds_shared_expert(model: Model, node: Node) -> bool:
-    return model.graph[node.stage].op is Op.ADD
 
 
 def _of_rope(compute: Callable[[StageCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
@@ -198,11 +194,21 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "experts: gate and up exchanged": PortingBug(
             experts.gate_and_up_exchanged, ("ffn_moe_gate", "ffn_moe_up")
         ),
+        "experts: chosen without the router's bias": PortingBug(
+            experts.chosen_without_bias, (Op.CHOOSE_EXPERTS,), applies=experts.has_router_bias
+        ),
+        "experts: the router's bias in their weights": PortingBug(
+            experts.weights_with_bias, (Op.TAKE_CHOSEN,), applies=experts.has_router_bias
+        ),
+        "experts: weights not scaled": PortingBug(rows.first_input, (Op.SCALE_CHOSEN,)),
+        "router: softmax for the sigmoid": PortingBug(
+            experts.softmax_for_sigmoid, (ROUTER,), applies=experts.has_sigmoid_router
+        ),
         "experts: weights not normalised": PortingBug(rows.first_input, (Op.NORMALISE_CHOSEN,)),
         "experts: added up without weights": PortingBug(experts.unweighted, (Op.COMBINE_EXPERTS,)),
         "experts: weights in reverse": PortingBug(experts.weights_in_reverse, (Op.COMBINE_EXPERTS,)),
         "experts: the last one left out": PortingBug(experts.last_left_out, (Op.COMBINE_EXPERTS,)),
-        "shared expert left out": PortingBug(rows.first_input, ("ffn_out",), applies=_adds_shared_expert),
+        "shared expert left out": PortingBug(rows.first_input, ("ffn_shexp_sum",)),
         "shared expert's gate left out": PortingBug(rows.first_input, (Op.SCALE_ROWS,)),
         "sigmoid left out": PortingBug(rows.first_input, (Op.SIGMOID,)),
         "convolution: taps backwards": PortingBug(recurrence.taps_backwards, (Op.CONVOLUTION,)),
