@@ -99,6 +99,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "real_models": _real_models,
     "s3": lambda: _module_missing("s3fs") or _module_missing("moto") or _module_missing("flask"),
     "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),
+    "sftp": lambda: _module_missing("fsspec") or _module_missing("paramiko"),
     "pty": lambda: _tool_missing("tmux"),
     "pycuda": _fake_driver_missing,
     "torch": lambda: _module_missing("torch"),

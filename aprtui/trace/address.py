@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import logging
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -28,6 +30,7 @@ Result = TypeVar("Result")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://?(.*)", re.DOTALL)
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "sftp": "paramiko", "abfs": "adlfs", "az": "adlfs"}
 """What fsspec needs for a scheme."""
+_PASSWORD = re.compile(r"(://[^\s/:@]+:)[^\s/@]+@")
 _CHUNK = 1 << 22
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.zst", ".tzst")
 """What captures in one file are called."""
@@ -50,6 +53,10 @@ class Address(PosixPath):
     def __str__(self) -> str:
         match = _SCHEME.fullmatch(super().__str__())
         return super().__str__() if match is None else f"{match[1]}://{match[2].lstrip('/')}"
+
+    def __format__(self, spec: str) -> str:
+        """For messages: without the password that it may have."""
+        return format(_PASSWORD.sub(r"\1…@", str(self)), spec)
 
     def __fspath__(self) -> str:
         return str(self)
@@ -114,17 +121,21 @@ class Address(PosixPath):
 
     def write_whole(self, data: bytes) -> None:
         """Put a file there, in place of what is there. Raises `EngineError`."""
-        _SEEN.pop(str(self), None)
-        try:
-            asked(self, lambda files, path: files.pipe_file(path, data))
-        except (OSError, UnreachableError) as error:
-            raise EngineError(f"{self}: cannot be written: {_reason(error)}") from error
+        self._write(lambda files, path: files.pipe_file(path, data))
 
     def put(self, source: Path) -> None:
         """Copy a local file there. Raises `EngineError`."""
+        self._write(lambda files, path: files.put_file(str(source), path))
+
+    def _write(self, request: Callable[[Any, str], object]) -> None:
+        """Have a file written there; object stores have no folders, but other file systems want theirs first."""
         _SEEN.pop(str(self), None)
         try:
-            asked(self, lambda files, path: files.put_file(str(source), path))
+            try:
+                asked(self, request)
+            except FileNotFoundError:
+                asked(self.parent, lambda files, path: files.makedirs(path, exist_ok=True))
+                asked(self, request)
         except (OSError, UnreachableError) as error:
             raise EngineError(f"{self}: cannot be written: {_reason(error)}") from error
 
@@ -175,7 +186,7 @@ def listed(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         found = {}
     entries = _entries(path, found)
-    for former in [name for name in _SEEN if name == str(path) or name.startswith(f"{path}/")]:
+    for former in [name for name in _SEEN if name == str(path) or name.startswith(str(path) + "/")]:
         del _SEEN[former]
     _SEEN.update((name, info) for name, info in entries.items() if info["type"] == "file")
     if len(entries) > 1:
@@ -195,7 +206,7 @@ def _entries(path: Address, found: Mapping[str, dict[str, Any]]) -> dict[str, di
             continue
         relative = str(name).rstrip("/")[len(root) :].lstrip("/")
         here = path / relative if relative else path
-        entries[str(here)] = info
+        entries[str(here)] = info or here.info()  # of a path that is a file, some file systems list the name alone
         for folder in here.parents:
             if len(str(folder)) < len(str(path)):
                 break
@@ -224,7 +235,7 @@ def asked(address: Address, question: Callable[[Any, str], Result]) -> Result:
 
 def _reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return printable(" ".join(text.split()))[:200]
+    return printable(" ".join(text.split()))[:200].rstrip(".: ")
 
 
 def _advice(error: BaseException) -> str:
@@ -243,22 +254,33 @@ def _file_system(address: Address) -> tuple[Any, str]:
     match = _SCHEME.fullmatch(str(address))
     assert match is not None, "an address has a scheme"
     try:
-        fsspec: Any = importlib.import_module("fsspec")
+        fsspec = _fsspec()
     except ImportError as error:
         raise EngineError(f"{address}: fsspec is not installed: pip install 'aprtui[remote]'") from error
-    return _connected(fsspec, match[1], str(address))
+    return _connected(fsspec, match[1], address)
 
 
-def _connected(fsspec: Any, scheme: str, text: str) -> tuple[Any, str]:
+@cache
+def _fsspec() -> Any:
+    """fsspec, imported when the first address is asked for something. Raises `ImportError`."""
+    # What it logs of a lost connection would stand on stderr beside our one line.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    return importlib.import_module("fsspec")
+
+
+def _connected(fsspec: Any, scheme: str, address: Address) -> tuple[Any, str]:
+    options = {"use_listings_cache": False} if scheme == "s3" else {}
     try:
-        files, path = fsspec.core.url_to_fs(text, **({"use_listings_cache": False} if scheme == "s3" else {}))
+        files, path = fsspec.core.url_to_fs(str(address), **options)
     except ImportError as error:
         package = _PACKAGES.get(scheme, f"what fsspec needs for {scheme}")
-        raise EngineError(f"{text}: {package} is not installed: pip install {_PACKAGES.get(scheme, 'it')}") from error
+        raise EngineError(
+            f"{address}: {package} is not installed: pip install {_PACKAGES.get(scheme, 'it')}"
+        ) from error
     except ValueError as error:
-        raise UnreadableError(f"{text}: {_reason(error)}: expected s3://, gs://, sftp:// or memory://") from error
+        raise UnreadableError(f"{address}: {_reason(error)}: expected s3://, gs://, sftp:// or memory://") from error
     except Exception as error:
-        raise UnreachableError(f"{text}: {_reason(error)}: {_advice(error)}") from error
+        raise UnreachableError(f"{address}: {_reason(error)}: {_advice(error)}") from error
     return files, str(path)
 
 

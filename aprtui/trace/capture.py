@@ -283,6 +283,8 @@ def _without_manifest(path: Path, copied: bool) -> Capture:
 
 def _add_closed_layers(path: Path, found: dict[Node, Path]) -> Iterator[str]:
     """Add to `found` what lies in folders of layers that cannot be looked into, as in the other layers; say so."""
+    if isinstance(path, Address):
+        return  # who may look into what is no question of folders there
     names = sorted({file.name for node, file in found.items() if node.layer is not None})
     for directory, layer in list(_layer_directories(path)):
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -59,6 +61,7 @@ def test_an_address_is_a_path_that_keeps_its_scheme() -> None:
     assert isinstance(address, Address) and str(address) == "s3://bucket/a/b.bin"
     assert str(address.parent / "c") == "s3://bucket/a/c" and address.name == "b.bin"
     assert address.parent == place("s3://bucket/a") and address.absolute() is address
+    assert f"{place('sftp://me:secret@host/a')}" == "sftp://me:…@host/a", "messages are read by others"
     assert not isinstance(place("a/b"), Address) and not isinstance(place("c:/x"), Address)
 
 
@@ -68,6 +71,17 @@ def test_a_capture_at_an_address_is_the_same_capture(stored: str, qwen2: Ours) -
     for node in capture.files:
         own = qwen2.values(node.layer, node.stage)
         assert np.array_equal(capture.values(node).view(np.uint32), own.view(np.uint32)), node
+
+
+def test_a_capture_without_a_manifest_is_the_same_at_an_address(
+    stored: str, memory: Any, qwen2: Ours, tmp_path: Path
+) -> None:
+    memory.rm_file("/bucket/own/manifest.json")
+    shutil.copytree(qwen2.capture.path, tmp_path / "own")
+    (tmp_path / "own" / "manifest.json").unlink()
+    here, there = Capture.open(tmp_path / "own"), Capture.open(place(stored))
+    assert there.files.keys() == here.files.keys() and there.token_count == here.token_count
+    assert not there.warnings and not here.warnings
 
 
 def test_opening_and_statistics_touch_no_stage_file(
@@ -180,17 +194,17 @@ def test_what_nobody_answers_is_one_line_and_no_verdict(
     assert len(done.told) == 1
 
 
-def test_a_scheme_whose_package_is_missing_says_what_to_install(
-    aprtui: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("sftp", "paramiko"), ("s3", "s3fs")])
+def test_what_fsspec_needs_for_a_scheme_is_named_where_it_is_missing(
+    aprtui: Command, monkeypatch: pytest.MonkeyPatch, scheme: str, package: str
 ) -> None:
-    import fsspec
-
-    def missing(*words: Any, **options: Any) -> Any:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    done = aprtui("stats", "s3://bucket/own")
-    assert done.code == 4 and "s3fs is not installed: pip install s3fs" in done.err and len(done.told) == 1
+    """Of fsspec itself: its modules of these schemes are imported, and what they import is not there."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, scheme, raising=False)
+    done = aprtui("stats", f"{scheme}://host/own")
+    assert done.code == 4 and f"{package} is not installed: pip install {package}" in done.err, done
+    assert len(done.told) == 1
 
 
 def test_fsspec_is_imported_for_addresses_only(qwen2: Ours) -> None:
@@ -331,6 +345,29 @@ def test_commands_take_a_bucket(s3: str, qwen2: Ours, aprtui: Command) -> None:
     assert aprtui("diff", f"{s3}/one.zip", f"{s3}/runs/two").code == 0
     missing = aprtui("stats", "s3://no-such-bucket/own")
     assert missing.code == 3 and len(missing.told) == 1, missing
+
+
+@pytest.mark.slow
+@pytest.mark.group("sftp")
+def test_commands_take_a_server_of_sftp(qwen2: Ours, aprtui: Command, tmp_path: Path) -> None:
+    from tests.trace.sftp_server import PASSWORD, serving
+
+    with serving(tmp_path) as there:
+        words = ("trace", qwen2.model.path, "--tokens", "1,2,3", "--backend", "numpy", "--save-tensor-dir")
+        done = aprtui(*words, f"{there}/runs/one")
+        assert done.code == 0, done
+        assert Capture.open(tmp_path / "runs" / "one").complete
+        assert aprtui("diff", f"{there}/runs/one", tmp_path / "runs" / "one").code == 0
+        assert aprtui("export", f"{there}/runs/one", "--out", f"{there}/new/one.zip").code == 0
+        assert aprtui("stats", f"{there}/new/one.zip").code == 0
+        assert aprtui(*words, f"{there}/runs/one", "--overwrite", "--save-tensor", "ffn_norm").code == 0
+        assert {node.stage for node in Capture.open(tmp_path / "runs" / "one").files} == {"ffn_norm"}
+        missing = aprtui("stats", f"{there}/runs/none")
+        assert missing.code == 3 and len(missing.told) == 1 and "does not exist" in missing.err, missing
+        refused = aprtui("stats", f"{there.replace(PASSWORD, 'wrong')}/runs/one")
+        assert refused.code == 3 and len(refused.told) == 1 and "check the credentials" in refused.err, refused
+    gone = aprtui("stats", f"{there}/runs/one")
+    assert gone.code == 3 and len(gone.told) == 1 and "check the address and the connection" in gone.err, gone
 
 
 def test_a_local_folder_of_the_same_name_is_still_local(tmp_path: Path, qwen2: Ours, aprtui: Command) -> None:
