@@ -35,9 +35,11 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def count_lines(
-    work: Callable[[], object], end_at: int = 0, half_write: int = 0, number: signal.Signals = signal.SIGKILL
-) -> int:
-    """Run `work`, and send this process a signal at a line of the package, or after half of a positional write.
+    work: Callable[[], object], end_at: int = 0, half_write: int = 0, number: signal.Signals = signal.SIGKILL,
+    within: str = PACKAGE,
+) -> int:  # fmt: skip
+    """Run `work`, and send this process a signal at a line of the package, or of the file that `within` names, or
+    after half of a positional write.
 
     Returns how many lines there were.
     """
@@ -54,7 +56,7 @@ def count_lines(
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
-        if PACKAGE not in frame.f_code.co_filename:
+        if within not in frame.f_code.co_filename:
             return None
         if event == "line":
             lines += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from aprtui.cli.main import COMMANDS
 from aprtui.errors import ExitCode
 from aprtui.trace.capture import Capture
-from tests.faults.children import Said, count_lines, said
+from tests.faults.children import PACKAGE, Said, count_lines, said
 
 TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -34,13 +35,16 @@ WORDS = {
     "render": "render s.jsonl --svg s.svg", "bench": "bench verdicts m.gguf --part speed", "doctor": "doctor",
 }  # fmt: skip
 """What each command is told to do. Those of other engines are told to end while they refuse a file."""
+WRITER = f"{PACKAGE}trace{os.sep}writer.py"
 FIRST_LINE = 60
 """Before it, handlers are not set yet: a signal ends the process as it ends any, and nothing has begun."""
 IN_THE_GATE = ("stats", "import", "diff")
 """Those that print, write and compute; each of them with one signal."""
 
 
-def told(words: str, house: Path, end_at: int, number: signal.Signals) -> tuple[Said, int]:
+def told(
+    words: str, house: Path, end_at: int, number: signal.Signals, within: str = PACKAGE
+) -> tuple[Said, int]:  # fmt: skip
     """The command in a child that tells itself to end; and how many lines it ran, where it came to its end."""
     counted = house / "counted"
     counted.write_text("0")
@@ -54,7 +58,7 @@ def told(words: str, house: Path, end_at: int, number: signal.Signals) -> tuple[
             except SystemExit as ended:
                 codes.append(int(ended.code or 0))
 
-        counted.write_text(str(count_lines(to_the_end, end_at, number=number)))
+        counted.write_text(str(count_lines(to_the_end, end_at, number=number, within=within)))
         sys.exit(codes[0])
 
     found = said(words, house / "history" if words.startswith("bisect") else house, around)
@@ -64,9 +68,9 @@ def told(words: str, house: Path, end_at: int, number: signal.Signals) -> tuple[
 @pytest.mark.parametrize("number", TOLD)
 def test_a_trace_that_is_told_to_end_leaves_a_capture_that_says_so(number: signal.Signals, house: Path) -> None:
     words = f"trace m.gguf {TOKENS} --decode-from 1 --save-tensor-dir {number.name} --overwrite"
-    _, total = told(words, house, 0, number)
+    _, total = told(words, house, 0, number, WRITER)
     assert Capture.open(house / number.name).complete
-    found, _ = told(words, house, total * 3 // 4, number)
+    found, _ = told(words, house, total // 2, number, WRITER)
     assert (found.code, found.last) == (ExitCode.INTERRUPTED, "aprtui: interrupted")
     assert Capture.open(house / number.name).complete is False
 
