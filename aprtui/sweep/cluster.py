@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 _SECONDS_TO_CONNECT = 20
 _START_SECONDS = 300
 """Within which local workers must be there: seconds on an idle machine, minutes where many others compute."""
+_MILLISECONDS_BETWEEN_LOOKS = 10_000
+"""How often a local cluster is asked to have all its workers."""
 _LOCAL_SETTINGS = {
     # A task's results are a few numbers. A worker that waits until it has less memory would wait for ever: mapped
     # weights stay. One that goes beyond its limit is killed, and what it was at is tried again elsewhere.
@@ -214,6 +216,7 @@ def _scheduler(request: ClusterRequest) -> Iterator[tuple[Any, str]]:
         return
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
+    from tornado.ioloop import PeriodicCallback
 
     with dask.config.set(_LOCAL_SETTINGS):
         # Each worker is one process with one task at a time; a GPU belongs to one worker.
@@ -231,9 +234,13 @@ def _scheduler(request: ClusterRequest) -> Iterator[tuple[Any, str]]:
                 f"the local cluster of {request.worker_count} workers: cannot be started ({_first_line(error)}): "
                 "use fewer --workers, or wait until the machine is less busy"
             ) from error
+        # A worker that died before its nanny knew that it had started is started by nobody else.
+        missing = PeriodicCallback(lambda: cluster.scale(request.worker_count), _MILLISECONDS_BETWEEN_LOOKS)
+        cluster.loop.add_callback(missing.start)
         try:
             yield cluster, f"the local cluster of {request.worker_count} workers"
         finally:
+            cluster.loop.add_callback(missing.stop)
             with suppress(Exception):  # workers that do not answer any more end with this process
                 cluster.close(timeout=30)
 
@@ -256,8 +263,3 @@ def _visible_gpus(count: int) -> Sequence[str]:
     if visible and count > len(visible):
         raise UsageError(f"--gpus {count}: CUDA_VISIBLE_DEVICES names {len(visible)}: {shlex.join(visible)}")
     return visible or [str(number) for number in range(count)]
-
-
-def lost(statuses: Iterable[str]) -> bool:
-    """Whether futures of these statuses were lost together with their scheduler."""
-    return any(status in ("cancelled", "lost") for status in statuses)

@@ -6,8 +6,9 @@ the scheduler, as its workers need. This program holds no result that is not on 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,9 +18,9 @@ from typing import Any
 from aprtui.compare.verdict import Verdict
 from aprtui.errors import EngineError, UnreadableError
 from aprtui.progress import Progress
-from aprtui.sweep.cluster import Cluster, ClusterRequest, connected, identities_here, lost
+from aprtui.sweep.cluster import Cluster, ClusterRequest, connected, identities_here
 from aprtui.sweep.folder import SweepFolder
-from aprtui.sweep.outcome import Made, PairOutcome, read_outcome, unjudged
+from aprtui.sweep.outcome import Made, PairOutcome, TaskFailed, read_outcome, unjudged
 from aprtui.sweep.plan import SweepPlan
 from aprtui.sweep.report.page import write_page
 from aprtui.sweep.results import RESULTS, ROLLUP, ResultRow, RollupRow, write_rows
@@ -30,6 +31,8 @@ from aprtui.sweep.work import judge_pair, make_capture
 
 _GROUPS_A_WORKER, _LEAST_GROUPS = 2, 4
 """Prompts that are with the scheduler at once: enough that no worker waits for the next one."""
+
+_DIED = "the worker died at it, again and again: it ran out of memory, or the engine crashed"
 
 
 class Keep(StrEnum):
@@ -167,17 +170,43 @@ class _Run:
 
         self.progress("captures and verdicts", 0, total)
         feed()
+        suspects = defaultdict[int, list[VerdictTask]](list)
         for future in futures:
             number, task = owners.pop(future.key)
-            self._take(task, future, cluster)
+            ended = self._ended(future, cluster)
+            if ended is None and isinstance(task, VerdictTask):
+                suspects[number].append(task)
+            else:
+                self._take(task, ended)
             self._done += 1
             self.progress("captures and verdicts", self._done, total)
             tasks_of[number] -= 1
             if not tasks_of[number]:
                 del tasks_of[number]
                 submit.release(number)
-                self._tidy(missing[number])
+                if number not in suspects:
+                    self._tidy(missing[number])
                 feed()
+        for done, (number, tasks) in enumerate(suspects.items()):
+            self.progress("alone, what was at workers that died", done, len(suspects))
+            self._judge_alone(tasks, submit, cluster)
+            self._tidy(missing[number])
+
+    def _judge_alone(self, tasks: Sequence[VerdictTask], submit: _Submitting, cluster: Cluster) -> None:
+        """Have a group's verdicts made with nothing else on the workers.
+
+        Where a worker dies, the scheduler blames all that it had been given. What kills it alone is to blame.
+        """
+        made: dict[str, Made | TaskFailed] = {}
+        for task in tasks:
+            for capture in task.captures:
+                if capture.key not in made:
+                    ended = self._ended(submit.capture(capture), cluster)
+                    died = TaskFailed(f"{capture.engine_name}: {_DIED}")
+                    made[capture.key] = ended if isinstance(ended, Made | TaskFailed) else died
+                    self._take(capture, made[capture.key])
+            ended = self._ended(submit.verdict(task, *(made[capture.key] for capture in task.captures)), cluster)
+            self._take(task, ended or unjudged(f"{task.pair.name}: {_DIED}"))
 
     def _missing(self) -> list[list[VerdictTask]]:
         """The verdicts to make, group by group, each once: prompts may be alike."""
@@ -188,22 +217,36 @@ class _Run:
             missing += [tasks] if tasks else []
         return missing
 
-    def _take(self, task: CaptureTask | VerdictTask, future: Any, cluster: Cluster) -> None:
-        """Take what a finished task has sent back."""
-        if lost([future.status]):
+    def _ended(self, future: Any, cluster: Cluster) -> Made | TaskFailed | PairOutcome | None:
+        """What a task has sent back; None where workers died at it, again and again.
+
+        A value that was lost with its worker is made again, and waited for. Raises `EngineError` where the scheduler is
+        lost.
+        """
+        try:
+            ended: Made | TaskFailed | PairOutcome = future.result()
+        except CancelledError as error:
             raise EngineError(
                 f"{cluster.name}: lost its scheduler: what is done stays in {self.request.folder.root}: start it, and "
                 "give the same command again"
-            )
-        problem = _why(future.exception()) if future.status == "error" else ""
+            ) from error
+        except Exception as error:  # noqa: BLE001 - whatever a task raises, it costs that task only
+            if type(error).__name__ == "KilledWorker":
+                return None
+            return TaskFailed(f"internal error: {type(error).__name__}: {error}")
+        return ended
+
+    def _take(self, task: CaptureTask | VerdictTask, ended: Made | TaskFailed | PairOutcome | None) -> None:
+        """Keep what a task has sent back."""
         if isinstance(task, VerdictTask):
-            outcome: PairOutcome = unjudged(f"{task.pair.name}: {problem}") if problem else future.result()
+            outcome = unjudged(f"{task.pair.name}: {ended.problem}") if isinstance(ended, TaskFailed) else ended
+            assert isinstance(outcome, PairOutcome)
             self.outcomes[task.key] = outcome
             self.report.peak = max(self.report.peak, outcome.peak)
-        elif not problem and isinstance(made := future.result(), Made):
-            self.report.made += bool(made.bytes)
-            self.report.bytes += made.bytes
-            self.report.peak = max(self.report.peak, made.peak)
+        elif isinstance(ended, Made):
+            self.report.made += bool(ended.bytes)
+            self.report.bytes += ended.bytes
+            self.report.peak = max(self.report.peak, ended.peak)
 
     def tidy(self) -> None:
         """Remove the captures of earlier runs that are not to be kept."""
@@ -253,38 +296,42 @@ class _Submitting:
     _held: dict[int, list[Any]] = field(default_factory=dict)
 
     def group(self, tasks: Sequence[VerdictTask], number: int) -> Iterator[tuple[CaptureTask | VerdictTask, Any]]:
-        root, threads = self.request.folder.root, self.request.cluster.engine_threads
         futures = {}
         for key, capture in _captures(tasks).items():
-            futures[key] = self._submit(make_capture, f"capture-{key}", number, capture.needs, capture, root, threads)
+            futures[key] = self.capture(capture, number)
             yield capture, futures[key]
         verdicts = []
         for task in tasks:
             needed = [futures[capture.key] for capture in task.captures]
-            verdicts.append(
-                self._submit(judge_pair, f"verdict-{task.key}", number, task.needs, task, root, threads, *needed)
-            )
+            verdicts.append(self.verdict(task, *needed, number=number))
             yield task, verdicts[-1]
         self._held[number] = [*futures.values(), *verdicts]
+
+    def capture(self, task: CaptureTask, number: int = 0) -> Any:
+        return self._submit(make_capture, f"capture-{task.key}", number, task)
+
+    def verdict(self, task: VerdictTask, *made: Any, number: int = 0) -> Any:
+        """`made` are its captures, as values or futures."""
+        return self._submit(judge_pair, f"verdict-{task.key}", number, task, *made)
 
     def release(self, number: int) -> None:
         """Let the scheduler forget a group."""
         for future in self._held.pop(number):
             future.release()
 
-    def _submit(self, function: Callable[..., Any], key: str, number: int, needs: Needs, *arguments: Any) -> Any:
-        if needs not in self._resources:
-            self._resources[needs] = self.cluster.resources(needs)
-        return self.cluster.client.submit(
-            function, *arguments, key=key, pure=False, priority=-number, resources=self._resources[needs] or None
+    def _submit(
+        self, function: Callable[..., Any], key: str, number: int, task: CaptureTask | VerdictTask, *made: Any
+    ) -> Any:
+        if task.needs not in self._resources:
+            self._resources[task.needs] = self.cluster.resources(task.needs)
+        root, threads, resources = (
+            self.request.folder.root,
+            self.request.cluster.engine_threads,
+            self._resources[task.needs],
         )
-
-
-def _why(error: BaseException) -> str:
-    """What ended a task that should have sent back a value."""
-    if type(error).__name__ == "KilledWorker":
-        return "the worker died at it, again and again: it ran out of memory, or the engine crashed"
-    return f"internal error: {type(error).__name__}: {error}"
+        return self.cluster.client.submit(
+            function, task, root, threads, *made, key=key, pure=False, priority=-number, resources=resources or None
+        )
 
 
 def _rolled_up(
