@@ -85,13 +85,13 @@ def _open_best(request: EngineRequest, announce: Callable[[str], None] | None) -
 
 def _parity(backend: Backend, request: EngineRequest) -> str:
     """Why a device can be taken. Raises `EngineError` that says why it cannot."""
-    # Imported here because most runs do without: replay and its comparison take a third of the time to load.
-    from aprtui.engine.parity import POSITIONS, cached_parity, parity_gate
-
     assert backend.identity is not None
     obstacle = backend.obstacle()
     if obstacle is not None:
         raise EngineError(obstacle.problem)
+    # Imported here because most runs do without: replay and its comparison take a third of the time to load.
+    from aprtui.engine.parity import POSITIONS, cached_parity, parity_gate
+
     if request.intervention is not None and backend.interventions_problem:
         raise EngineError(f"faults cannot be injected on {backend.name}")
     identity, host = backend.identity(), host_backends()[0]

@@ -175,3 +175,8 @@ def enter(address: int, thread: int, descriptor: int) -> None:
             if atomic_load(address + _QUIT):
                 return
             _execute(control, thread)
+
+
+def compile_interpreter() -> None:
+    """Compile `enter`, or load it from numba's cache."""
+    enter.compile((types.int64,) * 3)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.kv_cache import kv_number
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
-from aprtui.engine.cpu.operations import Kernel, matmul_kernel, operation_address
+from aprtui.engine.cpu.operations import Kernel, matmul_kernel, operation_address, rounding_kernel
 from aprtui.engine.cpu.program import (
     DELTA_INPUTS,
     DESCRIPTOR,
@@ -353,7 +353,10 @@ class _Lowering:
         if kind is not ActivationKind.F32 and self.quantized.get(kind) != source:
             self.quantized[kind] = source
             target = self.storage.quantized(kind)
-            self._row(Opcode.QUANTIZE, **self._source(node), target=target, width=columns, kind=int(kind))
+            self._row(
+                Opcode.QUANTIZE, **self._source(node), target=target, width=columns, kind=int(kind),
+                kernel=rounding_kernel(kind),
+            )  # fmt: skip
 
     def _router_softmax(self, node: Node) -> None:
         width = self.graph[node.stage].width

@@ -7,7 +7,7 @@ Called by name, all kernels would be optimised once more inside every function a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -22,11 +22,14 @@ from aprtui.engine.cpu.experts import EXPERT_OUT_TOKENS, EXPERT_ROWS, int64s, sl
 from aprtui.engine.cpu.jit import kernel, renamed
 from aprtui.engine.cpu.matmul import (
     INTEGERS,
+    ActivationKind,
     activation_kind,
     dequantize_row,
     multiply_floats,
     multiply_integers,
-    quantize_rows,
+    quantize_rows_q8_0,
+    quantize_rows_q8_k,
+    round_rows,
 )
 from aprtui.engine.cpu.matmul.scalars import load_f32, store_f32
 from aprtui.engine.cpu.memory import control_record, first_token, float32s, instruction, pointer
@@ -34,9 +37,9 @@ from aprtui.engine.cpu.program import Opcode
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
-from aprtui.progress import Progress
 from aprtui.trace.graph import MATRIX_PRODUCTS, Op
 
+_Q8_1 = int(ActivationKind.Q8_1)
 Operation = Callable[[int, int, int, int, int], None]
 """`(instruction, control record, begin, end, scratch)`: addresses, and which pieces of the instruction to do.
 
@@ -45,12 +48,33 @@ opcode cuts them; `scratch` is the thread's.
 """
 
 
-def quantize(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Round the rows `begin … end - 1` of a matmul's input, as far as they are wanted."""
-    step = instruction(step_address)[0]
-    control = control_record(control_address)[0]
-    first = max(begin, first_token(step_address, control))
-    quantize_rows(step.kind, step.source, step.width, first, end, step.target)
+@kernel
+def _first_wanted(step_address: int, control_address: int, begin: int) -> Any:
+    return max(begin, first_token(step_address, control_record(control_address)[0]))
+
+
+def _to_q8_k(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Round the rows `begin … end - 1` of a matmul's input, as far as they are wanted, to Q8_K."""
+    step, first = instruction(step_address)[0], _first_wanted(step_address, control_address, begin)
+    quantize_rows_q8_k(step.source, step.width, first, end, step.target)
+
+
+def _to_q8_0(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """As `_to_q8_k`, to Q8_0 or Q8_1."""
+    step, first = instruction(step_address)[0], _first_wanted(step_address, control_address, begin)
+    quantize_rows_q8_0(step.source, step.width, first, end, step.target, int(step.kind == _Q8_1))
+
+
+def _to_floats(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """As `_to_q8_k`, to a kind whose rows stay floats."""
+    step, first = instruction(step_address)[0], _first_wanted(step_address, control_address, begin)
+    round_rows(step.kind, step.source, step.width, first, end, step.target)
+
+
+_ROUNDINGS: Mapping[ActivationKind, Operation] = MappingProxyType(
+    {ActivationKind.Q8_K: _to_q8_k, ActivationKind.Q8_0: _to_q8_0, ActivationKind.F16: _to_floats}
+)
+"""Each on its own: all of them in one kernel take four times as long to compile as the one that a model needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +86,26 @@ class Kernel:
     weight_type: WeightType | None = None
     integers: bool = False
     """Whether a product meets activations of 8 bits; else they are floats."""
+    rounding: ActivationKind | None = None
+    """What the input of products is rounded to: one of `_ROUNDINGS`, which stands for those that are alike."""
+
+    @property
+    def name(self) -> str:
+        weight_type = "" if self.weight_type is None else self.weight_type.name
+        rounding = "" if self.rounding is None else self.rounding.name
+        return f"{self.opcode.name}.{weight_type}.{'integers' if self.integers else ''}.{rounding}"
+
+    @classmethod
+    def named(cls, name: str) -> Kernel:
+        opcode, weight_type, integers, rounding = name.split(".")
+        return cls(
+            Opcode[opcode], WeightType[weight_type] if weight_type else None, bool(integers),
+            ActivationKind[rounding] if rounding else None,
+        )  # fmt: skip
 
     def operation(self) -> Operation:
+        if self.rounding is not None:
+            return _ROUNDINGS[self.rounding]
         if self.weight_type is None:
             return {**_OPERATIONS, **_EXPERT_OPERATIONS, **_RECURRENT_OPERATIONS}[self.opcode]
         make = _embed if self.opcode is Opcode.EMBED else _MATMULS[self.opcode, self.integers]
@@ -239,7 +281,6 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.SCALE_ROWS: rows.scale_rows,
         Opcode.STORE_KEYS: attention.store_keys,
         Opcode.STORE_VALUES: attention.store_values,
-        Opcode.QUANTIZE: quantize,
         Opcode.ATTENTION: attention.attention,
         Opcode.STATISTICS: statistics.statistics,
     }
@@ -274,7 +315,10 @@ def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
         if op is Op.EMBED:
             found += [Kernel(Opcode.EMBED, weight.type) for weight in model.params(node)]
         elif op in MATRIX_PRODUCTS:
-            found += [matmul_kernel(op, weight.type, mode) for weight in model.params(node)]
+            types_of = dict.fromkeys(weight.type for weight in model.params(node))
+            found += [matmul_kernel(op, weight_type, mode) for weight_type in types_of]
+            kinds = {activation_kind(weight_type, mode) for weight_type in types_of if op is Op.MATMUL}
+            found += [rounding_kernel(kind) for kind in kinds - {ActivationKind.F32}]
     return list(dict.fromkeys(found))
 
 
@@ -283,12 +327,11 @@ def matmul_kernel(op: Op, weight_type: WeightType, mode: Mode) -> Kernel:
     return Kernel(opcode, weight_type, activation_kind(weight_type, mode) in INTEGERS)
 
 
-def compile_operations(kernels: Sequence[Kernel], progress: Progress) -> None:
-    """Compile `kernels`, or load them from numba's cache; `progress(what, done, total)` is called along the way."""
-    for done, needed in enumerate(kernels):
-        progress("compiling kernels", done, len(kernels))
-        operation_address(needed)
-    progress("compiling kernels", len(kernels), len(kernels))
+def rounding_kernel(kind: ActivationKind) -> Kernel:
+    """The kernel that rounds rows to `kind`, which is not float32."""
+    if kind not in INTEGERS:
+        return Kernel(Opcode.QUANTIZE, rounding=ActivationKind.F16)
+    return Kernel(Opcode.QUANTIZE, rounding=kind if kind is ActivationKind.Q8_K else ActivationKind.Q8_0)
 
 
 @cache

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
+from aprtui.engine.cpu.compiling import compile_kernels
 from aprtui.engine.cpu.experts import EXPERT_OUT_TOKENS, EXPERT_ROWS
 from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
-from aprtui.engine.cpu.operations import compile_operations, kernels_for
+from aprtui.engine.cpu.operations import kernels_for
 from aprtui.engine.cpu.plan import TapPlan
 from aprtui.engine.cpu.program import CONTROL
 from aprtui.engine.cpu.recurrence import delta_scratch_bytes
@@ -16,7 +17,7 @@ from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.cpu.threads import ThreadTeam
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
-from aprtui.progress import Progress
+from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
@@ -38,7 +39,7 @@ class Runner:
         self._scratch = self._make_scratch(model, threads)
         self._tokens = self._position = 0
         self._logits = self._products = np.empty((0, self._config.vocabulary), np.float32)
-        compile_operations(kernels_for(model, mode), progress or (lambda what, done, total: None))
+        compile_kernels(kernels_for(model, mode), progress or no_progress)
         self._team = ThreadTeam(self._control, threads)
 
     def _make_scratch(self, model: Model, threads: int) -> NDArray[np.uint8]:

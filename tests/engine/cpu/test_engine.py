@@ -291,9 +291,12 @@ def test_tokens_that_are_not_wanted_change_no_bit(model: TinyModel, tapped: str)
 
 def test_opening_reports_progress_up_to_the_end(qwen2: TinyModel) -> None:
     seen: list[tuple[str, int, int]] = []
+    with opened(qwen2):
+        pass  # compiled by now, if it was not before
     CpuEngine(qwen2, Mode.Q8, KvType.F32, 1, CONTEXT, lambda *step: seen.append(step)).close()  # type: ignore[arg-type]
+    assert {what for what, _, _ in seen} == {"loading kernels"}
     assert [done for _, done, _ in seen] == list(range(len(seen)))
-    assert {(what, total) for what, _, total in seen} == {("compiling kernels", len(seen) - 1)}
+    assert {total for _, _, total in seen} == {len(seen) - 1}
 
 
 def test_an_interrupt_is_heard_between_layers_and_leaves_the_engine_usable(qwen2: TinyModel) -> None:

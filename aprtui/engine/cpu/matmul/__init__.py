@@ -10,7 +10,7 @@ from aprtui.engine.cpu.matmul.activations import INTEGERS, ActivationKind, activ
 from aprtui.engine.cpu.matmul.dequantize import dequantize_row
 from aprtui.engine.cpu.matmul.kernels import decoded_rows, matmul_kernel, multiply_integers, scratch_bytes
 from aprtui.engine.cpu.matmul.panel import multiply_floats
-from aprtui.engine.cpu.matmul.quantize import quantize_rows
+from aprtui.engine.cpu.matmul.quantize import quantize_rows, quantize_rows_q8_0, quantize_rows_q8_k, round_rows
 from aprtui.engine.cpu.tier import TIER, Tier
 
 __all__ = [
@@ -26,5 +26,8 @@ __all__ = [
     "multiply_floats",
     "multiply_integers",
     "quantize_rows",
+    "quantize_rows_q8_0",
+    "quantize_rows_q8_k",
+    "round_rows",
     "scratch_bytes",
 ]

@@ -169,26 +169,44 @@ def _round_bf16(value: Any) -> Any:
 
 
 @kernel
-def quantize_rows(kind: int, x: int, columns: int, token_begin: int, token_end: int, dst: int) -> None:
-    """Round rows `token_begin … token_end - 1` of `x` (float32, contiguous) to `kind` (`ActivationKind`).
+def quantize_rows_q8_k(x: int, columns: int, begin: int, end: int, dst: int) -> None:
+    for token in range(begin, end):
+        _quantize_q8_k(x + 4 * columns * token, columns, dst + token * (columns // GROUP * RECORD))
+
+
+@kernel
+def quantize_rows_q8_0(x: int, columns: int, begin: int, end: int, dst: int, products: int) -> None:
+    for token in range(begin, end):
+        row = dst + token * ((columns + GROUP - 1) // GROUP * RECORD)
+        _quantize_q8_0(x + 4 * columns * token, columns, row, products != 0)
+
+
+@kernel
+def round_rows(kind: int, x: int, columns: int, begin: int, end: int, dst: int) -> None:
+    """Rows that stay floats, rounded to a kind that is none of `INTEGERS`."""
+    for token in range(begin, end):
+        source, row = x + 4 * columns * token, dst + token * ((4 * columns + 63) // 64 * 64)
+        if kind in (_Q8_K_VALUES, _Q8_0_VALUES):
+            _values_of_q8(source, columns, row, GROUP if kind == _Q8_K_VALUES else 32)
+            continue
+        for i in range(columns):
+            value = load_f32(source, i)
+            if kind == _F16:
+                value = _round_f16(value)
+            elif kind != _F32:
+                value = _round_bf16(value)
+            store_f32(row, i, value)
+
+
+@kernel
+def quantize_rows(kind: int, x: int, columns: int, begin: int, end: int, dst: int) -> None:
+    """Round rows `begin … end - 1` of `x` (float32, contiguous) to `kind` (`ActivationKind`).
 
     Rows go to `dst + token · activation_bytes(kind, columns)`.
     """
-    for token in range(token_begin, token_end):
-        source = x + 4 * columns * token
-        if kind == _Q8_K:
-            _quantize_q8_k(source, columns, dst + token * (columns // GROUP * RECORD))
-        elif kind in (_Q8_0, _Q8_1):
-            _quantize_q8_0(source, columns, dst + token * ((columns + GROUP - 1) // GROUP * RECORD), kind == _Q8_1)
-        elif kind in (_Q8_K_VALUES, _Q8_0_VALUES):
-            row = dst + token * ((4 * columns + 63) // 64 * 64)
-            _values_of_q8(source, columns, row, GROUP if kind == _Q8_K_VALUES else 32)
-        else:
-            row = dst + token * ((4 * columns + 63) // 64 * 64)
-            for i in range(columns):
-                value = load_f32(source, i)
-                if kind == _F16:
-                    value = _round_f16(value)
-                elif kind != _F32:
-                    value = _round_bf16(value)
-                store_f32(row, i, value)
+    if kind == _Q8_K:
+        quantize_rows_q8_k(x, columns, begin, end, dst)
+    elif kind in (_Q8_0, _Q8_1):
+        quantize_rows_q8_0(x, columns, begin, end, dst, int(kind == _Q8_1))
+    else:
+        round_rows(kind, x, columns, begin, end, dst)
