@@ -589,7 +589,7 @@ class StageGraph:
         return self.config is not None and self[node.stage].op is Op.ROPE and not self.config.has_rope(node.layer)
 
     def siblings(self, name: str) -> tuple[Stage, ...]:
-        """Other stages of the same op, inputs and width as stage `name` in the same kind of layer, as gate and up are."""
+        """Other stages of the same op, inputs, width and kind of layer as stage `name`, as gate and up are."""
 
         def kind(stage: Stage) -> tuple[object, ...]:
             return stage.op, stage.inputs, stage.width, stage.mixer, stage.block
