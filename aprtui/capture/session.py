@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.capture.cache_argument import cache_in
 from aprtui.capture.module_map import (
     PARTS,
     MappedModule,
@@ -277,7 +278,7 @@ class _Run:
         """A model of transformers keeps what came before in a cache that it is called with, `cache` since 5.24."""
         if not self.session.architecture:
             return
-        past = kwargs.get("past_key_values", kwargs.get("cache"))
+        past = cache_in(kwargs)
         before = 0 if past is None else int(past.get_seq_length())
         if before != self.values.position:
             raise UsageError(

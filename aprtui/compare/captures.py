@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage, unavailable_in
+from aprtui.compare.align.expert_order import in_expert_order_of_a
 from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
@@ -92,21 +93,18 @@ def compare_captures(
     alignment = align_tokens(a, b, options.tokens)
     left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
     alignment = replace(alignment, sources=(left, right), shared_only=options.shared_tokens)
-    layouts = find_pair_layouts(
-        a,
-        b,
-        coverage.graph,
-        lambda node: _pair(a, b, node, coverage, alignment, criteria.widths),
-        options.mapping.layouts,
-    )
 
+    def as_captured(node: Node) -> StagePair | Unpaired:
+        return _pair(a, b, node, coverage, alignment, criteria.widths)
+
+    layouts = find_pair_layouts(a, b, coverage.graph, as_captured, options.mapping.layouts)
     saved_as_inf: set[Node] = set()
 
     def pair_of(node: Node) -> StagePair | Unpaired:
-        pair = _pair(a, b, node, coverage, alignment, criteria.widths)
+        pair = as_captured(node)
         if isinstance(pair, Unpaired):
             return pair
-        pair = in_layout_of_a(pair, layouts)
+        pair = in_expert_order_of_a(in_layout_of_a(pair, layouts), coverage.graph, as_captured)
         if not (np.isinf(pair.a).any() or np.isinf(pair.b).any()):
             return pair
         finite = without_saved_as_inf(pair, *(is_saved_as_inf(side, node, coverage.graph) for side in (a, b)))

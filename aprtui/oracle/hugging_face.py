@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.capture import capture
+from aprtui.capture.cache_argument import called_behind
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.digest import file_digest
@@ -162,7 +163,7 @@ def _capture(
     with capture(module, directory, tokens=tokens, overwrite=overwrite), torch.no_grad():
         for step in evaluation.steps:
             chunk = torch.tensor([tokens[position : position + step]])
-            module(chunk, past_key_values=past, use_cache=True)
+            called_behind(module, chunk, past)
             position += step
             progress("evaluating", position, len(tokens))
     manifest = read_manifest(directory)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from aprtui.capture.cache_argument import called_behind
 from aprtui.capture.module_taps import MAPS, fused_stages, module_taps
 from aprtui.capture.torch_values import StageValues, attach, eager_maps, turned_stages
 from aprtui.model.architectures.registry import ARCHITECTURES
@@ -95,7 +96,7 @@ def _evaluate(loaded: TransformersModel, evaluation: Evaluation, values: StageVa
         for step in evaluation.steps:
             chunk = torch.tensor([tokens[values.position : values.position + step]])
             values.begin(1, step)
-            output = loaded.module(chunk, past_key_values=past, use_cache=True)
+            output = called_behind(loaded.module, chunk, past)
             if _CAPPED in loaded.source.graph.order:
                 values.put(_CAPPED, output.logits)
             values.end()

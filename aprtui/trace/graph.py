@@ -589,13 +589,12 @@ class StageGraph:
         return self.config is not None and self[node.stage].op is Op.ROPE and not self.config.has_rope(node.layer)
 
     def siblings(self, name: str) -> tuple[Stage, ...]:
-        """Other stages of the same op, inputs and width as stage `name`, as gate and up are."""
-        own = self[name]
-        return tuple(
-            stage
-            for stage in self.stages
-            if (stage.op, stage.inputs, stage.width) == (own.op, own.inputs, own.width) and stage.name != name
-        )
+        """Other stages of the same op, inputs, width and kind of layer as stage `name`, as gate and up are."""
+
+        def kind(stage: Stage) -> tuple[object, ...]:
+            return stage.op, stage.inputs, stage.width, stage.mixer, stage.block
+
+        return tuple(stage for stage in self.stages if kind(stage) == kind(self[name]) and stage.name != name)
 
     def inputs(self, node: Node) -> tuple[Node, ...]:
         """The nodes that `node` is computed from, one for each of its `entries`."""

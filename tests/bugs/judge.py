@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from aprtui.capture import capture
+from aprtui.capture.cache_argument import called_behind
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.causes import cause_sentence
 from aprtui.compare.comparison import Cause, Comparison
@@ -73,7 +74,7 @@ def replayed(bug: Bug, model: Model, module: Any, evaluators: Evaluators, *, qui
             bug.plant(edit)
             with capture(module, folder / "capture"):
                 for chunk in ids.split(bug.passes, 1):
-                    module(chunk, past_key_values=cache, use_cache=True)
+                    called_behind(module, chunk, cache)
         return replay_capture(
             Capture.open(folder / "capture"),
             model,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aprtui.capture import capture
+from aprtui.capture.cache_argument import called_behind
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.replay.evaluators import Evaluators
@@ -118,7 +119,7 @@ def test_passes_with_a_cache_are_appended(tmp_path: Path, architecture: str) -> 
     with capture(module, tmp_path / "hooked"):
         past = transformers.DynamicCache()
         for first, last in ((0, 10), *((at, at + 1) for at in range(10, 24))):
-            module(tensor(TOKENS[first:last]), past_key_values=past, use_cache=True)
+            called_behind(module, tensor(TOKENS[first:last]), past)
     hooked = Capture.open(tmp_path / "hooked")
     assert hooked.manifest is not None and hooked.manifest.prefill_tokens == 10
     assert differing(theirs, hooked) == []

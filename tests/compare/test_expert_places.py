@@ -144,6 +144,60 @@ def test_an_honest_other_choice_is_not_where_to_look_first(good: Path, tmp_path:
     assert (result.focus.node, result.focus.kind) == (down, FocusKind.JUMP)
 
 
+OF_CHOSEN = (
+    ROUTER_CHOICE, "ffn_moe_weights", "ffn_moe_weights_norm", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu",
+    "ffn_moe_swiglu", "ffn_moe_down",
+)  # fmt: skip
+"""Stages that have something for each expert of a token."""
+
+
+def turned_around(values: np.ndarray) -> None:
+    """The experts of tokens 1 and 3 in another order."""
+    for token in (1, 3):
+        values[token] = values[token].reshape(USED, -1)[::-1].reshape(-1)
+
+
+def test_the_same_experts_in_another_order_are_no_divergence(good: Path, tmp_path: Path) -> None:
+    result = compared(good, edited(good, tmp_path / "b", {Node(1, name): turned_around for name in OF_CHOSEN}))
+    assert result.verdict is Verdict.PASS and not result.differing
+    matched = {stage.node.stage: stage.matched for stage in result.stages if stage.node.layer == 1}
+    assert {name for name, words in matched.items() if "experts of a token put in A's order" in words} == {*OF_CHOSEN}
+
+
+def test_a_wrong_number_of_an_expert_in_another_place_names_that_expert(good: Path, tmp_path: Path) -> None:
+    def wrong(values: np.ndarray) -> None:
+        turned_around(values)
+        values[3, 7] += 1  # B's first expert is A's second
+
+    changes: dict[Node, Change] = {Node(1, name): turned_around for name in OF_CHOSEN}
+    result = compared(good, edited(good, tmp_path / "b", changes | {Node(1, "ffn_moe_up"): wrong}), "max_abs=0.1")
+    assert result.first_divergence is not None and result.first_divergence.verdict.node == Node(1, "ffn_moe_up")
+    expert = int(Capture.open(good).values(Node(1, ROUTER_CHOICE))[3, 1])
+    assert result.first_divergence.place == {"token": 3, "channel": EXPERT_FFN + 7, "choice": 1, "expert": expert}
+
+
+@pytest.mark.parametrize("left", [ROUTER_CHOICE, "ffn_moe_weights", "ffn_moe_up"])
+def test_what_keeps_the_order_that_the_others_lost_fails(good: Path, tmp_path: Path, left: str) -> None:
+    changes: dict[Node, Change] = {Node(1, name): turned_around for name in OF_CHOSEN if name != left}
+    result = compared(good, edited(good, tmp_path / "b", changes), "rel_l2=1e-3")
+    assert result.verdict is Verdict.FAIL and result.first_divergence is not None
+    expected = "ffn_moe_weights" if left == ROUTER_CHOICE else left
+    assert result.first_divergence.verdict.node == Node(1, expected)
+
+
+def test_another_set_of_experts_fails_in_any_order(good: Path, tmp_path: Path) -> None:
+    choice = Capture.open(good).values(Node(1, ROUTER_CHOICE))[3]
+    outside = next(expert for expert in range(EXPERTS) if expert not in choice)
+    for name, chosen in (("other", (outside, choice[0])), ("twice", (choice[1], choice[1])), ("nan", (np.nan,) * 2)):
+
+        def odd(values: np.ndarray, chosen: tuple[float, ...] = chosen) -> None:
+            values[3] = chosen
+
+        result = compared(good, edited(good, tmp_path / name, {Node(1, ROUTER_CHOICE): odd}))
+        assert result.verdict is Verdict.FAIL and result.first_divergence is not None
+        assert result.first_divergence.verdict.node == Node(1, ROUTER_CHOICE)
+
+
 @pytest.mark.parametrize(
     ("names", "divergent", "blamed"),
     [

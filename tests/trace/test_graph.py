@@ -350,6 +350,13 @@ def test_a_leading_layer_without_experts_has_the_stages_of_a_dense_block_and_no_
     assert set(graph.inputs(Node(2, "post_ffn_residual"))) < set(named.inputs(Node(2, "post_ffn_residual")))
 
 
+def test_a_stage_has_siblings_in_its_own_layer_only() -> None:
+    """Where the shared expert is as wide as the blocks of dense layers, whose gate is of other layers."""
+    graph = graph_for(replace(GLM, shared_expert_ffn=GLM.ffn))
+    for gate, up in (("ffn_gate", "ffn_up"), ("ffn_shexp_gate", "ffn_shexp_up")):
+        assert [stage.name for stage in graph.siblings(gate)] == [up]
+
+
 def test_a_router_with_a_bias_chooses_by_the_biased_values_and_weights_by_the_others() -> None:
     graph = graph_for(GLM)
     assert graph["moe_router"].op is Op.SIGMOID

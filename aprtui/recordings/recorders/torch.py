@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from aprtui.capture.cache_argument import cache_in, called_behind
 from aprtui.errors import UsageError
 from aprtui.oracle.transformers_model import AttentionKind, DataType, libraries
 from aprtui.progress import Progress
@@ -100,7 +101,7 @@ def _evaluate(
             ids = torch.tensor([list(tokens[position : position + count])])
             taker = _AtenTaker(torch, reference, writer, weights, taker.root_ids if taker else {}, kept)
             with taker.recording(loaded.module):
-                past = loaded.module(ids, past_key_values=past, use_cache=True).past_key_values
+                past = cache_in(called_behind(loaded.module, ids, past))
             writer.add(taker.graph("prefill" if position == 0 else "decode", position, count))
             position += count
 

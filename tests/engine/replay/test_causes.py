@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,27 @@ class Planting:
 @pytest.fixture
 def plant(model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path) -> Planting:
     return Planting(model, evaluators, exact, tmp_path / "planted")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_searched_for_a_cause_without_a_warning(
+    model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path, value: float
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(exact, bad)
+    (bad / "manifest.json").unlink()
+
+    def broken(scores: Array) -> Array:
+        found = scores.copy()
+        found[len(TOKENS) * 3 + 2] = value  # of the first head, query 3 and key 2
+        return found
+
+    edit(bad, Node(1, "attn_scores"), broken)
+    options = ReplayOptions(selection=Selection(stages="attn_scores,attn_softmax", layers="1"), tokens=TOKENS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = replay_capture(Capture.open(bad), model, options, evaluators)
+    assert result.verdict is Verdict.FAIL
 
 
 def the_cause(result: Comparison) -> Cause:

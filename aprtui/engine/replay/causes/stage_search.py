@@ -55,6 +55,7 @@ class StageSearch:
     _fruitless: dict[str, int] = field(default_factory=dict)
     _proving: dict[Op, KnownArithmetic] = field(default_factory=dict)
 
+    @np.errstate(all="ignore")  # numbers are solved from values that may be NaN or Inf
     def look(self, stage: StageComparison, proofs: Sequence[Proof]) -> tuple[Proof | None, Sequence[TriedAttempt]]:
         """The proof at one stage, and what was tried for it, under each arithmetic that is possible there; `proofs` are
         those of the stages before it."""
@@ -151,7 +152,7 @@ class StageSearch:
     def _outcomes_of(
         self, failing: Failing, alternative: Alternative, attempts: Iterable[Attempt]
     ) -> Iterator[TriedAttempt]:  # fmt: skip
-        with np.errstate(all="ignore"), suppress(*LACKING):
+        with suppress(*LACKING):
             for attempt in attempts:
                 values = self._values(failing, attempt, of_result=alternative.of_result)
                 if values is not None:
