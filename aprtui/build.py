@@ -16,7 +16,7 @@ from pathlib import Path
 from aprtui import __version__
 
 BUILD_FILE = "aprtui/data/build.json"
-"""Where a wheel and an sdist say what they were built from."""
+"""Where a wheel says what it was built from; an sdist brings the file along for the wheel that is built of it."""
 _REVISION_DIGITS = 12
 _MOST_SECONDS = 5.0
 """A git that answers later than this, on a file system that hangs, is not waited for."""
@@ -56,7 +56,7 @@ def this_build() -> Build:
 
 
 def packed_build(root: Path) -> Build | None:
-    """What `root`, an unpacked wheel or sdist, says of itself; None in a checkout, and where the file says nothing."""
+    """What `root`, an unpacked wheel, says of itself; None in a checkout, and where the file says nothing."""
     try:
         fields = json.loads((root / BUILD_FILE).read_text(encoding="utf-8"))
         return Build(str(fields["version"]), str(fields["revision"]), BuildState(fields["state"]))
