@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import click
 
-from aprtui import __version__
+from aprtui.build import this_build
 from aprtui.cli.json_lines import write_record
 from aprtui.engine.backends.backend import Backend
 from aprtui.engine.backends.registry import device_backends, host_backends
@@ -62,7 +62,7 @@ def command(as_json: bool) -> int:
 
 def _lines() -> Iterator[DoctorLine]:
     system = f"{platform.system()} {platform.machine()}"
-    yield DoctorLine("aprtui", LineState.OK, f"{__version__}, Python {platform.python_version()}, {system}")
+    yield DoctorLine("aprtui", LineState.OK, f"{this_build()}, Python {platform.python_version()}, {system}")
     yield from _libraries()
     yield from _backends(host_backends())
     yield _weight_types()

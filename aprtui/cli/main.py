@@ -16,7 +16,6 @@ from typing import NoReturn
 
 import click
 
-from aprtui import __version__
 from aprtui.cli.lazy_group import LazyGroup
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.terminal_output import guard_streams
@@ -57,6 +56,14 @@ BISECT = "--bisect"
 """Looked for among all words: a command line that cannot be parsed must not look like a verdict either."""
 
 
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from aprtui.build import this_build
+
+        click.echo(f"aprtui {this_build()}")
+        context.exit()
+
+
 @click.group(
     cls=LazyGroup,
     package="aprtui.cli",
@@ -64,7 +71,10 @@ BISECT = "--bisect"
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, "-V", "--version", message="aprtui %(version)s")
+@click.option(
+    "-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version,
+    help="Show the version and the revision that it was built from, and exit.",
+)  # fmt: skip
 @click.pass_context
 def cli(ctx: click.Context) -> int | None:
     """Find the first wrong number in a language model.
@@ -156,8 +166,10 @@ def _report() -> str:
     import tempfile
     import traceback
 
+    from aprtui.build import this_build
+
     with tempfile.NamedTemporaryFile("w", prefix="aprtui-report-", suffix=".txt", delete=False) as file:
-        file.write(f"aprtui {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+        file.write(f"aprtui {this_build()}, Python {platform.python_version()}, {platform.platform()}\n")
         file.write(f"arguments: {sys.argv[1:]}\n\n")
         file.write(traceback.format_exc())
     return file.name

@@ -27,12 +27,15 @@ _MOST_DIGITS = 10
 
 
 class PlaceParameter(click.ParamType):  # type: ignore[type-arg]  # takes arguments in later versions of click only
-    """A path, or an address on another machine as `s3://bucket/capture`; of one that is `local`, a path alone."""
+    """A path, or an address on another machine as `s3://bucket/capture`; of one that is `local`, a path alone.
+
+    `instead` says in the refusal of an address what to do.
+    """
 
     name = "path"
 
-    def __init__(self, local: bool = False) -> None:
-        self._local = local
+    def __init__(self, local: bool = False, instead: str = "copy the file, from the address or to it") -> None:
+        self._local, self._instead = local, instead
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if isinstance(value, Path):
@@ -40,7 +43,7 @@ class PlaceParameter(click.ParamType):  # type: ignore[type-arg]  # takes argume
         from aprtui.trace.address import is_address, place
 
         if self._local and is_address(value):
-            raise UsageError(f"{value}: expected a path on this machine: copy the file, from the address or to it")
+            raise UsageError(f"{value}: expected a path on this machine: {self._instead}")
         return place(value)
 
 

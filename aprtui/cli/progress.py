@@ -1,12 +1,14 @@
 """Progress of long work on stderr: a line that rewrites itself on a terminal, plain lines elsewhere.
 
-Nothing is shown in the first second: short work needs no progress. Elsewhere there is a line every two
-seconds at most: a log stays short, and a reader of the lines knows that the command is alive. A program that asks for
-records (see `aprtui.progress`) gets the same lines as JSON.
+Nothing is shown in the first second: short work needs no progress. In a log there is a line when something else is
+being done, two seconds after the last one at the earliest, then one every ten seconds, and none that says again what
+the last one said. A program that asks for records (see `aprtui.progress`) gets a record every two seconds as long as
+the work reports: by them it knows that the command is alive.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -17,6 +19,8 @@ from aprtui.terminal_output import ERASE_LINE
 
 _PATIENCE_SECONDS = 1.0
 _SECONDS_A_LINE = 2.0
+_SECONDS_A_LINE_OF_THE_SAME = 10.0
+"""A log of an hour's work on one thing has 360 lines of it."""
 
 
 class ProgressLine:
@@ -28,7 +32,7 @@ class ProgressLine:
         self._shown = ""
         self._started = time.monotonic()
         self._since, self._last = self._started, (0, 0)
-        self._written = -_SECONDS_A_LINE
+        self._written, self._logged = -math.inf, ("", 0, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -46,11 +50,17 @@ class ProgressLine:
             self._shown = text
             sys.stderr.write(ERASE_LINE)
             sys.stderr.write(f"aprtui: {text}")
-        elif now - self._written >= _SECONDS_A_LINE:
-            self._written = now
+        elif now - self._written >= self._pause(what, done, total):
+            self._written, self._logged = now, (what, done, total)
             line = progress_record(f"{text} …") if self._records else f"aprtui: {text} …"
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
+
+    def _pause(self, what: str, done: int, total: int) -> float:
+        """Seconds that have to lie between the last line and this one."""
+        if self._records or what != self._logged[0]:
+            return _SECONDS_A_LINE
+        return math.inf if (what, done, total) == self._logged else _SECONDS_A_LINE_OF_THE_SAME
 
     def __exit__(self, *_: object) -> None:
         if self._terminal and self._shown:

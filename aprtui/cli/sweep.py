@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import LOCAL_PATH, PATH
+from aprtui.cli.options import LOCAL_PATH, PATH, PlaceParameter
 
 if TYPE_CHECKING:
     from aprtui.sweep.results import ResultRow, RollupRow
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 _GIGABYTE = 10**9
 _MOST_LINES = 20
+_OUT = PlaceParameter(local=True, instead="the work goes on from a folder here; --results writes tables to an address")
 
 
 @click.command()
 @click.argument("plan", type=LOCAL_PATH)
-@click.option("--out", type=LOCAL_PATH, metavar="DIR", help="The folder of the results; ./<plan>-sweep by default.")
+@click.option("--out", type=_OUT, metavar="DIR", help="The folder of the results; ./<plan>-sweep by default.")
 @click.option(
     "--results", type=PATH, metavar="DIR", help="Write tables and page to DIR as well: a folder or an address."
 )

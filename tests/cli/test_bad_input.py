@@ -259,3 +259,8 @@ def test_what_is_spelt_wrong_is_answered_with_what_was_likely_meant(
     (tmp_path / "m.gguf").touch()
     outcome = aprtui(*words)
     assert (outcome.code, outcome.err) == (ExitCode.USAGE, f"aprtui: {said}\n")
+
+
+def test_a_sweep_that_is_to_write_to_an_address_is_told_how(aprtui: Run) -> None:
+    outcome = aprtui("sweep", "plan.yaml", "--out", "s3://bucket/sweep")
+    assert_one_line(outcome, ExitCode.USAGE, "s3://bucket/sweep", "--results writes tables to an address")

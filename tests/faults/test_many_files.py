@@ -13,6 +13,8 @@ from tests.faults.children import count_lines, said
 from tests.model.gguf_files import write_model
 
 DIFF = "diff A B --tolerance rel_l2=2"
+STATS = "stats A"
+REPLAY = "replay A --model m.gguf --backend numpy"
 
 
 def write_captures(folder: Path, layers: int) -> Path:
@@ -42,9 +44,10 @@ def lines_of(words: str, folder: Path) -> int:
         return count_lines(command)
 
 
-def test_a_diff_of_twice_the_layers_is_no_more_than_twice_the_work(
-    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("words", [DIFF, STATS, pytest.param(REPLAY, marks=pytest.mark.slow)])
+def test_twice_the_layers_are_no_more_than_twice_the_work(
+    words: str, folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines_of(DIFF, folders[0])  # what is imported and remembered at the first time
-    few, many = (lines_of(DIFF, folder) for folder in folders)
+    lines_of(words, folders[0])  # what is imported and remembered at the first time
+    few, many = (lines_of(words, folder) for folder in folders)
     assert 1_000 < few < many < 2.1 * few

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui import __version__
+from aprtui.build import build_of_checkout
 from tests.conftest import CHECKOUT
 from tests.install.environment import MOST_MEGABYTES, NO_NETWORK, Place, build, install
 from tests.install.jobs import JOBS, printed
@@ -43,7 +43,12 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_the_wheel_is_small_and_carries_its_data(wheel: Path) -> None:
     assert wheel.stat().st_size <= MOST_MEGABYTES * 1e6
     names = zipfile.ZipFile(wheel).namelist()
-    for start in ("aprtui/data/kernels/", "aprtui/data/contracts/", "aprtui/demo/data/demo-qwen2-q4km.gguf"):
+    for start in (
+        "aprtui/data/build.json",
+        "aprtui/data/kernels/",
+        "aprtui/data/contracts/",
+        "aprtui/demo/data/demo-qwen2-q4km.gguf",
+    ):
         assert any(name.startswith(start) for name in names), start
     assert {"aprtui/compare/report/templates/report.html", "aprtui/py.typed"} <= set(names)
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
@@ -64,7 +69,7 @@ def test_a_wheel_of_the_sdist_is_the_wheel(wheel: Path, tmp_path: Path) -> None:
 
 def test_an_unpacked_wheel_finds_a_planted_bug(unpacked: Place, tmp_path: Path) -> None:
     """By numpy: kernels would be compiled again for the place where it lies."""
-    assert printed(unpacked, tmp_path, "aprtui --version").out.startswith(f"aprtui {__version__}")
+    assert printed(unpacked, tmp_path, "aprtui --version").out == f"aprtui {build_of_checkout(CHECKOUT)}\n"
     fault = "--inject layer=2,stage=ffn_gate,kind=scale"
     printed(unpacked, tmp_path, f"aprtui trace --tokens 1,2,3 --backend numpy --save-tensor-dir C {fault}")
     replay = "aprtui replay C --backend numpy --layers 2 --stage ffn_gate"
