@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,17 @@ def two_captures(folder: Path, edits: dict[Node, Edit] | None = None, **options:
 
 
 def records_of(a: Path, b: Path, *tolerances: str) -> list[Record]:
-    """What `diff --json` writes of two captures, as a reader gets it."""
+    """What `diff --json` writes of two captures, as a reader gets it; compared once as long as no file changes."""
+    return list(_records(a, b, tolerances, (_state(a), _state(b))))
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    files = ((path, path.stat()) for path in folder.absolute().rglob("*"))
+    return tuple(sorted((str(path), status.st_mtime_ns, status.st_size) for path, status in files))
+
+
+@lru_cache(maxsize=32)
+def _records(a: Path, b: Path, tolerances: tuple[str, ...], state: object) -> list[Record]:
     left, right = Capture.open(a), Capture.open(b)
     options = DiffOptions(tolerances=tuple(parse_tolerance(text) for text in tolerances))
     found = comparison_records(a, b, compare_manifests(left, right), compare_captures(left, right, options))

@@ -266,7 +266,10 @@ CPU_MODELS = MODELS | {
     ),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
     "experts in blocks of 256": lambda: tiny_model(
-        replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ3_S)
+        replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K)
+    ),
+    "experts of few bits": lambda: tiny_model(
+        replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.IQ3_S)
     ),
     "hybrid": lambda: tiny_model(HYBRID, (WeightType.Q8_0, WeightType.Q4_0), norm_offset=True),
     "hybrid with experts": lambda: tiny_model(HYBRID_EXPERTS, (WeightType.Q8_0, WeightType.F16)),

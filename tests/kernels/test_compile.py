@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ TARGETS = [str(capability) for capability in images.TARGETS]
 SOURCES = sorted(resources.kernels().glob("*.cu"))
 REGISTERS, OF_ATTENTION = 128, 216
 """The most of a thread. Attention of one token has few blocks; it trades room for others for loads under way."""
+
+SAME_PRODUCTS = {"qkv", "matvec"}
+"""Kernels of products that take longest to compile, and share all code that depends on the target with `gate_up`."""
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", re.DOTALL)
 
@@ -40,8 +44,14 @@ def test_kernels_compile_within_their_registers(source: Path, target: str, tmp_p
 
 
 @pytest.mark.group("nvrtc")
-@pytest.mark.parametrize("target", ["75", "90"])
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("target", "source"),
+    [
+        pytest.param(target, source, id=f"{source.stem}-{target}", marks=pytest.mark.slow if is_slow else ())
+        for target, source in product(["75", "90"], SOURCES)
+        for is_slow in [target == "75" and source.stem in SAME_PRODUCTS]
+    ],
+)
 def test_kernels_compile_without_the_headers_of_a_host(source: Path, target: str, image_cache: Path) -> None:
     image = compiled(source, f"sm_{target}", image_cache)
     assert all(name.encode() in image for name in kernel_names(source))

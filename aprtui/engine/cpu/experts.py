@@ -209,13 +209,14 @@ def gather_rows(step_address: int, control_address: int, begin: int, end: int, s
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
     slots = int64s(step.other, control.tokens * step.heads)
+    row = int(np.int64(0))  # a literal would have `quantize_rows` compiled a second time, in 5 s
     for token in range(max(begin, first_token(step_address, control)), end):
         source = step.source + 4 * token * step.source_stride
         first = step.target + slots[token * step.heads] * step.target_stride
-        quantize_rows(step.kind, source, step.width, 0, 1, first)
+        quantize_rows(step.kind, source, step.width, row, row + 1, first)
         for k in range(1, step.heads):
             target = step.target + slots[token * step.heads + k] * step.target_stride
             if step.count:
-                quantize_rows(step.kind, source + 4 * k * step.width, step.width, 0, 1, target)
+                quantize_rows(step.kind, source + 4 * k * step.width, step.width, row, row + 1, target)
             else:
                 copy(float32s(first, step.target_stride // 4), float32s(target, step.target_stride // 4))

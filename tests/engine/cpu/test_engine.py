@@ -27,12 +27,17 @@ from aprtui.trace.graph import Node, Op, TokenMixer
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.tiny_model import CPU_MODELS, MODELS, TINY, TinyModel
+from tests.thinning import often
 
 TOKENS = [int(token) for token in np.random.default_rng(7).integers(0, 300, 41)]
 CONTEXT = 64
 
 
-@pytest.fixture(scope="module", params=CPU_MODELS)
+RARE = {"decoded", "few bits", "experts of few bits"}
+"""Models of types that few files hold: their kernels take long to compile, and `test_matmul` has the same formats."""
+
+
+@pytest.fixture(scope="module", params=often(CPU_MODELS, CPU_MODELS.keys() - RARE))
 def model(request: pytest.FixtureRequest) -> TinyModel:
     return CPU_MODELS[str(request.param)]()
 

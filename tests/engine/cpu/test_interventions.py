@@ -19,6 +19,7 @@ from aprtui.trace.stats import Accumulator, accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cpu.test_nodes import MODELS, evaluator, inputs_of
 from tests.engine.tiny_model import TinyModel
+from tests.thinning import crossed
 
 TOKENS = [int(token) for token in np.random.default_rng(13).integers(0, 300, 31)]
 PREFILL = 27
@@ -91,7 +92,7 @@ def require_same(found: tuple[list[np.ndarray], Recorder], expected: tuple[list[
 
 
 @pytest.mark.parametrize("logits", list(Logits))
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize(("model", "mode"), crossed(MODELS, Mode), indirect=["model"])
 def test_putting_back_the_same_at_every_node_changes_no_bit(model: TinyModel, mode: Mode, logits: Logits) -> None:
     everywhere, nothing = At(frozenset(model.graph.nodes), same), frozenset[Node]()
     for kv in fitting_kv_types(model.config.graph):
@@ -100,7 +101,7 @@ def test_putting_back_the_same_at_every_node_changes_no_bit(model: TinyModel, mo
         require_same(*untapped)
 
 
-@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize(("model", "mode"), crossed(MODELS, Mode), indirect=["model"])
 def test_putting_back_the_same_at_one_node_changes_no_bit(model: TinyModel, mode: Mode) -> None:
     expected, untapped = run(model, mode), run(model, mode, tapped=frozenset(), logits=Logits.LAST)
     for node in model.graph.nodes:

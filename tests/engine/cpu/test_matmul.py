@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,24 @@ from tests.engine.cpu.matmul_cases import (
 )
 from tests.engine.tiny_model import set_halves
 
+OFTEN = (WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0, WeightType.IQ2_XS, *FLOAT_TYPES)
+"""Types of which the gate computes products with floats: their decoders are tried for all types."""
+
+
+def by_kernel(values: Iterable[tuple[WeightType, *tuple[object, ...]]]) -> list[object]:
+    """Each with every mode, one compiled kernel for each type and mode; the gate has all that meet integers."""
+
+    def is_often(weight_type: WeightType, mode: Mode) -> bool:
+        return weight_type in OFTEN or matmul.activation_kind(weight_type, mode) in matmul.INTEGERS
+
+    return [
+        pytest.param(*value, mode, marks=[] if is_often(value[0], mode) else pytest.mark.slow)
+        for value in values
+        for mode in Mode
+    ]
+
+
+OF_ALL_TYPES = by_kernel((weight_type,) for weight_type in WeightType)
 BOUNDS = {Mode.Q8: 3e-7, Mode.EXACT: 2e-6}
 SHAPES = (
     [(t, c) for t in K_TYPES for c in (256, 1536)]
@@ -31,8 +51,7 @@ SHAPES = (
 )
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize(("weight_type", "columns"), SHAPES)
+@pytest.mark.parametrize(("weight_type", "columns", "mode"), by_kernel(SHAPES))
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 2), (37, 7), (16, 65)])
 def test_product_equals_float64_on_the_same_activations(
     weight_type: WeightType, columns: int, mode: Mode, rows: int, tokens: int
@@ -46,8 +65,7 @@ def test_product_equals_float64_on_the_same_activations(
     assert np.linalg.norm(product(weights, mode, rounded) - expected) / size <= BOUNDS[mode]
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("weight_type", list(WeightType))
+@pytest.mark.parametrize(("weight_type", "mode"), OF_ALL_TYPES)
 def test_bits_depend_on_row_and_token_alone(weight_type: WeightType, mode: Mode) -> None:
     weights = random_rows(weight_type, 43, 512)
     rounded = quantized(matmul.activation_kind(weight_type, mode), random_activations(65, 512))
@@ -72,8 +90,7 @@ def test_float16_scales_are_exact_where_they_are_subnormal_or_extreme(scale: int
     np.testing.assert_array_equal(matmul.decoded_rows(weights.weight, 0, 1), weights.dequantized())
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("weight_type", list(WeightType))
+@pytest.mark.parametrize(("weight_type", "mode"), OF_ALL_TYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_activation_spoils_its_own_token_only(weight_type: WeightType, mode: Mode, bad: float) -> None:
     x = random_activations(8, 512)
@@ -86,8 +103,7 @@ def test_a_bad_activation_spoils_its_own_token_only(weight_type: WeightType, mod
     np.testing.assert_array_equal(np.delete(spoilt, 3, axis=0), np.delete(clean, 3, axis=0))
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("weight_type", list(WeightType))
+@pytest.mark.parametrize(("weight_type", "mode"), OF_ALL_TYPES)
 def test_zero_activations_give_zero(weight_type: WeightType, mode: Mode) -> None:
     kind = matmul.activation_kind(weight_type, mode)
     rounded = quantized(kind, np.zeros((9, 256), np.float32))

@@ -20,8 +20,8 @@ from aprtui.model.weight_types import WeightType
 from tests.engine.cpu.matmul_cases import SMALL_BLOCKS, product, quantized, random_activations, random_rows
 
 ROWS, TOKENS = 19, 11
-OFTEN = ("Q4_K", "Q6_K", "Q4_0", "Q8_0", "IQ4_XS", "MXFP4", "IQ2_XS", "F16", "F32")
-"""Types of the gate, which compiles their kernels for each set anew: of each way to compute a product, one or two."""
+OFTEN = ("Q4_K", "Q6_K", "Q4_0", "Q8_0", "IQ4_XS", "F16")
+"""Types of the gate, which compiles their kernels for each set anew: of most ways to compute a product, one."""
 
 
 def products(types: Iterable[WeightType]) -> dict[str, NDArray[np.float32]]:

@@ -39,6 +39,7 @@ from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cuda.trapping import open_and_trap
 from tests.engine.process.test_engine_process import running, until
 from tests.engine.tiny_model import MODELS, TINY, TinyModel, tiny_model
+from tests.thinning import crossed
 
 if TYPE_CHECKING:
     from aprtui.engine.cpu.engine import CpuEngine
@@ -83,10 +84,11 @@ def recomputed(model: TinyModel, node: Node, recorder: Recorder, mode: Mode, kv:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-def test_every_stage_is_what_its_inputs_make_in_the_stated_arithmetic(name: str) -> None:
-    for mode, kv in product(Mode, (KvType.F32, KvType.F16)):
-        require_stages_of_their_inputs(MODELS[name](), mode, kv)
+@pytest.mark.parametrize(("name", "arithmetic"), crossed(MODELS, product(Mode, (KvType.F32, KvType.F16))))
+def test_every_stage_is_what_its_inputs_make_in_the_stated_arithmetic(
+    name: str, arithmetic: tuple[Mode, KvType]
+) -> None:
+    require_stages_of_their_inputs(MODELS[name](), *arithmetic)
 
 
 def test_so_is_every_stage_of_weights_with_codebooks() -> None:

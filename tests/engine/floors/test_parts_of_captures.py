@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.engine.embedded_captures import TOKENS
+from tests.thinning import often
 
 Values = NDArray[np.float32]
 ENGINES = ("float32", "llama.cpp, f16 K/V", "bfloat16", "bfloat16, float32 residual")
@@ -61,11 +62,10 @@ PAIRS = list(combinations(ENGINES, 2))
 
 @pytest.mark.parametrize(
     ("engines", "kind"),
-    [
-        pytest.param(pair, kind, marks=[] if pair == PAIRS[0] or kind == "layer outputs" else pytest.mark.slow)
-        for pair in PAIRS
-        for kind in ("layer outputs", "two stages a layer", "layer outputs in bf16", "last token")
-    ],
+    often(
+        product(PAIRS, ("layer outputs", "two stages a layer", "layer outputs in bf16", "last token")),
+        [(PAIRS[0], "layer outputs"), (PAIRS[1], "two stages a layer"), (PAIRS[-1], "last token")],
+    ),
 )
 def test_two_honest_engines_are_no_divergence(
     model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture], engines: tuple[str, str], kind: str
@@ -100,7 +100,7 @@ def test_the_rows_of_a_capture_of_the_last_token_are_that_token(
     assert shapes == {1} and {stage.first_token for stage in result.stages} == {len(TOKENS) - 1}
 
 
-@pytest.mark.parametrize("kind", ["layer outputs", "last token", "complete"])
+@pytest.mark.parametrize("kind", often(["layer outputs", "last token", "complete"], {"last token"}))
 def test_the_engine_of_a_side_is_found_out_once(
     model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

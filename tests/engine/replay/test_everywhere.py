@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,25 +29,13 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import TOKENS, edit
+from tests.thinning import often
 
 Array = NDArray[np.float32]
 Make = Callable[..., Capture]
 WRONG = {name: wrong for name, wrong in EVERYWHERE.items() if wrong.looks_like}
-ONE_OF_A_KIND = frozenset({"weights in fp8", "weights in Q8_0", "weights and inputs in int8", "sums in bf16"})
-"""Of the types of weights and sums; the others are tried by the slow tests."""
-WITH_ANOTHER = frozenset({"weights in fp8", "inputs clamped at 20"})
-"""On top of which the gate plants a local fault."""
-
-
-def by_name(names: Iterable[str], often: Collection[str] | None = None) -> list[object]:
-    """The names as parameters; slow where they are not among those that are tried `often`."""
-
-    def is_slow(name: str) -> bool:
-        if often is not None:
-            return name not in often
-        return name.startswith(("weights", "sums")) and name not in ONE_OF_A_KIND
-
-    return [pytest.param(name, marks=[pytest.mark.slow] if is_slow(name) else []) for name in names]
+OFTEN = frozenset({"weights in fp8", "weights and inputs in int8", "inputs clamped at 20"})
+"""One of weights, of inputs, and of limits; the others, and sums, are tried by the slow tests."""
 
 
 @pytest.fixture
@@ -88,7 +76,7 @@ def diffed(
     return run
 
 
-@pytest.mark.parametrize("name", by_name(WRONG))
+@pytest.mark.parametrize("name", often(WRONG, OFTEN))
 def test_what_is_wrong_everywhere_is_named_in_one_sentence(
     capture_of: Make, replayed: Callable[..., Comparison], diffed: Callable[[Capture], Comparison], name: str
 ) -> None:
@@ -102,7 +90,7 @@ def test_what_is_wrong_everywhere_is_named_in_one_sentence(
         assert (wrong.may_be_meant and "if that is meant" in text) or not wrong.may_be_meant
 
 
-@pytest.mark.parametrize("name", by_name(WRONG, WITH_ANOTHER))
+@pytest.mark.parametrize("name", often(WRONG, OFTEN - {"weights and inputs in int8"}))
 def test_a_local_fault_on_top_of_it_is_named(
     capture_of: Make, replayed: Callable[..., Comparison], diffed: Callable[[Capture], Comparison], name: str
 ) -> None:
@@ -126,7 +114,7 @@ def test_a_small_fault_shows_where_the_weights_are_reproduced(
     assert divergence is not None and divergence.verdict.node == fault
 
 
-@pytest.mark.parametrize("name", by_name(name for name, wrong in WRONG.items() if wrong.rounding))
+@pytest.mark.parametrize("name", often((name for name, wrong in WRONG.items() if wrong.rounding), OFTEN))
 def test_what_is_stated_is_meant(capture_of: Make, replayed: Callable[..., Comparison], name: str) -> None:
     capture = capture_of(WRONG[name].engine)
     assert replayed(capture, WRONG[name].rounding).verdict is Verdict.PASS
@@ -147,7 +135,9 @@ def test_a_product_whose_weights_were_left_alone_is_no_fault(
     assert headline(result).startswith("20 of 21 matrix products err alike")
 
 
-@pytest.mark.parametrize("name", [name for name, wrong in EVERYWHERE.items() if not wrong.looks_like])
+@pytest.mark.parametrize(
+    "name", often((name for name, wrong in EVERYWHERE.items() if not wrong.looks_like), {"bf16, weights too"})
+)
 def test_types_that_a_matrix_unit_takes_together_need_no_word(
     capture_of: Make, replayed: Callable[..., Comparison], name: str
 ) -> None:
@@ -204,8 +194,9 @@ _LIMITS = ("inputs of products clamped", "each product's at a limit of its own, 
 @pytest.mark.parametrize(
     ("engine", "bug", "looks_like"),
     [
-        ("float32", *_TAIL), ("llama.cpp, f16 K/V", *_TAIL), ("bfloat16", *_TAIL), ("float32", *_LIMITS),
-        ("bfloat16", *_LIMITS),
+        ("float32", *_TAIL), pytest.param("llama.cpp, f16 K/V", *_TAIL, marks=pytest.mark.slow),
+        pytest.param("bfloat16", *_TAIL, marks=pytest.mark.slow),
+        pytest.param("float32", *_LIMITS, marks=pytest.mark.slow), ("bfloat16", *_LIMITS),
     ],
 )  # fmt: skip
 def test_what_no_product_sums_and_limits_of_each_are_named_and_fail(

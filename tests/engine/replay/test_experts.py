@@ -28,6 +28,7 @@ from aprtui.trace.graph import ROUTER_CHOICE, Node
 from tests.engine.embedded_captures import captured, edit
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import write_model
+from tests.thinning import crossed
 
 CHOICE = Node(0, ROUTER_CHOICE)
 
@@ -78,21 +79,21 @@ def test_a_capture_states_the_rows_of_experts_one_by_one(model: Model, tmp_path:
     assert info.row_shape == (13, 768)
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize(
-    ("stage", "kind"),
-    [
-        ("moe_router_indices", "wrong-expert"),
-        ("ffn_moe_weights_norm", "router-unnormalised"),
-        ("ffn_moe_gate", "gate-up-swap"),
-        ("ffn_moe_down", "noise,magnitude=0.001"),
-        ("moe_ffn_out", "scale,magnitude=0.001"),
-        ("ffn_moe_up", "stale-token"),
-    ],
-)
+FAULTS = [
+    ("moe_router_indices", "wrong-expert"),
+    ("ffn_moe_weights_norm", "router-unnormalised"),
+    ("ffn_moe_gate", "gate-up-swap"),
+    ("ffn_moe_down", "noise,magnitude=0.001"),
+    ("moe_ffn_out", "scale,magnitude=0.001"),
+    ("ffn_moe_up", "stale-token"),
+]
+
+
+@pytest.mark.parametrize(("fault", "mode"), crossed(FAULTS, Mode))
 def test_a_planted_fault_is_named_at_its_own_stage(
-    model: Model, evaluators: Evaluators, tmp_path: Path, stage: str, kind: str, mode: Mode
+    model: Model, evaluators: Evaluators, tmp_path: Path, fault: tuple[str, str], mode: Mode
 ) -> None:
+    stage, kind = fault
     directory = with_fault(model, tmp_path / "bad", f"layer=1,stage={stage},kind={kind}", mode)
     result = replayed(model, evaluators, directory)
     failed = [found.node for found in result.stages if found.verdict.verdict is Verdict.FAIL]

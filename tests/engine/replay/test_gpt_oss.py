@@ -25,6 +25,7 @@ from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node
 from tests.engine.embedded_captures import captured, edit
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import model_file, write_model
+from tests.thinning import crossed
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 260, 40))
 """More than the window of 16."""
@@ -136,33 +137,33 @@ def test_an_engine_that_adds_biases_within_its_products_passes(
     assert result.verdict is Verdict.PASS and result.compared == len(Capture.open(directory).files)
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize(
-    ("layer", "stage", "kind"),
-    [
-        (1, "attn_softmax", "sink-dropped"),
-        (0, "attn_softmax", "sink-dropped"),
-        (0, "attn_softmax", "window-off-by-one"),
-        (1, "attn_softmax", "mask-off-by-one"),
-        (1, "q_post_rope", "rope-magnitude-dropped"),
-        (0, "k_post_rope", "rope-unscaled"),
-        (1, "attn_out", "bias-dropped"),
-        (1, "attn_out_matmul", "zero-channel"),
-        (1, "moe_router", "bias-dropped"),
-        (1, "moe_router_indices", "wrong-expert"),
-        (0, "ffn_moe_weights_softmax", "router-unnormalised"),
-        (0, "ffn_moe_gate", "gate-up-swap"),
-        (1, "ffn_moe_gate_biased", "bias-dropped"),
-        (0, "ffn_moe_down_biased", "bias-dropped"),
-        (0, "ffn_moe_swiglu_oai", "clamp-dropped"),
-        (1, "ffn_moe_swiglu_oai", "up-offset-dropped"),
-        (1, "ffn_moe_down", "noise,magnitude=0.001"),
-        (0, "moe_ffn_out", "scale,magnitude=0.001"),
-    ],
-)
+FAULTS = [
+    (1, "attn_softmax", "sink-dropped"),
+    (0, "attn_softmax", "sink-dropped"),
+    (0, "attn_softmax", "window-off-by-one"),
+    (1, "attn_softmax", "mask-off-by-one"),
+    (1, "q_post_rope", "rope-magnitude-dropped"),
+    (0, "k_post_rope", "rope-unscaled"),
+    (1, "attn_out", "bias-dropped"),
+    (1, "attn_out_matmul", "zero-channel"),
+    (1, "moe_router", "bias-dropped"),
+    (1, "moe_router_indices", "wrong-expert"),
+    (0, "ffn_moe_weights_softmax", "router-unnormalised"),
+    (0, "ffn_moe_gate", "gate-up-swap"),
+    (1, "ffn_moe_gate_biased", "bias-dropped"),
+    (0, "ffn_moe_down_biased", "bias-dropped"),
+    (0, "ffn_moe_swiglu_oai", "clamp-dropped"),
+    (1, "ffn_moe_swiglu_oai", "up-offset-dropped"),
+    (1, "ffn_moe_down", "noise,magnitude=0.001"),
+    (0, "moe_ffn_out", "scale,magnitude=0.001"),
+]
+
+
+@pytest.mark.parametrize(("fault", "mode"), crossed(FAULTS, Mode))
 def test_a_planted_fault_is_named_at_its_own_stage(
-    model: Model, evaluators: Evaluators, tmp_path: Path, layer: int, stage: str, kind: str, mode: Mode
+    model: Model, evaluators: Evaluators, tmp_path: Path, fault: tuple[int, str, str], mode: Mode
 ) -> None:
+    layer, stage, kind = fault
     injector = FaultInjector(model, mode, [parse_fault(f"layer={layer},stage={stage},kind={kind}", model)])
     engine = open_engine(model, mode=mode, kv=KvType.F32, context=64, intervention=injector)
     try:

@@ -3,7 +3,7 @@ while honest, and a fault in one is still found, in its segment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +23,14 @@ from aprtui.model.model import Model
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph import Activation, GraphConfig, Node, Op, graph_for
 from tests.engine.embedded_captures import TOKENS
+from tests.thinning import crossed, often
 
 Array = NDArray[np.float32]
 Make = Callable[..., Comparison]
 ONE_SEGMENT = frozenset({"logits", "every fourth layer"})
 """Kinds that leave nothing but one segment of a model of four layers."""
 COMPLETE = ("complete", "stored in f16", "stored in bf16")
-OFTEN = frozenset({"complete", "layer outputs", "last token", "stored in f16"})
-"""Kinds that an arithmetic beyond the first is tried on; on the others, by the slow tests."""
-
-
-def by_engine_and_kind(engines: Sequence[str], kinds: Iterable[str]) -> list[object]:
-    """Every engine with every kind of capture; in the gate the first with all, the others with `OFTEN`."""
-    return [
-        pytest.param(engine, kind, marks=[] if engine == engines[0] or kind in OFTEN else pytest.mark.slow)
-        for engine in engines
-        for kind in kinds
-    ]
+OFTEN = frozenset({"complete", "layer outputs", "logits", "stored in bf16", "last token"})
 
 
 @pytest.fixture
@@ -61,7 +52,7 @@ def replayed(model: Model, evaluators: Evaluators, tmp_path: Path) -> Make:
 
 @pytest.mark.parametrize(
     ("arithmetic", "kind"),
-    by_engine_and_kind(["llama.cpp, f16 K/V", "bfloat16, float32 residual", "float32, q4_0 K/V"], CAPTURE_KINDS),
+    crossed(["llama.cpp, f16 K/V", "bfloat16, float32 residual", "float32, q4_0 K/V"], CAPTURE_KINDS),
 )
 def test_an_honest_engine_is_never_a_divergence(replayed: Make, arithmetic: str, kind: str) -> None:
     result = replayed(arithmetic, kind)
@@ -77,23 +68,21 @@ def test_an_honest_engine_is_never_a_divergence(replayed: Make, arithmetic: str,
         "bfloat16, float32 softmax",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize(
-    "kind", ["complete", *(pytest.param(kind, marks=pytest.mark.slow) for kind in COMPLETE if kind != "complete")]
-)
+@pytest.mark.parametrize("kind", often(COMPLETE, {"complete"}))
 def test_a_complete_capture_of_an_honest_engine_passes_whatever_it_rounds(
     replayed: Make, arithmetic: str, kind: str
 ) -> None:
     assert replayed(arithmetic, kind).verdict is Verdict.PASS
 
 
-@pytest.mark.parametrize("kind", CAPTURE_KINDS)
+@pytest.mark.parametrize("kind", often(CAPTURE_KINDS, OFTEN))
 def test_float32_passes_as_every_kind_of_capture(replayed: Make, kind: str) -> None:
     assert replayed("float32", kind).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize(
     ("arithmetic", "kind"),
-    by_engine_and_kind(["float32", "llama.cpp, f16 K/V", "bfloat16"], sorted(CAPTURE_KINDS.keys() - ONE_SEGMENT)),
+    crossed(["float32", "llama.cpp, f16 K/V", "bfloat16"], sorted(CAPTURE_KINDS.keys() - ONE_SEGMENT)),
 )
 def test_a_fault_is_found_in_the_segment_that_holds_it(replayed: Make, arithmetic: str, kind: str) -> None:
     fault = Node(2, "ffn_swigl")

@@ -18,6 +18,7 @@ from aprtui.engine.replay.quiet_places import Wide, quiet_place
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from tests.engine.embedded_captures import TOKENS
+from tests.thinning import crossed
 
 ROWS = range(5, 17)
 
@@ -112,9 +113,8 @@ def test_a_fault_that_a_coarse_engine_could_explain_fails_where_that_would_err_e
     assert "a coarser one would not leave " in result.first_divergence.verdict.reason
 
 
-@pytest.mark.parametrize("kind", CAPTURE_KINDS)
 @pytest.mark.parametrize(
-    "arithmetic", ["float32, keys in q4_0", pytest.param("float32, keys in q8_0", marks=pytest.mark.slow)]
+    ("arithmetic", "kind"), crossed(["float32, keys in q4_0", "float32, keys in q8_0"], CAPTURE_KINDS)
 )
 def test_an_engine_that_quantises_keys_alone_leaves_the_first_token_right_and_is_honest(
     model: Model, evaluators: Evaluators, tmp_path: Path, arithmetic: str, kind: str

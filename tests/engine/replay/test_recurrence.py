@@ -32,11 +32,15 @@ from tests.engine.conformance import relative_l2
 from tests.engine.embedded_captures import captured, edit
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import write_model
+from tests.thinning import crossed
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(5).integers(0, 260, 17))
 
 
-@pytest.fixture(scope="module", params=["qwen35", "qwen35moe"])
+HYBRIDS = ("qwen35", "qwen35moe")
+
+
+@pytest.fixture(scope="module", params=HYBRIDS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("hybrid") / "model.gguf"
     return load_model(write_model(path, architecture=request.param, weight_type=WeightType.Q8_0, layers=4))
@@ -76,26 +80,27 @@ def test_a_capture_holds_one_state_a_layer(model: Model, tmp_path: Path) -> None
     assert states == {f"layer-{layer}/linear_attn_state.bin": (1, width) for layer in (0, 2)}
 
 
-@pytest.mark.parametrize(
-    ("stage", "kind"),
-    [
-        ("conv_output_raw", "state-not-reset"),
-        ("linear_attn_output", "state-not-reset"),
-        ("linear_attn_state", "state-not-reset"),
-        ("linear_attn_state", "scale,magnitude=0.0001"),
-        ("linear_attn_state", "head-swap"),
-        ("linear_attn_output", "stale-token"),
-        ("linear_attn_norm", "head-swap"),
-        ("a_softplus", "scale,magnitude=0.001"),
-        ("linear_attn_gate", "stale-token"),
-        ("q_conv_predelta", "head-swap"),
-        ("linear_attn_beta", "gate-up-swap"),
-        ("post_attn_residual", "residual-dropped"),
-    ],
-)
+FAULTS = [
+    ("conv_output_raw", "state-not-reset"),
+    ("linear_attn_output", "state-not-reset"),
+    ("linear_attn_state", "state-not-reset"),
+    ("linear_attn_state", "scale,magnitude=0.0001"),
+    ("linear_attn_state", "head-swap"),
+    ("linear_attn_output", "stale-token"),
+    ("linear_attn_norm", "head-swap"),
+    ("a_softplus", "scale,magnitude=0.001"),
+    ("linear_attn_gate", "stale-token"),
+    ("q_conv_predelta", "head-swap"),
+    ("linear_attn_beta", "gate-up-swap"),
+    ("post_attn_residual", "residual-dropped"),
+]
+
+
+@pytest.mark.parametrize(("model", "fault"), crossed(HYBRIDS, FAULTS), indirect=["model"])
 def test_a_planted_fault_is_named_at_its_own_stage(
-    model: Model, evaluators: Evaluators, tmp_path: Path, stage: str, kind: str
+    model: Model, evaluators: Evaluators, tmp_path: Path, fault: tuple[str, str]
 ) -> None:
+    stage, kind = fault
     injector = FaultInjector(model, Mode.EXACT, [parse_fault(f"layer=2,stage={stage},kind={kind}", model)])
     engine = open_engine(model, mode=Mode.EXACT, kv=KvType.F32, context=64, intervention=injector)
     try:

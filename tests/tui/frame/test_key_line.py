@@ -8,6 +8,7 @@ from textual.widgets import Input
 from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.screens.browse.screen import BrowseScreen
+from tests.thinning import crossed
 from tests.tui.driver import Driver, screen_text, showing
 
 
@@ -19,8 +20,7 @@ def items(pilot: Driver) -> list[str]:
     return [item.strip() for item in line(pilot).split("  ") if item.strip()]
 
 
-@pytest.mark.parametrize("width", [60, 80, 95, 120, 200])
-@pytest.mark.parametrize("name", ScreenName)
+@pytest.mark.parametrize(("width", "name"), crossed([60, 80, 95, 120, 200], ScreenName))
 async def test_items_are_whole_fill_the_line_and_help_is_last(name: ScreenName, width: int) -> None:
     async with showing(ScreenState(name), (width, 30)) as pilot:
         await pilot.pause()

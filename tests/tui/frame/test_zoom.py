@@ -16,6 +16,7 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ReadoutLine, TabBar, pane_of
 from tests.compare.recorded import FAULT, two_captures
 from tests.compare.synthetic import changed
+from tests.thinning import crossed
 from tests.tui.driver import Driver, notifications, showing, tool_screen, until
 from tests.tui.screens.diff.recorded import playing, screen_playing
 from tests.tui.screens.sweep.example import write_results
@@ -62,8 +63,7 @@ async def places_at_rest(pilot: Driver) -> list[tuple[Widget, object]]:
     return seen[-1]
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
-@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize(("size", "name"), crossed([(80, 24), (120, 40), (200, 60)], SCREENS))
 async def test_the_focused_pane_gets_the_screen_and_gives_it_back(
     captures: None, name: ScreenName, size: tuple[int, int]
 ) -> None:

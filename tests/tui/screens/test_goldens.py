@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,14 @@ from aprtui.tui.draw.colours import LIGHT
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from tests.compare.recorded import EDITS, FAULT, two_captures
 from tests.compare.synthetic import changed, write_capture
+from tests.thinning import crossed
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.contracts.example import CONTRACT
 from tests.tui.screens.diff.recorded import playing, screen_playing
 from tests.tui.screens.live.recorded import RecordedSource
 from tests.tui.widgets.golden import check_lines, screen_lines
 
-SIZES = ((80, 24), (120, 40))
+SMALL, LARGE = (80, 24), (120, 40)
 
 
 WAIT = "wait:"
@@ -111,6 +113,15 @@ SCENES = {
 }  # fmt: skip
 
 
+def by_size_and_scene() -> list[object]:
+    """All scenes at all sizes; in the gate each screen at both, what is opened on it at the smaller one."""
+    return [
+        pytest.param(size, name, id=f"{name}-{size[0]}x{size[1]}", marks=marks)
+        for size, name in product((SMALL, LARGE), SCENES)
+        for marks in [pytest.mark.slow if size == LARGE and "-" in name else ()]
+    ]
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with captures, a model, a stage file and a contract, all a week old."""
@@ -142,8 +153,7 @@ def working(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return files
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize(("size", "name"), by_size_and_scene())
 async def test_the_screen_is_drawn_as_it_was(working: Path, name: str, size: tuple[int, int]) -> None:
     source = RecordedSource(has_template=SCENES[name].has_template)
     async with showing(SCENES[name].state, size, source=source) as pilot:
@@ -151,10 +161,12 @@ async def test_the_screen_is_drawn_as_it_was(working: Path, name: str, size: tup
         check_lines(f"{name}-{size[0]}x{size[1]}", await lines_at_rest(pilot))
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["in-view", "behind-another"])
 @pytest.mark.parametrize(
-    "name",
-    ["live", "browse", "tensor-numbers", "tensor-attention", "tensor-large", "diff-bound", "contracts"],
+    ("name", "there"),
+    crossed(
+        ["live", "browse", "tensor-numbers", "tensor-attention", "tensor-large", "diff-bound", "contracts"],
+        [True, False],
+    ),
 )
 async def test_light_or_dark_draws_everything_again(working: Path, name: str, there: bool) -> None:
     """After `T`, on this screen or on another one, every cell is as on a screen that was opened in that theme."""

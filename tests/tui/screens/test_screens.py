@@ -20,6 +20,7 @@ from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.widgets.line_widget import LineWidget
 from tests.compare.recorded import FAULT, two_captures
 from tests.compare.synthetic import changed
+from tests.thinning import crossed
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.diff.recorded import playing, screen_playing
 from tests.tui.screens.sweep.example import write_results
@@ -117,8 +118,7 @@ def test_ascii_takes_as_many_cells() -> None:
     assert to_ascii("plain") == "plain"
 
 
-@pytest.mark.parametrize("name", SCREENS)
-@pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.parametrize(("name", "no_color"), crossed(SCREENS, [False, True]))
 async def test_lines_stand_in_their_borders_as_textual_draws_them(
     captures: None, monkeypatch: pytest.MonkeyPatch, name: ScreenName, no_color: bool
 ) -> None:
