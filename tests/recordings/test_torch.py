@@ -66,6 +66,23 @@ def test_a_fault_in_an_output_is_named_with_its_module(llama: Path, tmp_path: Pa
     assert (replay.first.name.layer, replay.first.name.stage) == (1, "ffn_out")
 
 
+def test_a_fault_in_fused_attention_of_bfloat16_stands_out_of_what_its_exponential_may_err_by(tmp_path: Path) -> None:
+    options = ["--dtype", "bfloat16", "--attention", "sdpa"]
+    record(write_model(tmp_path / "m.gguf", architecture="qwen2"), tmp_path / "r", *options)
+    graph = Recording.open(tmp_path / "r").graphs[0]
+    index = next(i for i, node in enumerate(graph.nodes) if "flash_attention" in node.op)
+    begin, size = graph.nodes[index].blobs[0] or (0, 0)
+    data = bytearray((tmp_path / "r" / "data.bin").read_bytes())
+    values = np.frombuffer(data, np.uint16, size // 2, begin).reshape(
+        -1, 8, graph.tensors[graph.nodes[index].outputs[0]].shape[-1]
+    )
+    values[-1, 3] += 8  # one token of one head, by eight steps of bfloat16
+    (tmp_path / "r" / "data.bin").write_bytes(data)
+    replay = replayed(tmp_path / "r")
+    assert replay.first is not None
+    assert replay.first.index == index
+
+
 @pytest.mark.parametrize("op", ["aten.from_file.default", "prims.device_put.default", "os.system.default"])
 def test_no_op_beyond_the_list_is_called(llama: Path, tmp_path: Path, op: str) -> None:
     made = copied(llama, tmp_path)

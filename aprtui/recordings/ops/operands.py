@@ -18,17 +18,23 @@ from aprtui.trace.json_value import json_number
 Array = NDArray[Any]
 
 
+LAST_BIT = 2.0**-23
+"""What no float32 engine can answer for, relative to a value."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpWay:
     """One way that an honest engine may compute an op: `rounding` in words, empty where there is but one.
 
     `flips`: results in between are rounded to short floats, so that a last bit of float32 moves some of them by a step,
-    in another engine others than here.
+    in another engine others than here. `disturbance` is the relative size of a change of all sources for whose effect
+    such an engine cannot answer.
     """
 
     values: Values
     rounding: str = ""
     flips: bool = False
+    disturbance: float = LAST_BIT
 
 
 OpWays = Iterator[OpWay]
