@@ -310,7 +310,8 @@ def test_what_takes_local_paths_alone_refuses_an_address_in_a_line(memory: Any, 
     ):  # fmt: skip
         done = aprtui(*words)
         assert done.code == 2 and len(done.told) == 1, done
-        assert done.told[0].startswith(f"aprtui: {there}: ") and "copy" in done.told[0]
+        assert done.told[0].startswith(f"aprtui: {there}: ")
+        assert ("--results" if "--out" in words and words[0] == "sweep" else "copy") in done.told[0]
 
 
 @pytest.fixture
