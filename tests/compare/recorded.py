@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,13 @@ def records_of(a: Path, b: Path, *tolerances: str) -> list[Record]:
 
 
 def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    files = ((path, path.stat()) for path in folder.absolute().rglob("*"))
-    return tuple(sorted((str(path), status.st_mtime_ns, status.st_size) for path, status in files))
+    """Path, time and size of each file; one that is removed meanwhile is missed by whoever reads it."""
+    found = []
+    for path in folder.absolute().rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((str(path), status.st_mtime_ns, status.st_size))
+    return tuple(sorted(found))
 
 
 @lru_cache(maxsize=32)
