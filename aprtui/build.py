@@ -1,7 +1,7 @@
 """Which build this is: the version, the revision it was built from, and whether that is a release as it was tagged.
 
-The build backend's hook (`hatch_build.py`) asks git once and puts the answer into the wheel and the sdist. A checkout
-that is used as it lies asks git itself. Standard library only: the hook runs where nothing else is installed.
+The build backend's hook (`.ci/build_hook.py`) asks git once and puts the answer into the wheel and the sdist. A
+checkout that is used as it lies asks git itself. Standard library only: the hook runs where nothing else is installed.
 """
 
 from __future__ import annotations

@@ -324,14 +324,11 @@ class _Submitting:
     ) -> Any:
         if task.needs not in self._resources:
             self._resources[task.needs] = self.cluster.resources(task.needs)
-        root, threads, resources = (
-            self.request.folder.root,
-            self.request.cluster.engine_threads,
-            self._resources[task.needs],
-        )
+        root, threads = self.request.folder.root, self.request.cluster.engine_threads
         return self.cluster.client.submit(
-            function, task, root, threads, *made, key=key, pure=False, priority=-number, resources=resources or None
-        )
+            function, task, root, threads, *made, key=key, pure=False, priority=-number,
+            resources=self._resources[task.needs] or None,
+        )  # fmt: skip
 
 
 def _rolled_up(

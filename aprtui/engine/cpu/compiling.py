@@ -44,7 +44,8 @@ def compile_kernels(kernels: Sequence[Kernel], progress: Progress) -> None:
     for done, (name, compile_one) in enumerate(work.items()):
         progress(what, len(work) if missing else done, len(work))
         compile_one()
-        _mark(name).touch()
+        if name in missing:
+            _mark(name).touch()
     progress(what, len(work), len(work))
 
 
