@@ -209,7 +209,7 @@ def gather_rows(step_address: int, control_address: int, begin: int, end: int, s
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
     slots = int64s(step.other, control.tokens * step.heads)
-    row = int(np.int64(0))  # a literal would have `quantize_rows` compiled a second time, in 5 s
+    row = int(np.int64(0))  # a literal would have all that rounds compiled a second time, in 3 s
     for token in range(max(begin, first_token(step_address, control)), end):
         source = step.source + 4 * token * step.source_stride
         first = step.target + slots[token * step.heads] * step.target_stride
