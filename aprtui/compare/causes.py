@@ -39,13 +39,18 @@ def proof_words(cause: Cause) -> str:
 
 def causes_headline(comparison: Comparison, blamed: Collection[Node]) -> str | None:
     """The cause of what one of the `blamed` stages errs by, and the others in fewer words; None where none is known."""
-    first = next((cause for cause in comparison.causes if not set(blamed).isdisjoint(cause.nodes)), None)
+    first = next((cause for cause in comparison.causes if not set(blamed).isdisjoint(_shown_at(cause))), None)
     if first is None:
         return None
     left = unexplained(comparison)
     more = f" and {counted(len(left) - 1, 'more stage')}" if len(left) > 1 else ""
     unknown = f"; besides, nothing that was tried reproduces {left[0]}{more}" if left else ""
     return f"{cause_sentence(first)}{causes_besides(comparison, first)}{unknown}"
+
+
+def _shown_at(cause: Cause) -> tuple[Node, ...]:
+    """The stages that are computed otherwise, and those that show it."""
+    return (*cause.nodes, *(node for node, _ in cause.places))
 
 
 def causes_besides(comparison: Comparison, first: Cause | None = None) -> str:
@@ -61,7 +66,7 @@ def unexplained(comparison: Comparison) -> tuple[Node, ...]:
     """The stages that add error of which no cause is known, where causes were looked for, in execution order."""
     if not comparison.causes and not comparison.alternatives:
         return ()
-    explained = {node for cause in comparison.causes for node in cause.nodes}
+    explained = {node for cause in comparison.causes for node in _shown_at(cause)}
     explained |= {one.at for one in comparison.alternatives if one.is_proved}
     explained |= {node for found in comparison.everywhere for node in found.nodes}
     adding = comparison.adding

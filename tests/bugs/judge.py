@@ -21,6 +21,7 @@ from aprtui.compare.align.coverage import Selection
 from aprtui.compare.causes import cause_sentence
 from aprtui.compare.comparison import Cause, Comparison
 from aprtui.compare.report.headline import headline
+from aprtui.compare.verdict import Verdict
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
@@ -39,6 +40,8 @@ class Outcome(StrEnum):
 
     NAMED = "named"
     ALIKE = "among those alike"
+    STATED = "stated"
+    """As a rounding of that stage, which engines may mean: it passes."""
     PLACED = "placed"
     MISPLACED = "misplaced"
     MISSED = "missed"
@@ -115,7 +118,8 @@ def _outcome(bug: Bug, fault: Fault, comparison: Comparison) -> Outcome:
         return Outcome.ALIKE
     first = comparison.first_divergence
     if first is None:
-        return Outcome.MISSED
+        stated = re.search(rf"\b({'|'.join(fault.stages.split())}) in ({fault.words})", " ".join(comparison.statements))
+        return Outcome.STATED if stated and comparison.verdict is Verdict.PASS else Outcome.MISSED
     beyond = {node for stage in comparison.divergent for node in (stage.node, *stage.segment)}
     is_placed = any(_wrong_at(bug, node) for node in (first.verdict.node, *first.segment))
     return Outcome.PLACED if is_placed and any(_is_of(fault, node) for node in beyond) else Outcome.MISPLACED

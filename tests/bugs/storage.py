@@ -77,6 +77,9 @@ def _flipped_sign_bit(edit: Edit) -> None:
     plain = edit.method(edit.layers[15].mlp.gate_proj, forward)
 
 
+BEYOND_FLOAT16 = tuple(range(7, 18))
+"""Layers of Gemma in which the residual stream is beyond what float16 holds, with these tokens."""
+
 STORAGE = (
     Bug("float16: raw scores before the scale", QWEN, _raw_scores_in_float16,
         (Fault("attn_scores", r"float16|f16|65504"),)),
@@ -88,8 +91,8 @@ STORAGE = (
         (Fault("attention", r"NaN", (3,)),)),
     Bug("Inf: gate times up in float16", GEMMA, _product_in_float16, (Fault("ffn_geglu", r"float16|f16|65504"),)),
     Bug("Inf: residual stream in float16", GEMMA, _stream_in_float16,
-        (Fault("post_ffn_residual", r"float16|f16|65504"),)),
+        (Fault("post_ffn_residual", r"float16|f16|65504", BEYOND_FLOAT16),)),
     Bug("float16's limit in a float32 stream", GEMMA, _clipped_to_float16,
-        (Fault("post_ffn_residual", r"65504|65,504"),)),
+        (Fault("post_ffn_residual", r"65504|65,504", BEYOND_FLOAT16),)),
     Bug("one sign bit flipped", SMOL, _flipped_sign_bit, (Fault("ffn_gate", r"sign|negat", (15,)),)),
 )  # fmt: skip

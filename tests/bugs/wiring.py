@@ -107,7 +107,7 @@ WIRING = (
     Bug("wiring: feed-forward block added twice", SMOL, wired(_block_added_twice, 4),
         (Fault("post_ffn_residual", r"twice|by 2\b|2 ?×|× ?2|ffn_out.*ffn_out", (4,)),)),
     Bug("wiring: attention reads what is not normed", QWEN, wired(_reads_before_the_norm, 0),
-        (Fault("qkv_bias", r"embedding", (0,)),)),
+        (Fault("qkv_matmul qkv_bias", r"embedding", (0,)),)),
     Bug("wiring: feed-forward block reads the attention alone", GEMMA, wired(_norm_of_the_block_alone),
         (Fault("ffn_norm", r"attn_post_norm"),)),
     Bug("wiring: blocks side by side", SMOL, wired(_parallel),

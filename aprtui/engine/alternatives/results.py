@@ -174,9 +174,10 @@ def _clamps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         return
     largest = float(np.abs(found[finite]).max())
     if largest < float(np.abs(own).max()):
+        of_type = _largest_of(largest)
         yield Attempt(
-            f"values saturate at {largest:.6g}{_largest_of(largest)}",
-            lambda c: np.clip(c.honest(), -largest, largest), 1,
+            f"values saturate at {largest:.6g}{of_type}",
+            lambda c: np.clip(c.honest(), -largest, largest), fitted=0 if of_type else 1,
         )  # fmt: skip
     if call.op is Op.SOFTMAX:
         return  # What is 1 at most does not overflow.

@@ -152,12 +152,12 @@ def _offsets(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     largest = wide.max(-1)
     sums = np.log(np.exp(wide - largest[:, None]).sum(-1)) + largest
     scale = float(_sizes(wide).max())
-    for words, expected in (
-        ("logarithms of probabilities, not logits: the logarithm of their sum is taken off", sums),
-        ("the largest logit of each token is taken off", largest),
-    ):
-        if np.abs(offsets - expected).max() <= _ALIKE * scale:
-            yield Attempt(words, partial(_less, expected))
+    if np.abs(offsets - sums).max() <= _ALIKE * scale:
+        # As the engine has them: the powers of a whole vocabulary are often summed in float32.
+        words = "logarithms of probabilities, not logits: the logarithm of their sum is taken off"
+        yield Attempt(words, partial(_less, offsets), len(offsets))
+    if np.abs(offsets - largest).max() <= _ALIKE * scale:
+        yield Attempt("the largest logit of each token is taken off", partial(_less, largest))
 
 
 def _less(offsets: Wide, call: StageCall) -> Array:

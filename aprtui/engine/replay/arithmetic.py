@@ -196,7 +196,8 @@ class Recomputation:
             out = gelu_f16(inputs[0])
         else:
             out = self._evaluator().evaluate(node, self._rounded(op, inputs), tokens=tokens, position=position)
-        return ROUND[_rounds(self.outputs.get(node.stage, self.rounding.stage_output))](out)
+        kept = ROUND[_rounds(self.outputs.get(node.stage, self.rounding.stage_output))](out)
+        return _without_overflow(kept, out)
 
     def _evaluator(self) -> NodeEvaluator:
         return self.evaluators(RopeAngles(self.rounding.rope_angles))
@@ -252,6 +253,12 @@ class Recomputation:
             return x
         limit = np.float32(self.rounding.input_limit)
         return np.clip(x, -limit, limit)
+
+
+def _without_overflow(kept: Array, values: Array) -> Array:
+    """`kept`, but `values` where these are finite and `kept` is not: that is no rounding, and no engine means it."""
+    lost = ~np.isfinite(kept) & np.isfinite(values)
+    return np.where(lost, values, kept) if lost.any() else kept
 
 
 def _rounds(element_type: str) -> str:

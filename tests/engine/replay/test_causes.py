@@ -257,6 +257,11 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         "channels 704–767, the last of them, have",
     ),
     "log-probabilities": ("lm_head", lambda c: log_softmax(c.honest()), "logarithms of probabilities, not logits"),
+    "log-probabilities of a sum in float32": (
+        "lm_head",
+        lambda c: log_softmax(c.honest()) + np.float32(1e-4),
+        "logarithms of probabilities, not logits",
+    ),
     "less the largest": (
         "lm_head",
         lambda c: c.honest() - c.honest().max(-1, keepdims=True),

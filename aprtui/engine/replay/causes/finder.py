@@ -12,6 +12,7 @@ from aprtui.compare.verdict import Signal, Verdict
 from aprtui.compare.wording import counted, listed
 from aprtui.engine.replay.causes.failing import SearchedRun
 from aprtui.engine.replay.causes.proof import Judge, Proof, TriedAttempt
+from aprtui.engine.replay.causes.read_past import read_past
 from aprtui.engine.replay.causes.segment_search import LONGEST, SegmentSearch
 from aprtui.engine.replay.causes.stage_search import StageSearch
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
@@ -74,7 +75,7 @@ class CauseFinder:
             for proof in proofs
             if proof.failing.comparison.verdict.verdict is Verdict.UNKNOWN and not proof.best.alternative.may_be_meant
         )
-        return FoundCauses(tuple(self._causes(proofs, compared)), tried, faults)
+        return FoundCauses(tuple(self._causes(read_past(proofs, self.run.model.graph), compared)), tried, faults)
 
     def _is_off(self, stage: StageComparison) -> bool:
         """Whether a stage with captured inputs fails, or would if its op's arithmetic were known."""
@@ -121,7 +122,8 @@ def _records(node: Node, outcomes: Sequence[TriedAttempt]) -> Iterator[TriedAlte
 
 def _places(proofs: Sequence[Proof]) -> Iterator[tuple[Node, Mapping[str, int]]]:
     """The value that is farthest off at each stage that shows a cause, where it lies in the file as in the model."""
-    for stage in (proof.failing.comparison for proof in proofs):
+    for failing in (one for proof in proofs for one in (proof.failing, *proof.also)):
+        stage = failing.comparison
         if stage.place and not stage.reordered:
             yield stage.node, stage.place
 

@@ -67,11 +67,13 @@ class TriedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The alternative that explains a stage that fails, and those that cannot be told from it."""
+    """The alternative that explains a stage that fails, and those that cannot be told from it; `also` are further
+    stages that fail for it."""
 
     failing: Failing
     best: TriedAttempt
     alike: tuple[TriedAttempt, ...] = ()
+    also: tuple[Failing, ...] = ()
 
 
 def nearest_proof(failing: Failing, outcomes: Sequence[TriedAttempt]) -> Proof | None:
