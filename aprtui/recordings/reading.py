@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ MOST_JSON_BYTES = 1 << 29
 """Of `graph.json`: 400 decode steps of a model with 30 layers take 100 MB."""
 MOST_DIMENSIONS = 8
 _MOST_BYTES = 1 << 44
+_MOST_VALUES = 1 << 32
+"""Of a tensor: a stride of 0 repeats values that take no bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,8 @@ class _Check:
             raise self._error(where, f"shape {list(tensor.shape)} with strides {list(tensor.strides)}")
         if kind.is_quantised and (not tensor.shape or tensor.shape[-1] % kind.block_values):
             raise self._error(where, f"rows of {list(tensor.shape)[-1:]} values in blocks of {kind.block_values}")
+        if math.prod(tensor.shape) > _MOST_VALUES:
+            raise self._error(where, f"shape {list(tensor.shape)}: more values than any tensor of a model has")
         end = tensor.offset + extent(tensor)
         if end > self.graph.roots[tensor.root].bytes:
             size = self.graph.roots[tensor.root].bytes

@@ -49,11 +49,15 @@ class _Printed:
     numbers: list[float] = field(default_factory=list)
 
     def corners(self) -> Floats | None:
-        """`[i2, i1, i0]` of the corners; None where not all numbers are there, or the fourth axis has a meaning."""
+        """`[i2, i1, i0]` of the corners; None where not all numbers are there, one is beyond float32, or the fourth
+        axis has a meaning."""
         shape = [len(_edge(size)) for size in self.ne[2::-1]]
         if self.ne[3] != 1 or len(self.numbers) != int(np.prod(shape)):
             return None
-        return np.array(self.numbers, np.float32).reshape(shape)
+        numbers = np.array(self.numbers, np.float64).reshape(shape)
+        if (np.isfinite(numbers) & (np.abs(numbers) > np.finfo(np.float32).max)).any():
+            return None
+        return numbers.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
