@@ -100,10 +100,12 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "s3": lambda: _module_missing("s3fs") or _module_missing("moto") or _module_missing("flask"),
     "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),
     "sftp": lambda: _module_missing("fsspec") or _module_missing("paramiko"),
+    "pipx": lambda: _tool_missing("pipx"),
     "pty": lambda: _tool_missing("tmux"),
     "pycuda": _fake_driver_missing,
     "torch": lambda: _module_missing("torch"),
     "transformers": lambda: _module_missing("torch") or _module_missing("transformers"),
+    "uv": lambda: _tool_missing("uv"),
     "vocabularies": _vocabularies,
     "zstandard": lambda: _module_missing("zstandard"),
 }

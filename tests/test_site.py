@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,4 +20,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     page = (tmp_path / "verdicts" / "index.html").read_text()
     assert "https://fonts." not in page, "pages ask nothing of other hosts"
-    assert (tmp_path / "llms.txt").is_file()
+    links = re.findall(r"\]\(([^)]+)\)", (tmp_path / "llms.txt").read_text())
+    assert sorted(links) == sorted(path.name for path in (CHECKOUT / "docs").glob("*.md"))
+    assert all((tmp_path / link).is_file() for link in links)

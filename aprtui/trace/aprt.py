@@ -34,6 +34,9 @@ MAGIC = b"APRT"
 HEADER_BYTES = 12
 WHOLE_MODEL = 0xFFFFFFFF
 MAX_VALUES = 0xFFFFFFFF
+SMALL_VALUES = 1 << 18
+"""Up to so many values (1 MiB) are copied: a mapping keeps a descriptor, of which a process often has 1,024, and what
+reads a capture may keep the values of thousands of stages."""
 
 
 class AprtError(UnreadableError):
@@ -78,7 +81,7 @@ def is_aprt(path: Path) -> bool:
 
 
 def read_aprt(path: Path, copied: bool = False) -> AprtFile:
-    """Map a stage file, or copy its values into memory.
+    """Map a stage file, or copy its values into memory, those of a small one always.
 
     A process that reads mapped values is killed (SIGBUS) where the file has been shortened meanwhile; copying then
     raises. Raises `AprtError` for a short or foreign header and for a short body.
@@ -89,7 +92,7 @@ def read_aprt(path: Path, copied: bool = False) -> AprtFile:
             layer, count = _parsed(path, part)
             begin = part.offset + HEADER_BYTES
             # Of the file that is open: another may have its name by now, or none.
-            if copied or begin % 4:
+            if copied or begin % 4 or count <= SMALL_VALUES:
                 values = _copied(path, file, begin, count)
             else:
                 values = _mapped(file, begin, count)

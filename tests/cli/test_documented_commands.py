@@ -1,17 +1,21 @@
-"""The commands that a newcomer types first do what the documents say: README's and those of the first pages."""
+"""The commands that a newcomer types first do what the documents say, and no document tells one that is refused."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from aprtui.cli.main import cli
 from aprtui.resources import embedded_model
 from tests.cli.conftest import Outcome
 from tests.conftest import CHECKOUT
+from tests.test_documents import DOCUMENTS, lines
 
 FILES = {"MODEL", "model.gguf", "OLD.gguf", "NEW.gguf"}
 """What stands for a model of the reader's."""
@@ -43,3 +47,54 @@ def test_the_first_commands_do_what_they_say(
     for words in found:
         result = aprtui(*(embedded_model() if word in FILES else word for word in words))
         assert result.code == CODES.get(" ".join(words), 0), (words, result.out, result.err)
+
+
+def documented() -> Iterator[tuple[str, list[str]]]:
+    """Each command of a block of code or of a span in any document, and its words."""
+    for document in DOCUMENTS:
+        if document.name == "extending.md":  # its commands call what it adds: tests/test_extending.py runs them
+            continue
+        blocks = "\n".join(line for _, line, code in lines(document) if code).replace("\\\n", " ")
+        prose = "\n".join(line for _, line, code in lines(document) if not code)
+        spans = [" ".join(span.split()) for span in re.findall(r"`(aprtui [a-z-][^`]*)`", prose)]
+        for text in [line for line in blocks.splitlines() if line.strip().startswith("aprtui ")] + spans:
+            with contextlib.suppress(ValueError):  # a quotation that goes on in the next line
+                yield f"{document.name}: {text}", shlex.split(re.split(r" [|>;&]", text)[0], comments=True)[1:]
+
+
+def test_every_command_of_the_documents_is_one_that_the_program_takes() -> None:
+    """Its name, its options, and their values where those are of a list."""
+    refused, count = [], 0
+    for told, words in documented():
+        command: click.Command = cli
+        context = click.Context(cli)
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            found = command.get_command(context, words.pop(0))
+            if found is None:
+                refused.append(told)
+                break
+            command = found
+        else:
+            count += 1
+            refused += [f"{told}: {problem}" for problem in problems(command, words)]
+    assert not refused, "\n".join(refused)
+    assert count > 200
+
+
+def problems(command: click.Command, words: list[str]) -> Iterator[str]:
+    context = click.Context(command, **command.context_settings)
+    try:
+        given, _, _ = command.make_parser(context).parse_args(list(words))
+    except click.NoSuchOption as error:
+        yield error.format_message()
+        return
+    except click.BadOptionUsage:  # prose may name an option without its value
+        return
+    for parameter in command.params:
+        values = given.get(parameter.name)
+        for value in [] if values is None else values if isinstance(values, list) else [values]:
+            if isinstance(parameter.type, click.Choice) and isinstance(value, str) and value.islower():
+                try:
+                    parameter.type.convert(value, parameter, context)
+                except click.BadParameter as error:
+                    yield error.format_message()

@@ -14,7 +14,7 @@ from aprtui.contracts.evidence.files import read_evidence, write_evidence
 from aprtui.errors import ExitCode, UsageError
 from aprtui.model.model import load_model
 from aprtui.recordings.format import DATA_NAME
-from aprtui.trace.aprt import write_aprt
+from aprtui.trace.aprt import SMALL_VALUES, write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.writer import CaptureWriter
 from tests.contracts.evidence_samples import PASSED
@@ -77,7 +77,7 @@ def require_explained(done: subprocess.CompletedProcess[str], path: Path) -> Non
 
 def test_a_stage_file_that_is_shortened_while_mapped_ends_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    write_aprt(path, 0, np.ones(1 << 16, np.float32))
+    write_aprt(path, 0, np.ones(SMALL_VALUES + 1, np.float32))
     require_explained(ended(STAGE, path), path)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.install.environment import MOST_MEGABYTES, Place, build, install
+from tests.install.environment import INSTALLERS, MOST_MEGABYTES, Place, build, install
 from tests.install.jobs import JOBS, figures
 
 
@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.install", description=__doc__)
     parser.add_argument("--only", action="append", choices=(*JOBS, "figures"), help="may be given several times")
     parser.add_argument("--from", dest="kinds", action="append", choices=("wheel", "sdist"))
+    parser.add_argument("--by", choices=INSTALLERS, default="pip", help="what installs it (default: pip)")
     options = parser.parse_args()
     for kind in options.kinds or ("wheel", "sdist"):
         with tempfile.TemporaryDirectory(prefix="aprtui-install-") as name:
@@ -25,7 +26,7 @@ def main() -> int:
             package = build(kind, folder)
             size = package.stat().st_size / 1e6
             print(f"{package.name}: {size:.2f} MB (at most {MOST_MEGABYTES:g})", flush=True)
-            place = install(package, folder)
+            place = install(package, folder, INSTALLERS[options.by])
             print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
             use(place, folder, options.only or (*JOBS, "figures"))
     return 0

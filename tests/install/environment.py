@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-import venv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,15 +80,44 @@ def build(kind: str, folder: Path) -> Path:
     return made
 
 
-def install(package: Path, folder: Path) -> Place:
-    """A new environment in `folder` with `package` and what it needs, by its own pip; offline from then on."""
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    words = [str(python), "-m", "pip", "install", "--quiet", str(package)]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    (site / "sitecustomize.py").write_text(NO_NETWORK)
+@dataclass(frozen=True, slots=True)
+class Installer:
+    """What puts a package into an environment of its own: its commands, and where programs and packages are then. All
+    is below a home that was empty, in which the commands run."""
+
+    commands: tuple[str, ...]
+    programs: str
+    packages: str
+
+
+INSTALLERS: Mapping[str, Installer] = {
+    "pip": Installer(
+        ("PYTHON -m venv venv", "venv/bin/python -m pip install --quiet PACKAGE"),
+        "venv/bin", "venv/lib/python*/site-packages",
+    ),
+    "uv": Installer(
+        ("uv tool install --quiet --python PYTHON PACKAGE",),
+        ".local/bin", ".local/share/uv/tools/aprtui/lib/python*/site-packages",
+    ),
+    "pipx": Installer(
+        ("pipx install --quiet --python PYTHON PACKAGE",),
+        ".local/bin", ".local/share/pipx/venvs/aprtui/lib/python*/site-packages",
+    ),
+}  # fmt: skip
+_OF_THIS_PROCESS = ("PYTHON", "XDG_", "UV_TOOL_", "PIPX_", "VIRTUAL_ENV")
+"""How variables begin that name places of the person who runs this."""
+
+
+def install(package: Path, folder: Path, installer: Installer = INSTALLERS["pip"]) -> Place:
+    """`package` and what it needs, in a home that was empty; offline from then on. Downloads are kept as usual."""
     (home := folder / "home").mkdir()
-    return Place(folder / "venv" / "bin", home)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THIS_PROCESS)}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))}
+    places = {"PYTHON": sys.executable, "PACKAGE": str(package)}
+    for command in installer.commands:
+        words = [places.get(word, word) for word in command.split()]
+        done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    (packages,) = home.glob(installer.packages)
+    (packages / "sitecustomize.py").write_text(NO_NETWORK)
+    return Place(home / installer.programs, home)

@@ -15,7 +15,7 @@ import pytest
 
 from aprtui.build import build_of_checkout
 from tests.conftest import CHECKOUT
-from tests.install.environment import MOST_MEGABYTES, NO_NETWORK, Place, build, install
+from tests.install.environment import INSTALLERS, MOST_MEGABYTES, NO_NETWORK, Place, build, install
 from tests.install.jobs import JOBS, printed
 
 
@@ -85,6 +85,16 @@ def test_strangers_can_do_all_that_the_documents_say(kind: str, tmp_path: Path) 
         (own := tmp_path / name.replace(" ", "-")).mkdir()
         job(place, own)
     contracts_of_the_package(place, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.group(name)) for name in ("uv", "pipx")])
+def test_tools_that_install_programs_install_this_one(name: str, kind: str, tmp_path: Path) -> None:
+    place = install(build(kind, tmp_path), tmp_path, INSTALLERS[name])
+    for job in ("first page", "README"):
+        (own := tmp_path / job.replace(" ", "-")).mkdir()
+        JOBS[job](place, own)
 
 
 def contracts_of_the_package(place: Place, folder: Path) -> None:

@@ -133,7 +133,7 @@ def _saturated(
     A flip makes more flips at the next rounded tensor, until two engines err as if independently: √2 times that cost,
     which three times half of it admits.
     """
-    if not all(any(flip_floors(model, [rounding]).values()) for rounding in roundings):
+    if not all(any(flip_error(model, node, rounding) for node in model.graph.nodes) for rounding in roundings):
         return {}
     rows: list[int] = []
     exact, rounded = (
@@ -164,14 +164,22 @@ def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float
     Independent errors, so the root of the sum of their squares. A run may see fewer flips than another pair of engines.
     """
     graph = model.graph
+    last_use = {source: node for node in graph.nodes for source in graph.inputs(node)}
     flipped: dict[Node, dict[Node, float]] = {}
+    floors: dict[Node, float] = {}
     for node in graph.nodes:
         sources = graph.inputs(node)
-        flipped[node] = {rounded: error for source in sources for rounded, error in flipped[source].items()}
+        found: dict[Node, float] = {}
+        for source in sources:
+            found.update(flipped[source])
         own = max(flip_error(model, node, rounding) for rounding in roundings)
         if own:
-            flipped[node].update(dict.fromkeys(sources, own))
-    return {node: math.hypot(*errors.values()) for node, errors in flipped.items()}
+            found.update(dict.fromkeys(sources, own))
+        flipped[node], floors[node] = found, math.hypot(*found.values())
+        for source in sources:
+            if last_use[source] == node:
+                flipped.pop(source, None)  # of 600 layers these would be gigabytes
+    return floors
 
 
 def weight_floor(
