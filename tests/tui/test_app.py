@@ -222,7 +222,7 @@ async def test_another_screen_may_come_while_the_palette_gathers_its_commands_or
     program = app(ScreenState(ScreenName.LIVE))
     weight = screen_state(ScreenName.TENSOR, model=embedded_model(), tensor="token_embd.weight")
     async with program.run_test(size=(100, 30)) as pilot:
-        for turns in range(30):
+        for turns in range(0, 30, 3):
             for key in ":li":
                 program.post_message(key_event(key))
                 await asyncio.sleep(0.001 * turns)

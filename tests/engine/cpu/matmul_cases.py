@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
@@ -23,6 +25,21 @@ FLOAT_TYPES = (WeightType.F16, WeightType.BF16, WeightType.F32)
 K_TYPES = tuple(kind for kind in FORMATS if kind.format.block_values == 256)
 SMALL_BLOCKS = tuple(kind for kind in FORMATS if kind.format.block_values == 32)
 DECODED = tuple(DECODERS)
+
+OFTEN = {
+    Mode.Q8: {*K_TYPES, *SMALL_BLOCKS, WeightType.IQ2_XS, WeightType.NVFP4, *FLOAT_TYPES},
+    Mode.EXACT: {WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0, WeightType.IQ2_XS, *FLOAT_TYPES},
+}
+"""Types of which the gate computes products: the decoders of all types are tried, and each format in one mode."""
+
+
+def by_kernel(values: Iterable[tuple[WeightType, *tuple[object, ...]]]) -> list[object]:
+    """Each with every mode: one compiled kernel, of seconds, for each type and mode; the gate has those of `OFTEN`."""
+    return [
+        pytest.param(*value, mode, marks=[] if value[0] in OFTEN[mode] else pytest.mark.slow)
+        for value in values
+        for mode in Mode
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ TOKENS = [int(token) for token in np.random.default_rng(7).integers(0, 300, 41)]
 CONTEXT = 64
 
 
-RARE = {"decoded", "few bits", "experts of few bits"}
-"""Models of types that few files hold: their kernels take long to compile, and `test_matmul` has the same formats."""
+RARE = {"decoded", "few bits", "small blocks", "experts of few bits", "experts in blocks of 256"}
+"""Models that differ from others by their types alone, whose kernels take long to compile: `test_matmul` has them."""
 
 
 @pytest.fixture(scope="module", params=often(CPU_MODELS, CPU_MODELS.keys() - RARE))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from tests.engine.cpu.matmul_cases import (
     FLOAT_TYPES,
     K_TYPES,
     SMALL_BLOCKS,
+    by_kernel,
     expected_product,
     product,
     quantized,
@@ -23,23 +22,6 @@ from tests.engine.cpu.matmul_cases import (
     widened,
 )
 from tests.engine.tiny_model import set_halves
-
-OFTEN = (WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0, WeightType.IQ2_XS, *FLOAT_TYPES)
-"""Types of which the gate computes products with floats: their decoders are tried for all types."""
-
-
-def by_kernel(values: Iterable[tuple[WeightType, *tuple[object, ...]]]) -> list[object]:
-    """Each with every mode, one compiled kernel for each type and mode; the gate has all that meet integers."""
-
-    def is_often(weight_type: WeightType, mode: Mode) -> bool:
-        return weight_type in OFTEN or matmul.activation_kind(weight_type, mode) in matmul.INTEGERS
-
-    return [
-        pytest.param(*value, mode, marks=[] if is_often(value[0], mode) else pytest.mark.slow)
-        for value in values
-        for mode in Mode
-    ]
-
 
 OF_ALL_TYPES = by_kernel((weight_type,) for weight_type in WeightType)
 BOUNDS = {Mode.Q8: 3e-7, Mode.EXACT: 2e-6}

@@ -17,13 +17,12 @@ from aprtui.engine.rounding import ARITHMETIC
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
-from tests.engine.cpu.matmul_cases import product, quantized, random_activations, random_rows
+from tests.engine.cpu.matmul_cases import by_kernel, product, quantized, random_activations, random_rows
 from tests.engine.embedded_captures import captured
 from tests.model.gguf_files import write_model
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("kind", list(WeightType), ids=lambda kind: kind.name)
+@pytest.mark.parametrize(("kind", "mode"), by_kernel((kind,) for kind in WeightType))
 def test_a_product_of_the_reference_is_that_of_the_kernels(kind: WeightType, mode: Mode) -> None:
     weights, x = random_rows(kind, 33, 512), random_activations(9, 512)
     kernels = product(weights, mode, quantized(matmul.activation_kind(kind, mode), x))

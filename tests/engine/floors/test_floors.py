@@ -161,7 +161,7 @@ def test_weights_of_another_quantization_may_be_coarser_and_are_no_fault_for_it(
 ) -> None:
     reference, other = Capture.open(exact), Capture.open(forward_capture(perturbed(model, 99), tmp_path / "other"))
 
-    def limits(quantization: str | None) -> tuple[float, float | None]:
+    def limits(quantization: str) -> tuple[float, float | None]:
         monkeypatch.setattr("aprtui.engine.floors.criteria._quantization", lambda capture: quantization)
         criteria = criteria_by_model(reference, other, model, TOKENS, evaluators)
         assert criteria.bounds is not None
@@ -170,7 +170,7 @@ def test_weights_of_another_quantization_may_be_coarser_and_are_no_fault_for_it(
 
     bound, unsettled = limits("Q2_K")
     assert unsettled == pytest.approx(4 * bound)
-    assert limits(model.quantization) == limits("F16") == limits(None) == (bound, None)
+    assert limits(model.quantization) == limits("F16") == (bound, None)
 
 
 def forward_capture(model: Model, directory: Path) -> Path:

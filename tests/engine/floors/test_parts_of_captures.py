@@ -76,7 +76,7 @@ def test_two_honest_engines_are_no_divergence(
     assert result.verdict is Verdict.PASS or all(result.reasons)
 
 
-@pytest.mark.parametrize("engine", ["float32", "llama.cpp, f16 K/V"])
+@pytest.mark.parametrize("engine", often(["float32", "llama.cpp, f16 K/V"], {"llama.cpp, f16 K/V"}))
 def test_a_fault_is_found_at_the_output_of_its_layer(
     model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture], engine: str
 ) -> None:
