@@ -109,7 +109,7 @@ def module_taps(graph: StageGraph, modules: Mapping[str, str]) -> Iterator[Modul
         elif stage.op in _HOLDERS:
             if stage.op is not Op.MATMUL or not biased.intersection(stage.params):
                 names = tuple(module_name(modules, node, name) for name in stage.params)
-                cached = stage.name == "kv_matmul"
+                cached = stage.name == "mla_kv"
                 columns = _columns(graph, modules, node)
                 yield ModuleTap(node, names, columns=columns, of_all_positions=cached)
         elif stage.op in _GATES:

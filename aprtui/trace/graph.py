@@ -486,8 +486,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "a_softplus": "asp", "linear_attn_gate": "dec", "linear_attn_state": "sta", "linear_attn_output": "del",
         "linear_attn_norm": "lno", "linear_attn_z_silu": "zsi", "linear_attn_gated": "lga", "linear_attn_out": "lou",
         "ffn_shexp_gate": "sga", "ffn_shexp_up": "sup", "ffn_shexp_silu": "ssi", "ffn_shexp_swiglu": "ssw",
-        "q_a": "qla", "q_a_norm": "qan", "q_matmul": "qma", "kv_cmpr_pe": "kvp", "kv_cmpr": "kvc", "q_nope": "qnp",
-        "q_pe_raw": "qpr", "q_pe": "qpe", "k_pe": "kpe", "q_nope_absorbed": "qab", "kv_matmul": "kvm", "k_nope": "knp",
+        "q_a": "qla", "q_a_norm": "qan", "mla_q": "qma", "kv_cmpr_pe": "kvp", "kv_cmpr": "kvc", "q_nope": "qnp",
+        "q_pe_raw": "qpr", "q_pe": "qpe", "k_pe": "kpe", "q_nope_absorbed": "qab", "mla_kv": "kvm", "k_nope": "knp",
         "v_heads": "vhe", "q_latent": "qlt", "k_latent": "klt", "attn_latent": "alt",
         "ffn_shexp": "sdo", "ffn_shexp_sum": "ssu", "shared_expert_gate": "seg",
         "shared_expert_gate_sigmoid": "ses", "ffn_shexp_gated": "sgd",
@@ -869,11 +869,11 @@ _OF_BIASES = frozenset(
 )
 """Stages that a model has only where what comes out of its attention and its experts have biases."""
 
-_OF_EXPANDED = frozenset({"kv_matmul", "k_nope", "v_heads"})
+_OF_EXPANDED = frozenset({"mla_kv", "k_nope", "v_heads"})
 """Stages of latent attention that makes keys and values for each head."""
 
 _OF_LATENT = _OF_EXPANDED | {
-    "q_a", "q_a_norm", "q_matmul", "kv_cmpr_pe", "kv_cmpr", "q_nope", "q_pe_raw", "q_pe", "k_pe", "q_nope_absorbed",
+    "q_a", "q_a_norm", "mla_q", "kv_cmpr_pe", "kv_cmpr", "q_nope", "q_pe_raw", "q_pe", "k_pe", "q_nope_absorbed",
     "q_latent", "k_latent", "attn_latent",
 }  # fmt: skip
 """Stages that only models with latent attention have."""
@@ -995,12 +995,12 @@ def _latent_stages(config: GraphConfig, latent: LatentAttention) -> Iterator[Sta
         yield stage("q_a_norm", Op.RMS_NORM, (Input("q_a"),), latent.query_rank, ("attn_q_a_norm",))
         source = Input("q_a_norm")
     q = "attn_q_b" if latent.query_rank else "attn_q"
-    yield stage("q_matmul", Op.MATMUL, (source,), heads * (latent.nope + rope), (q,))
+    yield stage("mla_q", Op.MATMUL, (source,), heads * (latent.nope + rope), (q,))
     yield stage("kv_cmpr_pe", Op.MATMUL, (Input("attn_norm"),), rank + rope, ("attn_kv_a_mqa",))
     yield stage("kv_cmpr", Op.RMS_NORM, (Input("kv_cmpr_pe", Part.LATENT),), rank, ("attn_kv_a_norm",))
-    yield of_heads(head_size=latent.nope)("q_nope", Op.HEAD_FRONT, (Input("q_matmul"),), heads * latent.nope)
+    yield of_heads(head_size=latent.nope)("q_nope", Op.HEAD_FRONT, (Input("mla_q"),), heads * latent.nope)
     of_rope = of_heads(head_size=rope)
-    yield of_rope("q_pe_raw", Op.HEAD_BACK, (Input("q_matmul"),), heads * rope)
+    yield of_rope("q_pe_raw", Op.HEAD_BACK, (Input("mla_q"),), heads * rope)
     yield of_rope("q_pe", Op.ROPE, (Input("q_pe_raw"),), heads * rope)
     yield of_rope("k_pe", Op.ROPE, (Input("kv_cmpr_pe", Part.LATENT_KEY),), rope)
     yield from (_absorbed_stages if latent.absorbed else _expanded_stages)(config, latent)
@@ -1027,12 +1027,12 @@ def _expanded_stages(config: GraphConfig, latent: LatentAttention) -> Iterator[S
     heads, nope, joined = config.heads, latent.nope, _of_attention(head_size=latent.key_dim)
     of_values = _of_attention(head_size=latent.value)
     yield _of_attention(extension=True)(
-        "kv_matmul", Op.MATMUL, (Input("kv_cmpr"),), heads * (nope + latent.value), ("attn_kv_b",)
+        "mla_kv", Op.MATMUL, (Input("kv_cmpr"),), heads * (nope + latent.value), ("attn_kv_b",)
     )
     yield _of_attention(head_size=nope, extension=True)(
-        "k_nope", Op.HEAD_FRONT, (Input("kv_matmul"),), heads * nope
+        "k_nope", Op.HEAD_FRONT, (Input("mla_kv"),), heads * nope
     )  # fmt: skip
-    yield replace(of_values("v_heads", Op.HEAD_BACK, (Input("kv_matmul"),), heads * latent.value), extension=True)
+    yield replace(of_values("v_heads", Op.HEAD_BACK, (Input("mla_kv"),), heads * latent.value), extension=True)
     yield joined("q_post_rope", Op.HEAD_JOIN, (Input("q_nope"), Input("q_pe")), config.q_width)
     yield joined("k_post_rope", Op.HEAD_JOIN, (Input("k_nope"), Input("k_pe")), config.kv_width)
     yield from _map_stages(config, "q_post_rope")

@@ -54,20 +54,20 @@ def test_the_tensors_of_a_file_say_in_which_form_its_attention_is_computed(
     assert [graph.feed_forward(layer) for layer in range(2)] == [BlockKind.DENSE, BlockKind.EXPERTS]
     assert (graph.router, graph.router_bias, graph.normalised_experts) == (Router.SOFTMAX, False, False)
     used = {stage: [weight.name for weight in model.params(Node(1, stage))] for stage in model.graph.names}
-    assert used["q_a"] == ["blk.1.attn_q_a.weight"] and used["q_matmul"] == ["blk.1.attn_q_b.weight"]
+    assert used["q_a"] == ["blk.1.attn_q_a.weight"] and used["mla_q"] == ["blk.1.attn_q_b.weight"]
     assert used["kv_cmpr"] == ["blk.1.attn_kv_a_norm.weight"]
     if absorbed:
         assert used["attention"] == ["blk.1.attn_v_b.weight"]
         assert used["q_nope_absorbed"] == ["blk.1.attn_k_b.weight"]
     else:
-        assert used["kv_matmul"] == ["blk.1.attn_kv_b.weight"]
+        assert used["mla_kv"] == ["blk.1.attn_kv_b.weight"]
 
 
 def test_a_model_without_a_rank_of_queries_makes_them_of_the_hidden_state(tmp_path: Path) -> None:
     for rank in (None, 0):
         model = opened(changed({"attention.q_lora_rank": rank}), tmp_path)
         assert "q_a" not in model.graph
-        assert [weight.name for weight in model.params(Node(0, "q_matmul"))] == ["blk.0.attn_q.weight"]
+        assert [weight.name for weight in model.params(Node(0, "mla_q"))] == ["blk.0.attn_q.weight"]
 
 
 def test_yarn_makes_scores_larger_in_place_of_queries_and_keys(tmp_path: Path) -> None:

@@ -350,7 +350,7 @@ def test_forms_of_latent_attention_have_a_name_for_one_thing_each() -> None:
     for name in {*absorbed.names} & {*expanded.names}:
         assert absorbed[name].width == expanded[name].width
     assert {*absorbed.names} - {*expanded.names} == {"q_nope_absorbed", "q_latent", "k_latent", "attn_latent"}
-    assert {*expanded.names} - {*absorbed.names} == {"kv_matmul", "k_nope", "v_heads", "q_post_rope", "k_post_rope"}
+    assert {*expanded.names} - {*absorbed.names} == {"mla_kv", "k_nope", "v_heads", "q_post_rope", "k_post_rope"}
 
 
 def test_a_graph_from_names_of_both_forms_has_the_stages_of_both_each_behind_its_inputs() -> None:

@@ -136,7 +136,7 @@ def test_captures_of_transformers_which_always_expands_pass(
 
 FAULTS = {
     "q_a_norm": "scale,magnitude=0.001",
-    "q_matmul": "scale,magnitude=0.001",
+    "mla_q": "scale,magnitude=0.001",
     "kv_cmpr_pe": "stale-token",
     "kv_cmpr": "scale,magnitude=0.001",
     "q_nope": "scale,magnitude=0.001",
@@ -146,7 +146,7 @@ FAULTS = {
     "q_latent": "head-swap",
     "k_latent": "stale-token",
     "attn_latent": "head-swap",
-    "kv_matmul": "scale,magnitude=0.001",
+    "mla_kv": "scale,magnitude=0.001",
     "k_nope": "head-swap",
     "v_heads": "head-swap",
     "q_post_rope": "head-swap",
