@@ -228,7 +228,7 @@ def _against_peer(options: Options, progress: Progress) -> Iterator[Figure]:
 def _memory(options: Options, context: int) -> Figure:
     model = load_model(options.model)
     config = model.config.graph
-    cache = 2 * 4 * config.layers * config.kv_width * context
+    cache = 4 * config.layers * config.kv_heads * (config.head_dim + config.value_dim) * context
     ours = partial(OurContestant, options.model, Mode.Q8, options.threads, context)
     with Worker(ours, config.vocabulary) as worker:
         worker.measure(Job("prefill", PROMPT))

@@ -19,8 +19,10 @@ _GATES = (Op.SILU, Op.GELU)
 _FUSED = MappingProxyType({"qkv_matmul": "qkv_bias", "attn_out_matmul": "attn_out", "ffn_moe_logits": "moe_router"})
 """Products whose biases are added in the same call, where they have any."""
 
-_IN_ROUTER = MappingProxyType({ROUTER: "sigmoid", "ffn_moe_probs_biased": "add"})
-"""What is seen only inside the router where that takes a sigmoid, by the function of torch whose result it is."""
+_IN_ROUTER = MappingProxyType(
+    {(ROUTER, Op.SIGMOID): "sigmoid", ("ffn_moe_probs_biased", Op.BIAS): "add", (ROUTER, Op.ROUTER_SOFTMAX): "softmax"}
+)
+"""What is seen only inside routers that choose experts in any order, by the function of torch whose result it is."""
 
 MAPS = ("attn_scores", "attn_softcap", "attn_softmax")
 """The stages that are attention maps, in the order of their making."""
@@ -45,6 +47,8 @@ class ModuleTap:
     """Which of several inputs or outputs."""
     columns: tuple[int, ...] = ()
     """Which columns of what comes out, where a module gives more than the stage."""
+    of_all_positions: bool = False
+    """Whether it comes out for what is cached, too."""
     inside: str = ""
     """The function of torch in the module whose result it is, where it does not come out: the first such call."""
 
@@ -99,12 +103,15 @@ def module_taps(graph: StageGraph, modules: Mapping[str, str]) -> Iterator[Modul
         block = f"model.layers.{node.layer}.mlp"
         if stage.mixer is TokenMixer.RECURRENCE and stage.op in (Op.HEAD_RMS_NORM, *_GATES):
             continue  # it is normalised and gated in one module
-        if stage.name in _IN_ROUTER and graph[ROUTER].op is Op.SIGMOID:
-            yield ModuleTap(node, (module_name(modules, node, "ffn_gate_inp"),), inside=_IN_ROUTER[stage.name])
+        if "exp_probs_b" in modules and (stage.name, stage.op) in _IN_ROUTER:
+            inside = _IN_ROUTER[stage.name, stage.op]
+            yield ModuleTap(node, (module_name(modules, node, "ffn_gate_inp"),), inside=inside)
         elif stage.op in _HOLDERS:
             if stage.op is not Op.MATMUL or not biased.intersection(stage.params):
                 names = tuple(module_name(modules, node, name) for name in stage.params)
-                yield ModuleTap(node, names, columns=_columns(graph, modules, node))
+                cached = stage.name == "mla_kv"
+                columns = _columns(graph, modules, node)
+                yield ModuleTap(node, names, columns=columns, of_all_positions=cached)
         elif stage.op in _GATES:
             gate = graph[stage.inputs[0].stage]
             if gate.op is Op.MATMUL:  # fused experts have no module for it

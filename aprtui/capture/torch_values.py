@@ -9,6 +9,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,20 @@ from numpy.typing import NDArray
 
 from aprtui.capture.module_taps import MAPS, ModuleTap
 from aprtui.errors import UsageError
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, GraphConfig, Node, RopeLayout, StageGraph, TokenMixer
+from aprtui.trace.graph import ROUTER_CHOICE, Axis, GraphConfig, Node, RopeLayout, Router, StageGraph, TokenMixer
 
 Array = NDArray[np.float32]
 
 
-def turned_stages(graph: StageGraph) -> tuple[str, str]:
-    """The stages of queries and keys as the attention gets them."""
+def turned_stages(graph: StageGraph) -> tuple[str, ...]:
+    """The stages of queries and keys as the attention gets them; of latent attention those that it is given in part."""
+    if graph.config is not None and graph.config.latent is not None:
+        return tuple(name for name in _OF_LATENT if name in graph)
     queries, keys = graph["attn_scores"].inputs
     return queries.stage, keys.stage
+
+
+_OF_LATENT = ("q_nope", "q_pe", "k_pe", "k_nope", "v_heads", "q_post_rope", "k_post_rope")
 
 
 class StageValues:
@@ -150,7 +156,8 @@ def _in_pairs(graph: StageGraph, config: GraphConfig, node: Node, rows: Array) -
 
     transformers has halves of a head, where the file has pairs.
     """
-    parts = graph.rope_parts.get(node.stage, frozenset())
+    # Latent attention turns pairs in transformers, too.
+    parts = graph.rope_parts.get(node.stage, frozenset()) if config.latent is None else frozenset()
     rows = rows.copy() if parts else rows
     for part in parts:
         columns = rows[:, config.part(part)]
@@ -183,6 +190,8 @@ def _hook(module: Any, tap: ModuleTap, part: int, values: StageValues) -> Any:
 
     def after(_module: Any, inputs: Any, output: Any) -> None:
         found = output[tap.element or 0] if isinstance(output, tuple) else output
+        if tap.of_all_positions:
+            found = _new_keys(found, values).flatten(1, 2)
         if found.ndim == 4:
             found = (found.transpose(1, 2) if _heads_first(inputs[0], values.tokens) else found).flatten(2)
         if tap.columns:
@@ -233,14 +242,15 @@ def _heads_first(taken: Any, tokens: int) -> bool:
 def eager_maps(model: Any, values: StageValues) -> Iterator[None]:
     """See queries, keys and maps in the attention function of the source file of a model of transformers."""
     source: Any = importlib.import_module(type(model).__module__)
-    plain, (queries, keys) = source.eager_attention_forward, turned_stages(values.graph)
+    plain, turned = source.eager_attention_forward, partial(_turned_rows, values.graph)
 
     def seen(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
         if not values.running:
             return plain(module, query, key, value, mask, **options)
         layer = module.layer_idx
-        values.put(Node(layer, queries), query.transpose(1, 2).flatten(2))
-        values.put(Node(layer, keys), _new_keys(key, values).transpose(1, 2).flatten(2))
+        of_pass = (query, *(_new_keys(cached, values) for cached in (key, value)))
+        for name, rows in turned(*(heads.transpose(1, 2) for heads in of_pass)).items():
+            values.put(Node(layer, name), rows.flatten(2))
         with _products(lambda number, scores: values.put(Node(layer, MAPS[number]), scores), values.graph):
             output, probabilities = plain(module, query, key, value, mask, **options)
         values.put(Node(layer, MAPS[-1]), probabilities)
@@ -253,9 +263,30 @@ def eager_maps(model: Any, values: StageValues) -> Iterator[None]:
         source.eager_attention_forward = plain
 
 
+def _turned_rows(graph: StageGraph, query: Any, key: Any, value: Any) -> dict[str, Any]:
+    """What queries, keys and values `[batch, tokens, heads, channels]` of this pass have of `graph`, by stage."""
+    latent = None if graph.config is None else graph.config.latent
+    if latent is None:
+        return dict(zip(turned_stages(graph), (query, key), strict=True))
+    if graph.config is not None and graph.config.router is Router.SIGMOID:
+        query, key = (_back_in_pairs(heads, latent.rope) for heads in (query, key))
+    rows = {"q_nope": query[..., : latent.nope], "q_pe": query[..., latent.nope :]}
+    rows |= {"k_pe": key[:, :, :1, latent.nope :]}
+    if not latent.absorbed:
+        rows |= {"k_nope": key[..., : latent.nope], "v_heads": value, "q_post_rope": query, "k_post_rope": key}
+    return rows
+
+
+def _back_in_pairs(heads: Any, turned: int) -> Any:
+    """Heads whose last `turned` channels lie in halves, as the class of DeepSeek-V3 leaves them, in pairs again."""
+    torch: Any = importlib.import_module("torch")
+    halves = heads[..., -turned:].unflatten(-1, (2, -1))
+    return torch.cat([heads[..., :-turned], halves.transpose(-1, -2).flatten(-2)], -1)
+
+
 def _new_keys(key: Any, values: StageValues) -> Any:
-    """The keys of this pass among those of a cache: the last ones, or, in a cache with room for more, those behind the
-    former ones."""
+    """The keys, or values, of this pass among those of a cache: the last ones, or, in a cache with room for more, those
+    behind the former ones."""
     behind = values.position + values.tokens
     return key[:, :, values.position : behind] if key.shape[2] > behind else key[:, :, -values.tokens :]
 

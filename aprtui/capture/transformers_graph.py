@@ -11,13 +11,13 @@ from aprtui.errors import UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.trace.graph import MAX_LAYERS, GraphConfig, Router, StageGraph, graph_for
+from aprtui.trace.graph import MAX_LAYERS, GraphConfig, LatentAttention, Router, StageGraph, graph_for
 
 
 def architecture_of_module(model: Any) -> Architecture:
     """The architecture that is run by the class of `model`. Raises `UsageError` where none is."""
     for architecture in ARCHITECTURES.values():
-        if type(model).__name__ == architecture.transformers_class:
+        if type(model).__name__ in architecture.transformers_classes:
             return architecture
     raise UsageError(f"{type(model).__name__}: no preset is known for it: {_map_advice()}")
 
@@ -53,6 +53,7 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
     window = getattr(config, "sliding_window", None) or 0
     windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
     turned = getattr(config, "no_rope_layers", None) or ()
+    latent = _latent(config, architecture)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     own = architecture.transformers_modules
     graph = GraphConfig(
@@ -77,8 +78,10 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
         ffn_norm="ffn_norm" if "ffn_norm" in own else "post_attention_norm",
         rope_dim=_turned_channels(config, head_dim) if architecture.partial_rope else 0,
     )
+    if latent is not None:
+        graph = replace(graph, latent=latent, head_dim=latent.key_dim, kv_heads=heads, rope_dim=latent.rope)
     if architecture.experts:
-        graph = _with_experts(graph, config, own)
+        graph = _with_experts(graph, model, config, own)
     if "linear_attention" in kinds:
         graph = _with_recurrence(graph, config, kinds, own)
     if "attn_sinks" in own:
@@ -86,6 +89,20 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
             graph, sinks=True, attn_out_bias=_has_bias(model, own["attn_output"]), biased_experts=True
         )  # fmt: skip
     return graph
+
+
+def _latent(config: Any, architecture: Architecture) -> LatentAttention | None:
+    """The sizes of latent attention, which transformers computes in the expanded form."""
+    if architecture.latent is None:
+        return None
+    if not getattr(config, "rope_interleave", True):
+        raise UsageError(
+            f"map={architecture.name!r}: rope_interleave is false, which no GGUF file has: {_map_advice()}"
+        )
+    return LatentAttention(
+        config.kv_lora_rank, config.q_lora_rank or 0, config.qk_nope_head_dim, config.qk_rope_head_dim,
+        config.v_head_dim, absorbed=False,
+    )  # fmt: skip
 
 
 def _turned_channels(config: Any, head_dim: int) -> int:
@@ -101,26 +118,34 @@ def _has_bias(model: Any, module: str) -> bool:
     return getattr(next((module for module in found if module is not None), None), "bias", None) is not None
 
 
-def _with_experts(graph: GraphConfig, config: Any, modules: Mapping[str, str]) -> GraphConfig:
+_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
+"""What configurations call the number of experts."""
+
+
+def _with_experts(graph: GraphConfig, model: Any, config: Any, modules: Mapping[str, str]) -> GraphConfig:
     width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     graph = replace(
         graph,
-        experts=getattr(config, "num_experts", None) or config.num_local_experts,
+        experts=next(n for name in _EXPERTS if (n := getattr(config, name, None)) is not None),
         experts_used=config.num_experts_per_tok,
         expert_ffn=width,
         shared_expert_ffn=config.shared_expert_intermediate_size if "ffn_gate_inp_shexp" in modules else 0,
     )
-    return _with_sigmoid_router(graph, config) if "exp_probs_b" in modules else graph
+    return _with_leading_dense(graph, model, config) if "exp_probs_b" in modules else graph
 
 
-def _with_sigmoid_router(graph: GraphConfig, config: Any) -> GraphConfig:
+def _with_leading_dense(graph: GraphConfig, model: Any, config: Any) -> GraphConfig:
+    if (getattr(config, "n_group", None) or 1) > 1:
+        raise UsageError(f"{_class(model)}: its experts are chosen by groups: {_map_advice()}")
+    # Classes whose routers take a softmax have no bias of them, and normalise nothing whatever they are told.
+    is_sigmoid = any(name.endswith(".e_score_correction_bias") for name in model.state_dict())
     dense = config.first_k_dense_replace
     return replace(
         graph,
         dense=tuple(layer < dense for layer in range(graph.layers)) if dense else (),
-        router=Router.SIGMOID,
-        router_bias=True,
-        normalised_experts=config.norm_topk_prob,
+        router=Router.SIGMOID if is_sigmoid else Router.SOFTMAX,
+        router_bias=is_sigmoid,
+        normalised_experts=is_sigmoid and config.norm_topk_prob,
         scaled_experts=config.routed_scaling_factor != 1,
         shared_expert_ffn=config.n_shared_experts * graph.expert_ffn,
         shared_expert_gate=False,

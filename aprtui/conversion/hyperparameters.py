@@ -41,6 +41,12 @@ _BREAKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         ),
         "attention_bias": ("attn_q.bias", "qkv_matmul", "biases are left out: text soon makes no sense"),
         "hidden_act": ("hidden_activation", "ffn_silu", "every layer is off: text makes no sense"),
+        "kv_lora_rank": ("attention.kv_lora_rank", "kv_cmpr_pe", _SHAPE),
+        "q_lora_rank": ("attention.q_lora_rank", "q_a", _SHAPE),
+        "qk_nope_head_dim": ("attention.key_length_mla", "q_nope", _SHAPE),
+        "qk_rope_head_dim": ("rope.dimension_count", "q_pe", _SHAPE),
+        "v_head_dim": ("attention.value_length_mla", "attention", _SHAPE),
+        "mscale_all_dim": ("rope.scaling.yarn_log_multiplier", "attn_scores", _SCALE),
         "tie_word_embeddings": ("output.weight", "lm_head", "logits by another matrix: words at random"),
         "rope_theta": ("rope.freq_base", "q_post_rope", _POSITION),
         "local rope_theta": ("rope.freq_base_swa", "q_post_rope", _POSITION),
@@ -104,7 +110,10 @@ def _of_file(model: Model) -> dict[str, Any]:
     if of_windows is not None:
         found["local rope_theta"] = of_windows["rope_theta"]
     graph = model.config.graph
-    found["partial_rotary_factor"] = graph.rotated / graph.head_dim
+    if graph.latent is None:
+        found["partial_rotary_factor"] = graph.rotated / graph.head_dim
+    else:  # a checkpoint states the sizes of its parts, and may give any other for the whole
+        found.pop("head_dim")
     if graph.expert_ffn and not graph.shared_expert_ffn:
         found.pop("intermediate_size", None)
     return found | rope | {"rope_type": _scaling(rope["rope_type"])}

@@ -157,7 +157,8 @@ class _Comparer:
         if op in _NORMS and config.norm_offset:
             values = tensor.values(slice(None)) + np.float32(config.norm_offset)
             return _floats(tensor, values)
-        if parameter.name in _ROTATED and config.graph.rope_layout is RopeLayout.INTERLEAVED:
+        is_permuted = config.graph.rope_layout is RopeLayout.INTERLEAVED and config.graph.latent is None
+        if parameter.name in _ROTATED and is_permuted:
             return self._in_pairs(parameter, tensor)
         return tensor
 
@@ -179,7 +180,7 @@ class _Comparer:
         if plain.shape != (parameter.weight.rows, parameter.weight.columns):
             return
         theirs = plain.values(slice(None))
-        if parameter.name in _ROTATED:
+        if parameter.name in _ROTATED and self.model.config.graph.latent is None:
             turned = self._in_pairs(parameter, plain).values(slice(None))
             if self.model.config.graph.rope_layout is RopeLayout.INTERLEAVED and cosine(theirs, ours) > _ALIKE:
                 yield f"rows of each head lie in halves, as in the folder: {self.model.architecture} needs pairs"

@@ -53,7 +53,8 @@ def round_kv(kv: KvType, rows: Array) -> Array:
 
 def fitting_kv_types(config: GraphConfig) -> tuple[KvType, ...]:
     """The types whose blocks divide a head, as llama.cpp asks for."""
-    return tuple(kv for kv, row in KV_FORMATS.items() if config.head_dim % row.block_values == 0)
+    heads = (config.head_dim, config.value_dim)
+    return tuple(kv for kv, row in KV_FORMATS.items() if not any(dim % row.block_values for dim in heads))
 
 
 def require_fitting(kv: KvType, config: GraphConfig) -> None:

@@ -21,7 +21,7 @@ from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, Part, Scope, Stage
 class Parameter:
     """A parameter of a node: the tensor's name and the shape that the graph expects, `[rows, columns]`.
 
-    Of experts, `rows` counts those of all, as `Weight` does.
+    Of experts, and of heads that have a matrix each, `rows` counts those of all, as `Weight` does.
     """
 
     name: str
@@ -60,6 +60,8 @@ def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, ...]]:
             case Op.EXPERT_MATMUL:
                 source = graph[stage.inputs[0].stage]
                 yield config.experts * row_count // stage.chosen, source.width // source.chosen, config.experts
+            case Op.HEAD_MATMUL:
+                yield row_count, graph[stage.inputs[0].stage].head_size, stage.heads
             case Op.EXPERT_BIAS:
                 yield config.experts, row_count // stage.chosen
             case Op.HEAD_RMS_NORM:

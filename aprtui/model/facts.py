@@ -137,6 +137,8 @@ def _unusual_shape(model: Model) -> Iterator[str]:
     graph = model.config.graph
     if graph.qkv_bias:
         yield "Q, K and V have biases"
+    if graph.latent is not None:
+        yield from _unusual_latent(model.config)
     if graph.qk_norm:
         yield "each head of Q and K is normalised before RoPE"
     if graph.gated_attention:
@@ -154,9 +156,21 @@ def _unusual_shape(model: Model) -> Iterator[str]:
         yield "the SwiGLU is clamped, adds 1 to up, and multiplies the gate by 1.702 in its sigmoid"
     if model.params(Node(None, "lm_head")) == model.params(Node(0, "embedding")):
         yield "tied: the head multiplies by the embedding matrix, there is no output.weight"
-    if graph.q_width != graph.hidden:
+    if graph.q_width != graph.hidden and graph.latent is None:
         heads = f"{graph.heads} heads of {graph.head_dim} make {graph.q_width} channels"
         yield f"{heads}, the hidden size is {graph.hidden}"
+
+
+def _unusual_latent(config: ModelConfig) -> Iterator[str]:
+    latent = config.graph.latent
+    assert latent is not None
+    yield f"latent attention: keys and values of all heads are made of one row of {latent.rank} channels a token"
+    if latent.absorbed:
+        yield "the file has attn_k_b and attn_v_b: all heads meet that row itself (the absorbed form)"
+    yield f"RoPE turns the last {latent.rope} channels of a head; of keys, all heads share them"
+    plain = (latent.nope + latent.rope) ** -0.5
+    if abs(config.score_scale / plain - 1) > 1e-6:
+        yield f"YaRN makes the scores {config.score_scale / plain:.6g} times as large, in place of queries and keys"
 
 
 def _unusual_experts(config: ModelConfig) -> Iterator[str]:
@@ -237,16 +251,26 @@ def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "architecture", f"{graph.architecture}, {facts.quantization}, {_count(facts.parameters)} parameters"
     yield "layers", f"{graph.layers}, hidden size {graph.hidden}, feed-forward {graph.ffn}"
     yield from _kind_rows(graph_for(graph))
-    yield "heads", f"{graph.heads} for Q, {graph.kv_heads} for K and V, of {graph.head_dim} channels"
+    yield "heads", _heads(graph)
     yield from _recurrence_rows(graph)
     yield "context", f"{config.context} tokens"
-    turned = f", the first {graph.rope_dim} channels of a head" if graph.rope_dim else ""
+    end = "first" if graph.latent is None else "last"
+    turned = f", the {end} {graph.rope_dim} channels of a head" if graph.rope_dim else ""
     scale = "" if config.rope.scale == 1 else ", {} {}".format(*_scaled(config.rope))
     factors = "" if config.rope.factors is None else ", with factors of its own for each frequency"
     yield "RoPE", f"base {config.rope.theta:.12g}, {graph.rope_layout} pairs{turned}{scale}{factors}"
     yield "norms", f"RMS, epsilon {config.norm_epsilon:.6g}"
     if facts.temperature is not None:
         yield "temperature", f"{facts.temperature:g} recommended"
+
+
+def _heads(graph: GraphConfig) -> str:
+    latent = graph.latent
+    if latent is None:
+        return f"{graph.heads} for Q, {graph.kv_heads} for K and V, of {graph.head_dim} channels"
+    of_query = f"{latent.nope} + {latent.rope} channels for Q and K, {latent.value} for V"
+    rows = f", of rows of {latent.query_rank} for Q" if latent.query_rank else ""
+    return f"{graph.heads} of {of_query}{rows}, of rows of {latent.rank} + {latent.rope} for K and V"
 
 
 def _recurrence_rows(graph: GraphConfig) -> Iterator[tuple[str, str]]:

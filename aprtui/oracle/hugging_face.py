@@ -76,7 +76,7 @@ def open_folder(path: Path) -> ModelFolder:
     config = _json(path / _CONFIG)
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    known = [architecture.transformers_class for architecture in ARCHITECTURES.values()]
+    known = [name for architecture in ARCHITECTURES.values() for name in architecture.transformers_classes]
     if name not in known:
         raise UnreadableError(f"{path / _CONFIG}: architectures is {names!r}, expected one of {', '.join(known)}")
     if config.get("quantization_config"):

@@ -34,7 +34,7 @@ _WITH_WEIGHTS: Mapping[Op, str] = MappingProxyType(
     {
         Op.EMBED: "GET_ROWS", Op.RMS_NORM: "MUL", Op.HEAD_RMS_NORM: "MUL", Op.MATMUL: "MUL_MAT",
         Op.EXPERT_MATMUL: "MUL_MAT_ID", Op.BIAS: "ADD", Op.EXPERT_BIAS: "ADD_ID", Op.CONVOLUTION: "SSM_CONV",
-        Op.DECAY: "MUL",
+        Op.DECAY: "MUL", Op.HEAD_MATMUL: "MUL_MAT",
     }
 )  # fmt: skip
 """The op of ggml whose result is the stage, and one of whose sources is the weight."""
@@ -55,6 +55,13 @@ _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "attn_softcap": ("kq_scaled_2",),
         "attn_softmax": ("kq_soft_max",),
         "attention": ("attn_pregate",),
+        "q_nope": ("q_nope",),
+        "q_pe": ("q_pe",),
+        "k_pe": ("k_pe",),
+        "k_nope": ("k_nope_view",),
+        "v_heads": ("Vcur_cont",),
+        "q_latent": ("Qcur",),
+        "k_latent": ("Kcur",),
         "attn_gate_sigmoid": ("gate_sigmoid",),
         "attn_gated": ("attn_gated",),
         "post_attn_residual": ("ffn_inp", "sa_out", "attn_residual"),
@@ -91,10 +98,15 @@ _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _ALL_NAMES = frozenset(name for names in _NAMES.values() for name in names)
 
-_OPS: Mapping[str, str] = MappingProxyType({"q_post_rope": "ROPE", "k_post_rope": "ROPE", LAYER_OUTPUT: "ADD"})
+_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "q_post_rope": ("ROPE",), "k_post_rope": ("ROPE", "CONCAT"), "q_pe": ("ROPE",), "k_pe": ("ROPE",),
+        LAYER_OUTPUT: ("ADD",),
+    }
+)  # fmt: skip
 """What must make a tensor of that name, where one name has several."""
 
-_READ_BY: Mapping[str, str] = MappingProxyType({"attention": "attn_output"})
+_READ_BY: Mapping[str, str] = MappingProxyType({"attention": "attn_output", "attn_latent": "attn_v_b"})
 """Stages that are what a product takes in. A name of theirs is that of a tensor which may still be turned."""
 
 _MADE_FROM: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -128,12 +140,16 @@ FUSED: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class StagePlace:
-    """What a tensor of the graph is: a node, or one of its `parts`; `takes_input`: what its op takes in is."""
+    """What a tensor of the graph is: a node, or one of its `parts`; `takes_input`: what its op takes in is.
+
+    `heads_first`: it is `[heads, tokens, channels]`.
+    """
 
     node: Node
     part: int = 0
     parts: int = 1
     takes_input: bool = False
+    heads_first: bool = False
 
 
 class StagePlaces:
@@ -202,7 +218,7 @@ class StagePlaces:
         """What a tensor of that name is; `made_from` are the names of its sources, and of those that they are views
         of."""
         named = self._by_name.get(name)
-        if named is not None and _OPS.get(named.node.stage, op) == op:
+        if named is not None and op in _OPS.get(named.node.stage, (op,)):
             return [named]
         for source, behind in made_from:
             copied = source.removesuffix(_COPIED)
@@ -265,13 +281,13 @@ def _by_weight(
         stage, weights = graph[node.stage], bound[node]
         if not weights or stage.op not in _WITH_WEIGHTS or (node.stage == ENTRY and has_scaled_entry):
             continue
-        op = _WITH_WEIGHTS[stage.op]
-        for part, weight in enumerate(weights):
+        op, heads_first = _WITH_WEIGHTS[stage.op], stage.op is Op.HEAD_MATMUL
+        for part, weight in enumerate(weights) if node.stage not in _READ_BY else ():
             key = ends.get(weight, (op, weight)) if stage.op in _ENDING else (op, weight)
-            yield key, StagePlace(node, part, len(weights))
+            yield key, StagePlace(node, part, len(weights), heads_first=heads_first)
         source = Node(node.layer, stage.inputs[0].stage) if stage.inputs else None
         if source is not None and stage.params[0] == _READ_BY.get(source.stage):
-            yield (op, weights[0]), StagePlace(source, takes_input=True)
+            yield (op, weights[0]), StagePlace(source, takes_input=True, heads_first=heads_first)
 
 
 def _by_name(

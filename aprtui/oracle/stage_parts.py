@@ -44,6 +44,7 @@ class StageParts:
         """
         node, stage = place.node, self.graph[place.node.stage]
         if not stage.is_attention_map:
+            values = values.swapaxes(1, 2) if place.heads_first else values
             rows = values.reshape(1 if stage.holds_state else count, -1)
             self._put_part(place, np.asarray(self._without_repeats(rows, stage, values.shape[-1]), np.float32))
             return

@@ -6,6 +6,7 @@ Its configuration follows from the metadata that our engines read, so a file tha
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,12 +54,18 @@ class TransformersModel:
 
 
 def require_supported(model: Model, attention: AttentionKind) -> Architecture:
-    """The architecture of `model`. Raises `UsageError` for an attention that transformers does not have for it."""
+    """The architecture of `model`. Raises `UsageError` for an attention or a router that transformers does not have
+    for it."""
     if model.config.graph.sinks and attention is not AttentionKind.EAGER:
         raise UsageError(
             f"--attention {attention}: transformers has none with sinks (architecture {model.architecture}): "
             f"use --attention {AttentionKind.EAGER}"
         )
+    graph = model.config.graph
+    if graph.latent is not None and graph.experts and graph.router is Router.SOFTMAX:
+        for name, has in (("a bias", graph.router_bias), ("weights that are normalised", graph.normalised_experts)):
+            if has:
+                raise UsageError(f"{model.path}: its router takes a softmax and has {name}: transformers has none so")
     return ARCHITECTURES[model.architecture]
 
 
@@ -71,7 +78,7 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     torch, transformers = libraries()
     if threads:
         torch.set_num_threads(threads)
-    of_model = getattr(transformers, architecture.transformers_class)
+    of_model = getattr(transformers, architecture.class_for(model.config.graph))
     # Where layers with a window have a RoPE of their own, the class has two bases.
     two_bases = isinstance(getattr(of_model.config_class, "default_theta", None), dict)
     config = of_model.config_class(**settings(model, two_bases), attn_implementation=str(attention))
@@ -121,7 +128,7 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         "attention_bias": graph.qkv_bias, "rope_parameters": _rope_parameters(model, two_bases),
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
-    found |= _layer_settings(graph) | _expert_settings(config)
+    found |= _layer_settings(graph) | _expert_settings(config) | _latent_settings(graph)
     if config.norm_offset and not graph.recurrent:
         scalar = config.score_scale**-2
         found |= {
@@ -155,6 +162,17 @@ def _layer_settings(graph: GraphConfig) -> dict[str, Any]:
     return found
 
 
+def _latent_settings(graph: GraphConfig) -> dict[str, Any]:
+    latent = graph.latent
+    if latent is None:
+        return {}
+    return {
+        "kv_lora_rank": latent.rank, "q_lora_rank": latent.query_rank or None, "qk_nope_head_dim": latent.nope,
+        "qk_rope_head_dim": latent.rope, "v_head_dim": latent.value, "head_dim": latent.rope,
+        "num_key_value_heads": graph.heads,
+    }  # fmt: skip
+
+
 def _expert_settings(config: ModelConfig) -> dict[str, Any]:
     graph = config.graph
     if not graph.experts:
@@ -164,11 +182,12 @@ def _expert_settings(config: ModelConfig) -> dict[str, Any]:
         "moe_intermediate_size": graph.expert_ffn, "decoder_sparse_step": 1, "mlp_only_layers": [],
         "shared_expert_intermediate_size": graph.shared_expert_ffn,
     }  # fmt: skip
-    if graph.router is Router.SIGMOID:
+    if not graph.shared_expert_gate:
         found |= {
             "n_routed_experts": graph.experts, "n_shared_experts": graph.shared_expert_ffn // graph.expert_ffn,
             "first_k_dense_replace": sum(graph.dense), "routed_scaling_factor": config.expert_weights_scale,
             "norm_topk_prob": graph.normalised_experts, "n_group": 1, "topk_group": 1, "use_qk_norm": graph.qk_norm,
+            "topk_method": "greedy",
         }  # fmt: skip
     if graph.biased_experts:
         found |= {"num_local_experts": graph.experts, "intermediate_size": graph.expert_ffn}
@@ -185,9 +204,22 @@ def _rope_parameters(model: Model, two_bases: bool) -> dict[str, Any]:
         length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
         growth = config.query_temperature or QueryTemperature(0.0, length)
         rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
-    if config.graph.rope_dim:
+    if config.graph.latent is not None and config.rope.yarn is not None:
+        rope = _rope_of_scores(rope, config)
+    elif config.graph.rope_dim and config.graph.latent is None:
         rope |= {"partial_rotary_factor": config.graph.rotated / config.graph.head_dim}
     return {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
+
+
+def _rope_of_scores(rope: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """Parameters of YaRN that makes scores larger, in place of queries and keys."""
+    latent = config.graph.latent
+    assert latent is not None
+    larger = config.score_scale * (latent.nope + latent.rope) ** 0.5
+    multiplier = (larger**0.5 - 1) / (0.1 * math.log(config.rope.scale)) if config.rope.scale > 1 else 1.0
+    return {name: value for name, value in rope.items() if name != "attention_factor"} | {
+        "mscale": multiplier, "mscale_all_dim": multiplier
+    }  # fmt: skip
 
 
 def _rope(rope: Rope) -> dict[str, Any]:
@@ -213,6 +245,10 @@ def named_parameters(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The parameters of the module of transformers by name, each with its values as float32."""
     for node in model.graph.nodes:
         stage = model.graph[node.stage]
+        if stage.op is Op.HEAD_MATMUL:
+            if node.stage == "attention":
+                yield _keys_and_values(model, node)
+            continue
         for parameter, weight in zip(stage.params, model.params(node), strict=True):
             name = module_name(ARCHITECTURES[model.architecture].transformers_modules, node, parameter)
             values = _values(model, stage.op, parameter, weight)
@@ -223,6 +259,15 @@ def named_parameters(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
                 yield _recurrent_parameter(model, stage, name, values)
             else:
                 yield parameter_path(name, stage.op in BIASES), values
+
+
+def _keys_and_values(model: Model, node: Node) -> tuple[str, NDArray[np.float32]]:
+    """The one matrix that makes keys and values of each head of a latent row, of those that an absorbed form has."""
+    (values,), (keys,) = model.params(node), model.params(Node(node.layer, "q_nope_absorbed"))
+    of_keys, of_values = (each.dequantize().reshape(each.experts, -1, each.columns) for each in (keys, values))
+    both = np.concatenate([of_keys.swapaxes(1, 2), of_values], axis=1)
+    name = module_name(ARCHITECTURES[model.architecture].transformers_modules, node, "attn_v_b")
+    return f"{name}.weight", both.reshape(-1, values.columns)
 
 
 def _queries_to_gates(model: Model, node: Node, qkv: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -265,7 +310,8 @@ def _values(model: Model, op: Op, parameter: str, weight: Weight) -> NDArray[np.
         values = values.reshape(-1)
     if op is Op.EXPERT_MATMUL:
         return values.reshape(weight.experts, weight.expert_rows, weight.columns)
-    if parameter in ("attn_q", "attn_k") and graph.rope_layout is RopeLayout.INTERLEAVED:
+    is_permuted = graph.rope_layout is RopeLayout.INTERLEAVED and graph.latent is None
+    if parameter in ("attn_q", "attn_k") and is_permuted:
         # Converters turn the rows of a head from halves into pairs.
         heads = graph.heads if parameter == "attn_q" else graph.kv_heads
         pairs = values.reshape(heads, graph.head_dim // 2, 2, -1)

@@ -18,6 +18,7 @@ from enum import StrEnum
 from functools import cache, cached_property, partial
 from itertools import compress
 from types import MappingProxyType
+from typing import Any
 
 
 class Scope(StrEnum):
@@ -60,6 +61,8 @@ class Op(StrEnum):
     HEAD_GATE = "head_gate"
     HEAD_FRONT = "head_front"
     HEAD_BACK = "head_back"
+    HEAD_JOIN = "head_join"
+    HEAD_MATMUL = "head_matmul"
     MULTIPLY = "multiply"
     SCALE_ROWS = "scale_rows"
     ROUTER_SOFTMAX = "router_softmax"
@@ -82,13 +85,13 @@ class Op(StrEnum):
 _CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op.SCALE_CHOSEN, Op.SOFTMAX_CHOSEN})
 """Ops that give a number for each chosen expert of a token, most probable first."""
 
-HEAD_ROWS = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.ATTEND})
+HEAD_ROWS = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.HEAD_JOIN, Op.ATTEND})
 """Ops whose rows are heads, one after the other."""
 
 _KEEP_ORDER = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.BIAS, Op.MATMUL})
 """Ops between a matrix product and RoPE, that product included: their channels lie in its order."""
 
-MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
+MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL, Op.HEAD_MATMUL})
 """Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
 
 RECURRENT_OPS = frozenset({Op.CONVOLUTION, Op.DELTA_STATE, Op.DELTA_OUTPUT})
@@ -100,7 +103,7 @@ BIASES = frozenset({Op.BIAS, Op.EXPERT_BIAS})
 class Part(StrEnum):
     """Which columns of a fused Q‖K‖V stage an input means; WHOLE for all other inputs.
 
-    LINEAR_… are those of recurrent layers.
+    LINEAR_… are those of recurrent layers; LATENT and LATENT_KEY those of what latent attention keeps of a token.
     """
 
     WHOLE = "whole"
@@ -110,6 +113,8 @@ class Part(StrEnum):
     LINEAR_Q = "linear-q"
     LINEAR_K = "linear-k"
     LINEAR_V = "linear-v"
+    LATENT = "latent"
+    LATENT_KEY = "latent-key"
 
 
 class TokenMixer(StrEnum):
@@ -149,6 +154,36 @@ class Activation(StrEnum):
     SILU = "silu"
     GELU_TANH = "gelu-tanh"
     SWIGLU_OAI = "swiglu-oai"
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Attention whose keys and values are made of one short row a token (DeepSeek-V2, arXiv:2405.04434).
+
+    `rank` are the channels of that row. A head of a query has `nope` channels that stay as they are and `rope` that are
+    turned, as has the one key part that all heads share; a head of values has `value`. Queries are made of a row of
+    `query_rank` channels, or straight where that is 0.
+
+    `absorbed`: what makes keys of the row is multiplied into the queries, and what makes values of it behind the
+    attention, so that all heads meet the row itself. A file says by its tensors which of the two is computed.
+    """
+
+    rank: int
+    query_rank: int
+    nope: int
+    rope: int
+    value: int
+    absorbed: bool
+
+    @property
+    def key_dim(self) -> int:
+        """Channels of a head of what the scores multiply."""
+        return (self.rank if self.absorbed else self.nope) + self.rope
+
+    @property
+    def value_dim(self) -> int:
+        """Channels of a head of what the probabilities weigh."""
+        return self.rank if self.absorbed else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +253,8 @@ class GraphConfig:
     """Whether one product gives beta and alpha of recurrent layers: key head by key head, those of its value heads."""
     gated_attention: bool = False
     rope_dim: int = 0
+    latent: LatentAttention | None = None
+    """Of latent attention, which has `head_dim` and `kv_heads` as the scores meet them."""
 
     def mixer(self, layer: int) -> TokenMixer:
         """What `layer` has: attention, or a recurrence in its place."""
@@ -251,6 +288,11 @@ class GraphConfig:
     @property
     def kv_width(self) -> int:
         return self.kv_heads * self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        """Channels of a head of values."""
+        return self.head_dim if self.latent is None else self.latent.value_dim
 
     @property
     def q_head_width(self) -> int:
@@ -302,6 +344,7 @@ class GraphConfig:
         """Columns of `part` in a fused Q‖K‖V stage."""
         q, kv = self.heads * self.q_head_width, self.kv_width
         linear_k = self.linear_key_width
+        latent, shared = (0, 0) if self.latent is None else (self.latent.rank, self.latent.rope)
         return {
             Part.WHOLE: slice(None),
             Part.Q: slice(0, q),
@@ -310,6 +353,8 @@ class GraphConfig:
             Part.LINEAR_Q: slice(0, linear_k),
             Part.LINEAR_K: slice(linear_k, 2 * linear_k),
             Part.LINEAR_V: slice(2 * linear_k, self.linear_qkv_width),
+            Part.LATENT: slice(0, latent),
+            Part.LATENT_KEY: slice(latent, latent + shared),
         }[part]
 
 
@@ -350,6 +395,11 @@ class Stage:
     """The kind of layers that have the stage, by their feed-forward block; None for all."""
     head_size: int = 0
     """Channels of a head, where the op treats each head by itself."""
+
+    @property
+    def heads(self) -> int:
+        """How many heads a row has, where the op treats each head by itself; 1 where it does not."""
+        return self.width // self.head_size if self.head_size else 1
 
     @property
     def code(self) -> str:
@@ -436,6 +486,9 @@ CODES: Mapping[str, str] = MappingProxyType(
         "a_softplus": "asp", "linear_attn_gate": "dec", "linear_attn_state": "sta", "linear_attn_output": "del",
         "linear_attn_norm": "lno", "linear_attn_z_silu": "zsi", "linear_attn_gated": "lga", "linear_attn_out": "lou",
         "ffn_shexp_gate": "sga", "ffn_shexp_up": "sup", "ffn_shexp_silu": "ssi", "ffn_shexp_swiglu": "ssw",
+        "q_a": "qla", "q_a_norm": "qan", "mla_q": "qma", "kv_cmpr_pe": "kvp", "kv_cmpr": "kvc", "q_nope": "qnp",
+        "q_pe_raw": "qpr", "q_pe": "qpe", "k_pe": "kpe", "q_nope_absorbed": "qab", "mla_kv": "kvm", "k_nope": "knp",
+        "v_heads": "vhe", "q_latent": "qlt", "k_latent": "klt", "attn_latent": "alt",
         "ffn_shexp": "sdo", "ffn_shexp_sum": "ssu", "shared_expert_gate": "seg",
         "shared_expert_gate_sigmoid": "ses", "ffn_shexp_gated": "sgd",
     }
@@ -500,6 +553,11 @@ class StageGraph:
     def names(self) -> tuple[str, ...]:
         """Stage names in execution order."""
         return tuple(self._by_name)
+
+    @property
+    def has_latent_attention(self) -> bool:
+        """Whether some of its stages are those of latent attention."""
+        return not _OF_LATENT.isdisjoint(self._by_name)
 
     @cached_property
     def row_widths(self) -> Mapping[str, int]:
@@ -661,7 +719,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     present = set(names)
     unknown = _guessed(present, layers)
     blocks = _blocks_of(present, unknown)
-    full = {stage.name: stage for stage in _stages(unknown, *blocks)}
+    full = {stage.name: stage for stage in _both_forms(unknown, present, *blocks)}
 
     def nearest(entry: Input, crossed: bool = False, part: Part = Part.WHOLE) -> tuple[Input, ...]:
         crossed = crossed or entry.previous_layer
@@ -683,6 +741,22 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
         return replace(stage, inputs=inputs, width=0, params=())
 
     return StageGraph([thinned(stage) for stage in full.values() if stage.name in present], layers, None)
+
+
+def _both_forms(config: GraphConfig, names: Collection[str], *blocks: FeedForwardKind) -> Iterator[Stage]:
+    """All stages; of latent attention that makes keys and values for each head also those of the other form, as where
+    captures of both are compared: what only one form has is then no stage that both must have."""
+    if config.latent is None or config.latent.absorbed:
+        yield from _stages(config, *blocks)
+        return
+    absorbed = replace(config, latent=replace(config.latent, absorbed=True))
+    missing = _own_names(_attention_stages, absorbed) - _own_names(_attention_stages, config)
+    is_mixed = not missing.isdisjoint(names)
+    others = [stage for stage in _attention_stages(absorbed) if stage.name in missing]
+    for stage in _stages(config, *blocks):
+        if stage.op in (Op.SCORES, Op.ATTEND):
+            yield from (other for other in others if (other.op is Op.ATTEND) == (stage.op is Op.ATTEND))
+        yield replace(stage, extension=True) if is_mixed and stage.op is Op.HEAD_JOIN else stage
 
 
 def graph_from_tensors(
@@ -738,6 +812,7 @@ def canonical_name(name: str) -> str:
 def known_names() -> tuple[str, ...]:
     """Every stage name that a file can have, in execution order, extensions included."""
     kinds = [_with_all_stages(activation, biased) for activation in Activation for biased in (False, True)]
+    kinds += [replace(kinds[0], latent=_any_latent(absorbed=absorbed)) for absorbed in (False, True)]
     every = (stage.name for kind in kinds for stage in _stages(kind, _DENSE, _SHARED_EXPERTS))
     return tuple(dict.fromkeys(every))
 
@@ -756,6 +831,10 @@ def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> G
     )  # fmt: skip
 
 
+def _any_latent(*, absorbed: bool) -> LatentAttention:
+    return LatentAttention(0, 1, 0, 0, 0, absorbed)
+
+
 def _guessed(names: Collection[str], layers: int) -> GraphConfig:
     """What `names` of stages say of their model.
 
@@ -766,6 +845,8 @@ def _guessed(names: Collection[str], layers: int) -> GraphConfig:
     activation = next((kind for kind, found in of_gates.items() if not found.isdisjoint(names)), Activation.SILU)
     full = _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
     full = replace(full, shared_expert_gate=not _OF_SHARED_GATES.isdisjoint(names))
+    if not _OF_LATENT.isdisjoint(names):
+        full = replace(full, latent=_any_latent(absorbed=_OF_EXPANDED.isdisjoint(names)))
     of_hybrids = _own_names(_recurrent_stages, full) | {"attn_gate_sigmoid", "attn_gated"}
     if of_hybrids.isdisjoint(names):
         return replace(full, recurrent=(), gated_attention=False)
@@ -787,6 +868,15 @@ _OF_BIASES = frozenset(
     {"attn_out_matmul", "ffn_moe_gate_biased", "ffn_moe_up_biased", "ffn_moe_down_biased", "ffn_moe_weights_softmax"}
 )
 """Stages that a model has only where what comes out of its attention and its experts have biases."""
+
+_OF_EXPANDED = frozenset({"mla_kv", "k_nope", "v_heads"})
+"""Stages of latent attention that makes keys and values for each head."""
+
+_OF_LATENT = _OF_EXPANDED | {
+    "q_a", "q_a_norm", "mla_q", "kv_cmpr_pe", "kv_cmpr", "q_nope", "q_pe_raw", "q_pe", "k_pe", "q_nope_absorbed",
+    "q_latent", "k_latent", "attn_latent",
+}  # fmt: skip
+"""Stages that only models with latent attention have."""
 
 _OF_SHARED_GATES = frozenset({"shared_expert_gate", "shared_expert_gate_sigmoid", "ffn_shexp_gated"})
 """Stages that a model has only where the expert that every token uses has a gate."""
@@ -832,11 +922,11 @@ _RESIDUAL = Input(LAYER_OUTPUT, previous_layer=True)
 
 
 def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
+    if config.latent is not None:
+        yield from _latent_stages(config, config.latent)
+        return
     q, k, v = "attn_q", "attn_k", "attn_v"
-    mixer = TokenMixer.ATTENTION
-    per_token = partial(Stage, column="attention", mixer=mixer)
-    of_heads = partial(per_token, head_size=config.head_dim)
-    attention_map = partial(Stage, column="attention", mixer=mixer, axes=(Axis.HEAD, Axis.QUERY, Axis.KEY))
+    per_token, of_heads = _of_attention(), _of_attention(head_size=config.head_dim)
     yield per_token("qkv_matmul", Op.MATMUL, (Input("attn_norm"),), config.qkv_width, (q, k, v))
     fused = "qkv_matmul"
     if config.qkv_bias:
@@ -853,13 +943,7 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     if config.query_temperature:
         queries = "q_temp_scaled"
         yield of_heads(queries, Op.POSITION_SCALE, (Input("q_post_rope"),), config.q_width, extension=True)
-    yield attention_map("attn_scores", Op.SCORES, (Input(queries), Input("k_post_rope")), config.heads)
-    scores = "attn_scores"
-    if config.attn_softcap:
-        scores = "attn_softcap"
-        yield attention_map(scores, Op.SOFTCAP, (Input("attn_scores"),), config.heads, extension=True)
-    sinks = ("attn_sinks",) if config.sinks else ()
-    yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads, sinks)
+    yield from _map_stages(config, queries)
     yield of_heads("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
     attended = "attention"
     if config.gated_attention:
@@ -868,7 +952,28 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
         yield per_token(
             attended, Op.MULTIPLY, (Input("attention"), Input(gate)), config.q_width, extension=True
         )  # fmt: skip
-    biased = config.attn_out_bias
+    yield from _projection_stages(config, attended)
+
+
+def _of_attention(**fields: Any) -> Callable[..., Stage]:
+    return partial(Stage, column="attention", mixer=TokenMixer.ATTENTION, **fields)
+
+
+def _map_stages(config: GraphConfig, queries: str, keys: str = "k_post_rope") -> Iterator[Stage]:
+    """The attention maps of the stages `queries` and `keys`."""
+    attention_map = _of_attention(axes=(Axis.HEAD, Axis.QUERY, Axis.KEY))
+    yield attention_map("attn_scores", Op.SCORES, (Input(queries), Input(keys)), config.heads)
+    scores = "attn_scores"
+    if config.attn_softcap:
+        scores = "attn_softcap"
+        yield attention_map(scores, Op.SOFTCAP, (Input("attn_scores"),), config.heads, extension=True)
+    sinks = ("attn_sinks",) if config.sinks else ()
+    yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads, sinks)
+
+
+def _projection_stages(config: GraphConfig, attended: str) -> Iterator[Stage]:
+    """What the stage `attended` becomes on its way out of the attention."""
+    per_token, biased = _of_attention(), config.attn_out_bias
     product = "attn_out_matmul" if biased else "attn_out"
     yield per_token(product, Op.MATMUL, (Input(attended),), config.hidden, ("attn_output",), extension=biased)
     if biased:
@@ -878,6 +983,60 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
             "attn_post_norm", Op.RMS_NORM, (Input("attn_out"),), config.hidden, ("post_attention_norm",),
             extension=True,
         )  # fmt: skip
+
+
+def _latent_stages(config: GraphConfig, latent: LatentAttention) -> Iterator[Stage]:
+    """Latent attention: rows of `rank` channels in place of keys and values, of which each head makes its own."""
+    heads, rank, rope = config.heads, latent.rank, latent.rope
+    stage, of_heads = _of_attention(extension=True), partial(_of_attention, extension=True)
+    source = Input("attn_norm")
+    if latent.query_rank:
+        yield stage("q_a", Op.MATMUL, (source,), latent.query_rank, ("attn_q_a",))
+        yield stage("q_a_norm", Op.RMS_NORM, (Input("q_a"),), latent.query_rank, ("attn_q_a_norm",))
+        source = Input("q_a_norm")
+    q = "attn_q_b" if latent.query_rank else "attn_q"
+    yield stage("mla_q", Op.MATMUL, (source,), heads * (latent.nope + rope), (q,))
+    yield stage("kv_cmpr_pe", Op.MATMUL, (Input("attn_norm"),), rank + rope, ("attn_kv_a_mqa",))
+    yield stage("kv_cmpr", Op.RMS_NORM, (Input("kv_cmpr_pe", Part.LATENT),), rank, ("attn_kv_a_norm",))
+    yield of_heads(head_size=latent.nope)("q_nope", Op.HEAD_FRONT, (Input("mla_q"),), heads * latent.nope)
+    of_rope = of_heads(head_size=rope)
+    yield of_rope("q_pe_raw", Op.HEAD_BACK, (Input("mla_q"),), heads * rope)
+    yield of_rope("q_pe", Op.ROPE, (Input("q_pe_raw"),), heads * rope)
+    yield of_rope("k_pe", Op.ROPE, (Input("kv_cmpr_pe", Part.LATENT_KEY),), rope)
+    yield from (_absorbed_stages if latent.absorbed else _expanded_stages)(config, latent)
+    yield from _projection_stages(config, "attention")
+
+
+def _absorbed_stages(config: GraphConfig, latent: LatentAttention) -> Iterator[Stage]:
+    """All heads meet the row itself: what makes keys of it is multiplied into the queries, and values come last."""
+    rank, joined = latent.rank, _of_attention(head_size=latent.key_dim, extension=True)
+    of_latents = _of_attention(head_size=rank, extension=True)
+    wide = config.heads * rank
+    yield of_latents("q_nope_absorbed", Op.HEAD_MATMUL, (Input("q_nope"),), wide, ("attn_k_b",))
+    yield joined("q_latent", Op.HEAD_JOIN, (Input("q_nope_absorbed"), Input("q_pe")), config.q_width)
+    yield joined("k_latent", Op.HEAD_JOIN, (Input("kv_cmpr"), Input("k_pe")), config.kv_width)
+    yield from _map_stages(config, "q_latent", "k_latent")
+    yield of_latents("attn_latent", Op.ATTEND, (Input("attn_softmax"), Input("kv_cmpr")), wide)
+    yield _of_attention(head_size=latent.value)(
+        "attention", Op.HEAD_MATMUL, (Input("attn_latent"),), config.heads * latent.value, ("attn_v_b",)
+    )
+
+
+def _expanded_stages(config: GraphConfig, latent: LatentAttention) -> Iterator[Stage]:
+    """Each head makes a key and a value of the row."""
+    heads, nope, joined = config.heads, latent.nope, _of_attention(head_size=latent.key_dim)
+    of_values = _of_attention(head_size=latent.value)
+    yield _of_attention(extension=True)(
+        "mla_kv", Op.MATMUL, (Input("kv_cmpr"),), heads * (nope + latent.value), ("attn_kv_b",)
+    )
+    yield _of_attention(head_size=nope, extension=True)(
+        "k_nope", Op.HEAD_FRONT, (Input("mla_kv"),), heads * nope
+    )  # fmt: skip
+    yield replace(of_values("v_heads", Op.HEAD_BACK, (Input("mla_kv"),), heads * latent.value), extension=True)
+    yield joined("q_post_rope", Op.HEAD_JOIN, (Input("q_nope"), Input("q_pe")), config.q_width)
+    yield joined("k_post_rope", Op.HEAD_JOIN, (Input("k_nope"), Input("k_pe")), config.kv_width)
+    yield from _map_stages(config, "q_post_rope")
+    yield of_values("attention", Op.ATTEND, (Input("attn_softmax"), Input("v_heads")), heads * latent.value)
 
 
 def _recurrent_stages(config: GraphConfig) -> Iterator[Stage]:

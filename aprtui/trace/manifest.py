@@ -194,4 +194,14 @@ def are_dimensions(graph: GraphConfig) -> bool:
         len(values) in (0, graph.layers) for values in (graph.windows, graph.no_rope, graph.recurrent, graph.dense)
     )
     fits = by_layer and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
-    return 0 < graph.layers <= MAX_LAYERS and all(sizes) and fits and chosen
+    return 0 < graph.layers <= MAX_LAYERS and all(sizes) and fits and chosen and _is_latent_attention(graph)
+
+
+def _is_latent_attention(graph: GraphConfig) -> bool:
+    """Whether the sizes of latent attention, where there is any, are those of the heads."""
+    latent = graph.latent
+    if latent is None:
+        return True
+    sizes = (latent.rank, latent.nope, latent.rope, latent.value, latent.query_rank + 1)
+    heads = (latent.key_dim, 1 if latent.absorbed else graph.heads, latent.rope)
+    return min(sizes) > 0 and heads == (graph.head_dim, graph.kv_heads, graph.rope_dim)

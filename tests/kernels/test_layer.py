@@ -112,8 +112,8 @@ class HeadCase:
             if taps:
                 assert relative(next(results), q) <= 3e-7
                 assert relative(next(results), k) <= 3e-7
-        q_turned = ops.rope(q, position, self.config, None, RopeAngles.F64)
-        k_turned = ops.rope(k, position, self.config, None, RopeAngles.F64)
+        q_turned = ops.rope(q, self.config.graph.head_dim, position, self.config, None, RopeAngles.F64)
+        k_turned = ops.rope(k, self.config.graph.head_dim, position, self.config, None, RopeAngles.F64)
         assert relative(next(results), q_turned) <= 3e-7
         if taps:
             assert relative(next(results), k_turned) <= 3e-7

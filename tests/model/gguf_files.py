@@ -30,10 +30,12 @@ _PRE_TOKENIZERS = {
     "qwen3next": "qwen2",
     "mistral3": "tekken",
     "glm4moe": "glm4",
+    "deepseek2": "deepseek-llm",
 }
 EXPERT_FFN = 256
 LINEAR_HEAD, LINEAR_KEYS, LINEAR_VALUES, TAPS = 32, 2, 4, 4
 LEADING_DENSE = 1
+RANK, NOPE, ROPE, VALUE = 96, 64, 32, 32
 _NORM_BEHIND = ("gpt-oss", "glm4moe")
 """Architectures that call the norm in front of the feed-forward block by its place behind the attention."""
 _BIASED = ("qwen2", "gpt-oss", "glm4moe")
@@ -172,11 +174,15 @@ def model_file(
     seed: int = 0,
     experts: int = 8,
     experts_used: int = 2,
+    absorbed: bool = True,
+    query_rank: int = 0,
+    sigmoid: bool = False,
 ) -> ModelFile:
     """A valid model that has not been written yet. Without `tokenizer` the vocabulary has 288 tokens and no texts.
 
     Where the architecture has experts, there are `experts` of 256 channels. Where it has recurrent layers, every second
-    one has attention.
+    one has attention. Latent attention is `absorbed` or not, and makes queries of rows of `query_rank` channels;
+    the router beside it takes a softmax, or a `sigmoid` with a bias.
     """
     width = head_dim or hidden // heads
     file = ModelFile(architecture)
@@ -216,17 +222,39 @@ def model_file(
             "rope.dimension_count": width // 2, "leading_dense_block_count": LEADING_DENSE, "expert_shared_count": 2,
             "expert_gating_func": 2, "expert_weights_scale": 1.5, "expert_weights_norm": True,
         }  # fmt: skip
+    if architecture == "deepseek2":
+        values |= _latent_keys(heads, query_rank, absorbed=absorbed) | (_SIGMOID_KEYS if sigmoid else {})
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
         file.metadata |= byte_pair_vocabulary(_PRE_TOKENIZERS.get(architecture, "qwen2"))
     vocabulary = len(file.metadata["tokenizer.ggml.tokens"]) if tokenizer else 288
     _add_tensors(
-        file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed, experts
-    )
+        file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed,
+        experts, absorbed, query_rank, sigmoid,
+    )  # fmt: skip
     if architecture == "gpt-oss":
         for layer in range(layers):
             _add_biases_and_sinks(file, f"blk.{layer}", hidden, heads, experts, seed + layer)
     return file
+
+
+_SIGMOID_KEYS = {"expert_gating_func": 2, "expert_weights_scale": 1.5, "expert_weights_norm": True}
+
+
+def _latent_keys(heads: int, query_rank: int, *, absorbed: bool) -> dict[str, Any]:
+    key, value = NOPE + ROPE, VALUE
+    sizes = {"attention.key_length": key, "attention.value_length": value, "attention.head_count_kv": heads}
+    if absorbed:
+        sizes = {
+            "attention.key_length": RANK + ROPE, "attention.value_length": RANK, "attention.head_count_kv": 1,
+            "attention.key_length_mla": key, "attention.value_length_mla": value,
+        }  # fmt: skip
+    return sizes | {
+        "rope.dimension_count": ROPE, "leading_dense_block_count": LEADING_DENSE, "expert_shared_count": 2,
+        "attention.kv_lora_rank": RANK, "attention.q_lora_rank": query_rank,
+        "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 8,
+        "rope.scaling.yarn_log_multiplier": 0.0707,
+    }  # fmt: skip
 
 
 def _is_hybrid(architecture: str) -> bool:
@@ -278,6 +306,22 @@ class _Filler:
         self.vector(f"{block}.ssm_dt.bias", LINEAR_VALUES, -1.0)
         self.vector(f"{block}.ssm_a", LINEAR_VALUES, -0.5)
 
+    def latent(self, block: str, hidden: int, heads: int, query_rank: int, *, absorbed: bool) -> None:
+        """Latent attention: queries, keys and values."""
+        if query_rank:
+            self.matrix(f"{block}.attn_q_a", query_rank, hidden)
+            self.vector(f"{block}.attn_q_a_norm.weight", query_rank)
+        queries = ("attn_q_b", query_rank) if query_rank else ("attn_q", hidden)
+        self.matrix(f"{block}.{queries[0]}", heads * (NOPE + ROPE), queries[1])
+        self.matrix(f"{block}.attn_kv_a_mqa", RANK + ROPE, hidden)
+        self.vector(f"{block}.attn_kv_a_norm.weight", RANK)
+        if absorbed:
+            self.expert_matrices(f"{block}.attn_k_b", heads, RANK, NOPE)
+            self.expert_matrices(f"{block}.attn_v_b", heads, VALUE, RANK)
+        else:
+            self.matrix(f"{block}.attn_kv_b", heads * (NOPE + VALUE), RANK)
+        self.matrix(f"{block}.attn_output", hidden, heads * VALUE)
+
     def feed_forward(self, block: str, hidden: int, ffn: int, experts: int, *, shared: int, gated: bool) -> None:
         """With `experts`, also one of `shared` times their channels that all tokens use, `gated` or not."""
         widths = (("gate", ffn, hidden), ("up", ffn, hidden), ("down", hidden, ffn))
@@ -301,10 +345,11 @@ class _Filler:
 
 def _add_tensors(
     file: ModelFile, kind: WeightType, layers: int, hidden: int, q_width: int, kv_width: int, head_dim: int, ffn: int,
-    vocabulary: int, tied: bool, seed: int, experts: int,
+    vocabulary: int, tied: bool, seed: int, experts: int, absorbed: bool, query_rank: int, sigmoid: bool,
 ) -> None:  # fmt: skip
     filler, architecture = _Filler(file, kind, np.random.default_rng(seed)), ARCHITECTURES[file.architecture]
     is_hybrid, is_glm = _is_hybrid(file.architecture), file.architecture == "glm4moe"
+    is_latent = architecture.latent is not None
     filler.matrix("token_embd", vocabulary, hidden)
     for layer in range(layers):
         block, is_recurrent = f"blk.{layer}", is_hybrid and layer % 2 == 0
@@ -315,6 +360,8 @@ def _add_tensors(
         filler.vector(f"{block}.{ffn_norm}.weight", hidden, mean)
         if is_recurrent:
             filler.recurrence(block, hidden)
+        elif is_latent:
+            filler.latent(block, hidden, q_width // head_dim, query_rank, absorbed=absorbed)
         else:
             for part, width in (("q", (1 + is_hybrid) * q_width), ("k", kv_width), ("v", kv_width)):
                 filler.matrix(f"{block}.attn_{part}", width, hidden)
@@ -324,13 +371,18 @@ def _add_tensors(
             filler.vector(f"{block}.{name}.weight", head_dim)
         for name in ("post_attention_norm", "post_ffw_norm") if architecture.post_norms else ():
             filler.vector(f"{block}.{name}.weight", hidden)
-        if not is_recurrent:
+        if not is_recurrent and not is_latent:
             filler.matrix(f"{block}.attn_output", hidden, q_width)
-        is_dense = is_glm and layer < LEADING_DENSE
+        is_dense = (is_glm or is_latent) and layer < LEADING_DENSE
         filler.feed_forward(
-            block, hidden, ffn, 0 if is_dense else experts, shared=2 if is_glm else int(is_hybrid), gated=is_hybrid
+            block,
+            hidden,
+            ffn,
+            0 if is_dense else experts,
+            shared=2 if is_glm or is_latent else int(is_hybrid),
+            gated=is_hybrid,
         )
-        if is_glm and not is_dense:
+        if (is_glm or sigmoid) and not is_dense:
             filler.vector(f"{block}.exp_probs_b.bias", experts, 0.0)
     filler.vector("output_norm.weight", hidden)
     if not tied:

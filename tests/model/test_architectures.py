@@ -26,6 +26,8 @@ def test_the_modules_of_transformers_are_those_that_converters_read(tmp_path: Pa
             found = names.get_name(module)
             if found == "blk.1.ssm_in":  # what converters once wrote as a whole, and divide now
                 assert module.endswith("in_proj_qkvz") and parameter in ("attn_qkv", "attn_gate")
+            elif found == "blk.1.attn_kv_b":  # the same
+                assert parameter in ("attn_kv_b", "attn_k_b", "attn_v_b")
             elif found is not None or f"{parameter}.weight" not in architecture.tied:
                 assert found == (f"blk.1.{parameter}" if ".layers." in module else parameter)
 

@@ -87,6 +87,7 @@ def test_only_relatives_of_llama_turn_neighbouring_channels(tmp_path: Path) -> N
         for name in ARCHITECTURES
     }
     assert layouts == {
+        "deepseek2": RopeLayout.INTERLEAVED,
         "gemma2": RopeLayout.HALF_SPLIT,
         "gemma3": RopeLayout.HALF_SPLIT,
         "mistral3": RopeLayout.INTERLEAVED,

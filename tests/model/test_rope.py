@@ -76,7 +76,7 @@ def test_a_range_need_not_begin_at_a_whole_pair_but_does_in_the_way_of_ggml() ->
 def test_turned_queries_are_larger_by_the_magnitude() -> None:
     config = ModelConfig(GraphConfig("llama", 1, 64, 1, 1, 64, 64, 9), 64, 1e-6, Rope(1e4, magnitude=1.5))
     x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
-    found = turned(x, 3, config, 0, RopeAngles.F64)
+    found = turned(x, 64, 3, config, 0, RopeAngles.F64)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.5 * np.linalg.norm(x, axis=1), rtol=1e-6)
 
 

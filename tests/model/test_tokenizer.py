@@ -101,6 +101,7 @@ def test_digits_split_as_the_pre_tokenizer_says(tmp_path: Path) -> None:
     assert pieces(byte_pair(tmp_path, "llama-bpe"), "12") == ["12"]
     assert pieces(byte_pair(tmp_path, "qwen2"), "12") == ["1", "2"]
     assert pieces(byte_pair(tmp_path, "smollm"), " 12") == [" ", "1", "2"]
+    assert pieces(byte_pair(tmp_path, "deepseek-llm"), "12") == ["12"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tests.oracle.models import TOKENS, largest_error, model_of, own_capture
 
 ACTIVATIONS = {"ffn_silu", "ffn_gelu", "ffn_moe_silu", "ffn_shexp_silu"}
 MAPS = {"attn_scores", "attn_softcap", "attn_softmax"}
+VIEWS = {"q_pe_raw"}
 F16_GELU = {"gemma2", "gemma3"}
 needs_llama_cpp = pytest.mark.group("llama_cpp")
 
@@ -60,13 +61,30 @@ def test_every_stage_is_that_of_our_reference(tmp_path: Path, architecture: str)
     whole = captured(model, tmp_path / "whole")
     assert whole.manifest is not None
     unavailable = whole.manifest.unavailable
-    assert unavailable.keys() == ACTIVATIONS & set(model.graph.names)
+    assert unavailable.keys() == (ACTIVATIONS | VIEWS) & set(model.graph.names)
     assert {node.stage for node in model.graph.nodes if node not in whole.files} == unavailable.keys()
     tolerance = 2e-3 if architecture in F16_GELU else 1e-5
     assert largest_error(own_capture(model, tmp_path / "ours"), whole) < tolerance
     decoded = captured(model, tmp_path / "decoded", prefill=5)
     assert decoded.files.keys() == whole.files.keys()
     assert largest_error(whole, decoded) < tolerance
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("absorbed", [True, False], ids=["absorbed", "expanded"])
+def test_latent_attention_is_that_of_our_reference_in_the_form_of_the_file(tmp_path: Path, absorbed: bool) -> None:
+    options: dict[str, Any] = {"absorbed": absorbed, "query_rank": 64, "sigmoid": True}
+    file = model_file(architecture="deepseek2", weight_type=WeightType.F32, **options)
+    model = load_model(file.write(tmp_path / "model.gguf"))
+    whole, flash = (captured(model, tmp_path / name, flash_attention=name == "flash") for name in ("whole", "flash"))
+    queries = set() if absorbed else {"q_nope", "q_pe"}
+    assert whole.manifest is not None and flash.manifest is not None
+    assert whole.manifest.unavailable.keys() == (ACTIVATIONS | VIEWS) & set(model.graph.names) | queries
+    assert flash.manifest.unavailable.keys() == whole.manifest.unavailable.keys() | {"attn_scores", "attn_softmax"}
+    ours = own_capture(model, tmp_path / "ours")
+    assert largest_error(ours, whole) < 1e-5
+    assert largest_error(whole, captured(model, tmp_path / "decoded", prefill=5)) < 1e-5
+    assert 1e-5 < largest_error(ours, flash) < 5e-3, "keys and values are float16 there"
 
 
 @needs_llama_cpp

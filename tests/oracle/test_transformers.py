@@ -47,6 +47,8 @@ FUSED = {
     "qwen35moe": _RECURRENCE | _EXPERTS | _SHARED,
     "qwen3next": _RECURRENCE | _EXPERTS | _SHARED | {"linear_attn_beta", "linear_attn_alpha"},
     "qwen3moe": _EXPERTS,
+    "deepseek2": _EXPERTS - {"moe_router", "ffn_moe_weights"}
+    | {"q_pe_raw", "q_nope_absorbed", "q_latent", "k_latent", "attn_latent"},
     "glm4moe": _EXPERTS - {"moe_router"} | {"qkv_matmul", "ffn_moe_weights_norm"},
 }  # fmt: skip
 """Stages that exist nowhere in transformers."""
@@ -66,6 +68,19 @@ def test_every_stage_is_that_of_our_reference(tmp_path: Path, architecture: str)
     theirs = captured(model, tmp_path / "theirs")
     missing = {node.stage for node in model.graph.nodes if node not in theirs.files}
     assert missing == FUSED.get(architecture, set())
+    assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
+
+
+@needs_transformers
+@pytest.mark.parametrize("absorbed", [True, False], ids=["absorbed", "expanded"])
+def test_models_like_deepseek_v3_have_the_same_stages(tmp_path: Path, absorbed: bool) -> None:
+    """Whose class leaves what it turned in halves, and whose router takes a sigmoid."""
+    path = tmp_path / "ranked.gguf"
+    write_model(path, architecture="deepseek2", absorbed=absorbed, query_rank=64, sigmoid=True)
+    model = load_model(path)
+    theirs = captured(model, tmp_path / "theirs")
+    missing = {node.stage for node in model.graph.nodes if node not in theirs.files} - _EXPERTS
+    assert missing == {"ffn_moe_weights_norm"} | (FUSED["deepseek2"] - _EXPERTS if absorbed else {"q_pe_raw"})
     assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
 
 

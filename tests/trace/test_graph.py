@@ -12,6 +12,7 @@ from aprtui.trace.graph import (
     Activation,
     Axis,
     GraphConfig,
+    LatentAttention,
     Node,
     Op,
     Part,
@@ -50,6 +51,12 @@ GLM = replace(
     shared_expert_ffn=128, shared_expert_gate=False, ffn_norm="post_attention_norm",
 )  # fmt: skip
 
+_LATENT = LatentAttention(rank=96, query_rank=64, nope=64, rope=32, value=32, absorbed=True)
+ABSORBED = replace(
+    GLM, router=Router.SOFTMAX, router_bias=False, qk_norm=False, latent=_LATENT, head_dim=128, kv_heads=1, rope_dim=32
+)
+EXPANDED = replace(ABSORBED, latent=replace(_LATENT, absorbed=False), head_dim=96, kv_heads=4)
+
 # The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
 UPSTREAM_ORDER = [
     *("embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax"),
@@ -63,7 +70,19 @@ def test_biased_dense_model_has_the_twenty_stages_in_upstream_order() -> None:
 
 
 def test_every_input_comes_before_the_node_that_uses_it() -> None:
-    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS, HYBRID, GROUPED_HYBRID, HYBRID_EXPERTS, GLM):
+    for config in (
+        QWEN2,
+        QWEN3,
+        GEMMA2,
+        EXPERTS,
+        GPT_OSS,
+        HYBRID,
+        GROUPED_HYBRID,
+        HYBRID_EXPERTS,
+        GLM,
+        ABSORBED,
+        EXPANDED,
+    ):
         graph = graph_for(config)
         for node in graph.nodes:
             for source in graph.inputs(node):
@@ -173,7 +192,8 @@ def test_graph_from_names_crosses_one_layer_boundary_at_most() -> None:
 
 
 def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
-    for config in (QWEN2, GEMMA2, GPT_OSS, replace(GLM, dense=())):
+    latent = (replace(config, dense=()) for config in (ABSORBED, EXPANDED))
+    for config in (QWEN2, GEMMA2, GPT_OSS, replace(GLM, dense=()), *latent):
         full = graph_for(config)
         named = graph_from_names(set(full.names), full.layers)
         assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
@@ -181,7 +201,17 @@ def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
 
 def test_the_stages_of_the_format_are_known_and_no_extension() -> None:
     dense = replace(QWEN2, qk_norm=True, query_temperature=True)
-    configs = [dense, GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS, GROUPED_HYBRID, GLM]
+    configs = [
+        dense,
+        GEMMA2,
+        GPT_OSS,
+        replace(GPT_OSS, experts=0),
+        HYBRID_EXPERTS,
+        GROUPED_HYBRID,
+        GLM,
+        ABSORBED,
+        EXPANDED,
+    ]
     configs += [replace(EXPERTS, activation=activation) for activation in Activation]
     graphs = [graph_for(config) for config in configs]
     extensions = {stage.name for graph in graphs for stage in graph.stages if stage.extension}
@@ -299,6 +329,39 @@ def test_a_layer_has_attention_or_a_recurrence_and_adds_what_it_has() -> None:
     assert graph.inputs(Node(2, "post_attn_residual")) == (Node(1, "post_ffn_residual"), Node(2, "attn_out"))
     for node in graph.nodes:
         assert len(graph.entries(node)) == len(graph.inputs(node))
+
+
+@pytest.mark.parametrize("config", [ABSORBED, EXPANDED], ids=["absorbed", "expanded"])
+def test_queries_meet_keys_of_their_own_size_and_values_have_another(config: GraphConfig) -> None:
+    graph, latent = graph_for(config), config.latent
+    assert latent is not None
+    queries, keys = (graph[source.stage] for source in graph.inputs(Node(1, "attn_scores")))
+    assert (queries.heads, queries.head_size) == (4, latent.key_dim)
+    assert (keys.heads, keys.head_size) == (config.kv_heads, latent.key_dim)
+    weighed = next(stage for stage in graph.stages if stage.op is Op.ATTEND)
+    assert (weighed.heads, weighed.head_size) == (4, latent.value_dim)
+    assert (graph["attention"].heads, graph["attention"].head_size) == (4, latent.value)
+    assert graph.inputs(Node(1, "attn_out")) == (Node(1, "attention"),)
+
+
+def test_forms_of_latent_attention_have_a_name_for_one_thing_each() -> None:
+    """Captures of the two forms share what is the same in both."""
+    absorbed, expanded = graph_for(ABSORBED), graph_for(EXPANDED)
+    for name in {*absorbed.names} & {*expanded.names}:
+        assert absorbed[name].width == expanded[name].width
+    assert {*absorbed.names} - {*expanded.names} == {"q_nope_absorbed", "q_latent", "k_latent", "attn_latent"}
+    assert {*expanded.names} - {*absorbed.names} == {"mla_kv", "k_nope", "v_heads", "q_post_rope", "k_post_rope"}
+
+
+def test_a_graph_from_names_of_both_forms_has_the_stages_of_both_each_behind_its_inputs() -> None:
+    absorbed, expanded = (graph_for(replace(config, dense=())) for config in (ABSORBED, EXPANDED))
+    names = {*absorbed.names, *expanded.names}
+    both = graph_from_names(names, 2)
+    assert {*both.names} == names and both.has_latent_attention
+    only_one = {*absorbed.names} ^ {*expanded.names}
+    assert all(both[name].extension for name in only_one), "engines differ in which they have"
+    for node in both.nodes:
+        assert all(both.order[source] < both.order[node] for source in both.inputs(node))
 
 
 def test_the_state_of_a_recurrence_is_a_stage_of_the_last_position() -> None:

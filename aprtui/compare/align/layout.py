@@ -124,11 +124,11 @@ def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: Gr
     }
     found = [Layout(text, order=tuple(order.tolist())) for text, order in orders.items()]
     found.append(Layout("channel-major [channels, tokens]", rows="channel-major"))
-    if stage.op is Op.ATTEND and config.head_dim % TURNED_CHANNELS == 0:
+    if stage.op is Op.ATTEND and _head_dim(stage, config) % TURNED_CHANNELS == 0:
         text = f"turned by a Walsh-Hadamard matrix, {TURNED_CHANNELS} channels at a time"
         found.append(Layout(text, turned=TURNED_CHANNELS))
     if _has_heads(stage, config):
-        dim, text = config.head_dim, "head-major [heads, tokens, dim]"
+        dim, text = _head_dim(stage, config), "head-major [heads, tokens, dim]"
         found.append(Layout(text, "head-major", dim))
         found += [
             Layout(f"{text}, then {name}", "head-major", dim, tuple(order.tolist())) for name, order in orders.items()
@@ -139,7 +139,11 @@ def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: Gr
 def _has_heads(stage: Stage, config: GraphConfig) -> bool:
     """Whether the stage has several heads of the attention."""
     by_head = stage.op in HEAD_ROWS and stage.mixer is not TokenMixer.RECURRENCE
-    return by_head and stage.width > config.head_dim
+    return by_head and stage.width > _head_dim(stage, config)
+
+
+def _head_dim(stage: Stage, config: GraphConfig) -> int:
+    return stage.head_size or config.head_dim
 
 
 def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]:
@@ -158,8 +162,9 @@ def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphCon
     rope = dict(_rope_orders(stage, parts, config))
     yield from rope.items()
     if _has_heads(stage, config):
-        for text, heads in _head_orders(stage.width // config.head_dim, config):
-            yield text, (heads[:, None] * config.head_dim + np.arange(config.head_dim)).reshape(-1)
+        dim = _head_dim(stage, config)
+        for text, heads in _head_orders(stage.width // dim, config):
+            yield text, (heads[:, None] * dim + np.arange(dim)).reshape(-1)
     if stage.width == config.qkv_width and stage.op in (Op.MATMUL, Op.BIAS):
         for text, order in _fused_orders(config):
             yield text, order
@@ -218,7 +223,9 @@ def rope_order(parts: Iterable[Part], width: int, config: GraphConfig, layout: R
     turned = pairs if layout is RopeLayout.INTERLEAVED else np.argsort(pairs)
     order = np.arange(width)
     for part in parts:
-        heads = order[config.part(part)].reshape(-1, config.q_head_width if part is Part.Q else config.head_dim)
+        # Latent attention keeps apart what it turns.
+        whole = config.head_dim if config.latent is None else d
+        heads = order[config.part(part)].reshape(-1, config.q_head_width if part is Part.Q else whole)
         heads[:, :d] = heads[:, turned]
         order[config.part(part)] = heads.reshape(-1)
     return order

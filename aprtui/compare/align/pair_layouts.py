@@ -108,6 +108,8 @@ def _swapped(first: StagePair | Unpaired, second: StagePair | Unpaired) -> bool:
 
 def _inferred_config(graph: StageGraph, both: list[Node], pair_of: PairOf) -> GraphConfig | None:
     """The dimensions that the shapes of a layer imply: a map has the number of heads, which share the channels."""
+    if graph.has_latent_attention:
+        return None
     widths: dict[Op, int] = {}
     rotated: list[int] = []
     for stage in graph.stages:

@@ -118,9 +118,9 @@ class StageEvidence:
         if self.expected.ndim == 3:
             return values.reshape(len(values), self.expected.shape[0], -1)
         config, width = self.config, self.stage.width
-        if config is None or width not in (config.q_width, config.kv_width):
+        if config is None or (width not in (config.q_width, config.kv_width) and config.latent is None):
             return None
-        dim = config.head_dim
+        dim = config.head_dim if config.latent is None else self.stage.head_size
         return None if not dim or width % dim or width == dim else values.reshape(len(values), -1, dim)
 
 

@@ -98,7 +98,11 @@ def values_of_layer_before(call: StageCall) -> Array:
 
 def keys_as_values(call: StageCall) -> Array:
     """The cache of the keys is read for the values, too."""
-    return _with_cached(call, call.before("k_post_rope"))
+    return _with_cached(call, call.before(_keys(call)))
+
+
+def _keys(call: StageCall) -> str:
+    return call.model.graph["attn_scores"].inputs[1].stage
 
 
 def values_as_keys(call: StageCall) -> Array:
@@ -226,7 +230,8 @@ def all_scores(call: StageCall) -> Array:
     config, graph = call.model.config, call.model.graph
     source = graph.inputs(_softmax_node(call))[0]
     seen = call.x if call.op is Op.SOFTMAX else call.seen[source]
-    q, k = (call.heads(call.before(name)).astype(np.float64) for name in ("q_post_rope", "k_post_rope"))
+    made_from = (call.before(entry.stage) for entry in graph["attn_scores"].inputs)
+    q, k = (x.reshape(len(x), -1, config.graph.head_dim).astype(np.float64) for x in made_from)
     k = np.repeat(k, config.graph.heads // config.graph.kv_heads, 1)
     scores = np.asarray(np.einsum("nhd,thd->hnt", q, k) * config.score_scale, np.float32)
     if graph[source.stage].op is Op.SOFTCAP:

@@ -120,7 +120,12 @@ class StageCall:
 
     def heads(self, x: Array) -> Array:
         """`x` `[T, heads · dim]` as `[T, heads, dim]`."""
-        return x.reshape(len(x), -1, self.model.config.graph.head_dim)
+        return x.reshape(len(x), -1, self.head_dim)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head of the stage, or of what a map is made of."""
+        return self.model.graph[self.node.stage].head_size or self.model.config.graph.head_dim
 
     def matrices(self) -> list[Matrix]:
         """The weights of a matrix product, dequantised `[rows, columns]`."""

@@ -211,7 +211,7 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
     ),
     plain(
         "values turned", (Op.ATTEND,), attention.turned_values, "values are turned, too", "turn queries and keys only",
-        lambda model, node: model.config.graph.has_rope(node.layer),
+        lambda model, node: model.config.graph.has_rope(node.layer) and model.config.graph.latent is None,
     ),
     _masked("mask left out", attention.no_mask, "no mask: every query sees every key", "mask keys behind the query"),
     Alternative(

@@ -80,8 +80,7 @@ def turned_twice(call: StageCall) -> Array:
 
 def half_of_the_head(call: StageCall) -> Array:
     """Only the first half of each head's channels is turned."""
-    graph = call.model.config.graph
-    return call.with_config(graph=replace(graph, rope_dim=graph.head_dim // 2))
+    return call.with_config(graph=replace(call.model.config.graph, rope_dim=call.head_dim // 2))
 
 
 def bf16_angles(call: StageCall) -> Array:

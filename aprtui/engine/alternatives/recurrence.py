@@ -93,8 +93,9 @@ def gate_of_the_query(call: StageCall) -> Array:
 
 def other_half_of_heads(call: StageCall) -> Array:
     """Beta is taken for alpha, or alpha for beta."""
-    size = call.model.graph[call.node.stage].head_size
-    return ops.head_back(call.x, size) if call.op is Op.HEAD_FRONT else ops.head_front(call.x, size)
+    stage = call.model.graph[call.node.stage]
+    other = ops.head_back if call.op is Op.HEAD_FRONT else ops.head_front
+    return other(call.x, stage.heads, stage.head_size)
 
 
 def halves_of_the_row(call: StageCall) -> Array:
@@ -240,6 +241,7 @@ RECURRENCE_ALTERNATIVES: tuple[Alternative, ...] = (
     plain(
         "other half of heads", _HALVES, other_half_of_heads, "beta and alpha are exchanged",
         "for each key head, the betas of its value heads, then their alphas",
+        lambda model, node: model.config.graph.linear_key_heads > 0,
     ),
     plain(
         "halves of the row", _HALVES, halves_of_the_row, "all betas are read before all alphas",

@@ -111,7 +111,7 @@ def _zeros(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 def channel_words(call: StageCall, channels: Sequence[int], shape: tuple[int, ...], is_map: bool) -> str:
     total = shape[0] if is_map else shape[-1]
     noun = "head" if is_map else "channel"
-    dim = call.model.config.graph.head_dim
+    dim = call.head_dim
     heads = sorted({channel // dim for channel in channels})
     if not is_map and call.op is Op.ATTEND and len(channels) == len(heads) * dim:
         noun, channels, total = "head", heads, total // dim
@@ -239,7 +239,7 @@ def _orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 
 def _order_words(call: StageCall, order: NDArray[np.intp], moved: NDArray[np.intp]) -> str:
-    width, dim = len(order), call.model.config.graph.head_dim
+    width, dim = len(order), call.head_dim
     steps = np.unique((order - np.arange(width)) % width)
     if steps.size == 1:
         step = int(steps[0]) if steps[0] <= width // 2 else int(steps[0]) - width

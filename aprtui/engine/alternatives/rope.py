@@ -187,15 +187,15 @@ def _turned_as(first: int, last: int, place: int, last_place: int) -> str:
 
 
 def _widths(call: StageCall, found: Array | None) -> Iterator[Attempt]:
-    graph, own = call.model.config.graph, call.model.config.graph.rotated
-    widths = [graph.head_dim // 4, graph.head_dim // 2, 3 * graph.head_dim // 4, graph.head_dim]
+    own, dim = call.model.config.graph.rotated, call.head_dim
+    widths = [dim // 4, dim // 2, 3 * dim // 4, dim]
     if found is not None:
         moved = np.flatnonzero((call.heads(found) != call.heads(call.x)).any((0, 1)))
         widths = [int(moved[-1]) + 1] if moved.size else []
     for width in dict.fromkeys(widths):
         if width != own and width % 2 == 0:
             yield configured(
-                f"{width} of {graph.head_dim} channels of a head are turned, the model says {own}",
+                f"{width} of {dim} channels of a head are turned, the model says {own}",
                 lambda c, width=width: {"graph": replace(c.model.config.graph, rope_dim=width)},  # type: ignore[misc]
             )
 
@@ -342,6 +342,10 @@ def turns_heads(model: Model, node: Node) -> bool:
     return model.config.graph.has_rope(node.layer)
 
 
+def _turns_fused_heads(model: Model, node: Node) -> bool:
+    return turns_heads(model, node) and model.config.graph.latent is None
+
+
 _READ = "read it from the model's metadata (rope.freq_base), for this kind of layer"
 _ROPE = (Op.ROPE,)
 
@@ -410,6 +414,6 @@ ROPE_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative("RoPE frequencies", frozenset(_ROPE), _factors, "read rope.scaling and rope_freqs", turns_heads),
     plain(
         "V read for K", ("k_post_rope",), attention.values_as_keys, "made of the values: V is read for K",
-        "check where the fused product is split", turns_heads,
+        "check where the fused product is split", _turns_fused_heads,
     ),
 )  # fmt: skip

@@ -124,7 +124,7 @@ def normed_rows(call: StageCall) -> Wide:
     (weight,) = call.model.params(call.node)
     x, stage = call.x, call.model.graph[call.node.stage]
     if x.shape[1] > stage.width:
-        x = ops.head_front(x, stage.head_size)
+        x = ops.head_front(x, stage.heads, stage.head_size)
     return x.astype(np.float64).reshape(len(x), -1, weight.columns)
 
 

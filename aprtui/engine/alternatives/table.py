@@ -7,6 +7,7 @@ from aprtui.engine.alternatives.alternative import Alternative
 from aprtui.engine.alternatives.embedding import EMBEDDING_ALTERNATIVES
 from aprtui.engine.alternatives.experts import EXPERT_ALTERNATIVES
 from aprtui.engine.alternatives.keys import KEY_ALTERNATIVES
+from aprtui.engine.alternatives.latent import LATENT_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.decoding import DECODING_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.inputs import INPUT_ALTERNATIVES
@@ -30,6 +31,7 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *ACTIVATION_ALTERNATIVES,
     *EXPERT_ALTERNATIVES,
     *RECURRENCE_ALTERNATIVES,
+    *LATENT_ALTERNATIVES,
     *EMBEDDING_ALTERNATIVES,
     *RESIDUAL_ALTERNATIVES,
     *RESULT_ALTERNATIVES,

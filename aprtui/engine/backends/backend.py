@@ -89,7 +89,8 @@ def context_in_memory(request: EngineRequest) -> int:
     from aprtui.engine.kv_types import cache_bytes
 
     graph, context = request.model.config.graph, request.context
-    position = 2 * cache_bytes(request.kv, graph.kv_width) * max(1, len(graph.layers_with(TokenMixer.ATTENTION)))
+    of_head = sum(cache_bytes(request.kv, width) for width in (graph.head_dim, graph.value_dim))
+    position = graph.kv_heads * of_head * max(1, len(graph.layers_with(TokenMixer.ATTENTION)))
     available = available_memory()
     if available is None or position * context <= available:
         return context

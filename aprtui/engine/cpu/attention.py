@@ -174,7 +174,7 @@ def _weigh(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
     """Sums of the values that each row sees, weighted by its softmax."""
     rows, queries, stride = shape
     tile_at, _, sums, softmax = places
-    width = padded(step.width)
+    width = padded(step.value_width)
     size = tile_bytes(step.kind, width)
     for begin in range(_window_start(step, first) // LANES * LANES, first + queries - 1, LANES):
         tile = value_tile(step.kind, cache + begin // LANES * size, width, tile_at)
@@ -257,14 +257,15 @@ def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> N
     """Attention of the query heads `heads` (of one K/V head) at the tokens `tokens`, both as (begin, end)."""
     parts = step.count
     width, wide, position = step.width, padded(step.width), control.position
+    value_width, value_wide = step.value_width, padded(step.value_width)
     queries = tokens[1] - tokens[0]
     rows, first, total = (heads[1] - heads[0]) * queries, position + tokens[0] + 1, position + tokens[1]
     stride = 4 * padded(total)
-    query_rows = scratch + 4 * LANES * wide
+    query_rows = scratch + 4 * LANES * max(wide, value_wide)
     sums = query_rows + 4 * rows * wide
-    scores = sums + 4 * rows * wide
+    scores = sums + 4 * rows * value_wide
     shape, places = (rows, queries, stride), (scratch, query_rows, sums, scores)
-    zeroed = float32s(sums, rows * wide + rows * padded(total))
+    zeroed = float32s(sums, rows * value_wide + rows * padded(total))
     for i in range(zeroed.size):
         zeroed[i] = _ZERO
     for row in range(rows):
@@ -280,11 +281,11 @@ def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> N
         maps = control.scores + place, control.softcap + place, control.softmax + place
         _finish_row(step, scores + row * stride, head, position + control.tokens, position + token + 1, maps)
     if parts & _SUMS:
-        _weigh(step, step.parameter + tiles * tile_bytes(step.kind, wide), shape, first, places)
+        _weigh(step, step.parameter + tiles * tile_bytes(step.kind, value_wide), shape, first, places)
         for row in range(rows):
             head, token = heads[0] + row // queries, tokens[0] + row % queries
-            target = step.target + 4 * (token * step.target_stride + head * width)
-            copy(float32s(sums + 4 * row * wide, width), float32s(target, width))
+            target = step.target + 4 * (token * step.target_stride + head * value_width)
+            copy(float32s(sums + 4 * row * value_wide, value_width), float32s(target, value_width))
 
 
 @kernel

@@ -26,6 +26,7 @@ from aprtui.engine.gelu import gelu_table
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.model.model import Model
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Input, Node, Op, Part, RopeLayout, Stage
 
 
@@ -80,7 +81,7 @@ class _Lowering:
         self.instructions: list[dict[str, Any]] = []
         self.open_rows: dict[str, Any] | None = None
         self.quantized: dict[ActivationKind, Node] = {}
-        self.grouped: Node | None = None
+        self.grouped: object = None
         self.gathered: dict[ActivationKind, Node] = {}
         self.queries: dict[str, int] = {}
         self.parts = AttentionPart(0)
@@ -110,6 +111,8 @@ class _Lowering:
             Op.HEAD_GATE: self._halves_of_heads(Opcode.SIGMOID, back=True),
             Op.HEAD_FRONT: self._halves_of_heads(Opcode.TAKE_HEADS, back=False),
             Op.HEAD_BACK: self._halves_of_heads(Opcode.TAKE_HEADS, back=True),
+            Op.HEAD_JOIN: self._head_join,
+            Op.HEAD_MATMUL: self._head_matmul,
             Op.SWIGLU_OAI: self._two_operands(Opcode.SWIGLU_OAI),
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
             Op.SCALE_ROWS: self._two_operands(Opcode.SCALE_ROWS),
@@ -242,12 +245,33 @@ class _Lowering:
 
     def _halves_of_heads(self, opcode: Opcode, *, back: bool) -> Callable[[Node], None]:
         def emit(node: Node) -> None:
-            fields = self._heads(node)
-            fields["source_head_stride"] = 2 * fields["width"]
-            fields["source"] += 4 * fields["width"] * back
-            self._row(opcode, **fields, **self._target(node))
+            stage, entry = self.graph[node.stage], self.graph.entries(node)[0]
+            columns = self.config.part(entry.part).indices(self.graph[entry.stage].width)
+            whole, size = len(range(*columns)) // stage.heads, stage.head_size
+            fields = self._source(node) | {"width": size, "heads": stage.heads, "source_head_stride": whole}
+            fields["source"] += 4 * (whole - size) * back
+            self._row(opcode, **fields, **self._target(node), target_head_stride=size)
 
         return emit
+
+    def _head_join(self, node: Node) -> None:
+        stage, widths = self.graph[node.stage], [self.graph[source.stage].width for source in self.graph.inputs(node)]
+        front = widths[0] // stage.heads
+        back = stage.head_size - front
+        target = self._target(node)
+        for index, (start, size) in enumerate(((0, front), (front, back))):
+            fields = self._source(node, index) | {"width": size, "heads": stage.heads}
+            fields["source_head_stride"] = size if widths[index] > size else 0
+            fields["target"] = target["target"] + 4 * start
+            self._row(
+                Opcode.TAKE_HEADS, **fields, target_stride=target["target_stride"], target_head_stride=stage.head_size
+            )
+
+    def _head_matmul(self, node: Node) -> None:
+        """A product of experts whose tokens choose all of them, one after the other: each head has a matrix."""
+        (weight,) = self.model.params(node)
+        everyone = {"source": self.storage.every_head, "source_stride": 0}
+        self._expert_product(node, weight, ("every head", self.wanted), everyone, weight.experts)
 
     def _silu(self, node: Node) -> None:
         self._row(Opcode.SILU, **self._source(node), **self._target(node), width=self.graph[node.stage].width)
@@ -268,7 +292,8 @@ class _Lowering:
 
     def _rope(self, node: Node) -> None:
         assert node.layer is not None
-        fields = self._heads(node) | {"width": self.config.rotated, "target_head_stride": self.config.head_dim}
+        size = self.graph[node.stage].head_size
+        fields = self._heads(node) | {"width": self.config.rotated, "target_head_stride": size}
         self._row(
             Opcode.ROPE, **fields, **self._target(node), parameter=self.storage.rope(node.layer),
             kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED) if self.config.has_rope(node.layer) else _COPY,
@@ -283,9 +308,10 @@ class _Lowering:
 
     def _store(self, opcode: Opcode, node: Node, cache: int) -> None:
         """Put the second input (keys of the scores, values of the attention) into the cache."""
+        width = self.config.head_dim if opcode is Opcode.STORE_KEYS else self.config.value_dim
         self._row(
             opcode, **self._source(node, 1), other=cache, other_stride=self.storage.plane,
-            width=self.config.head_dim, heads=self.config.kv_heads, kind=self.kv, wanted=0,
+            width=width, heads=self.config.kv_heads, kind=self.kv, wanted=0,
         )  # fmt: skip
 
     def _scores(self, node: Node) -> None:
@@ -318,7 +344,7 @@ class _Lowering:
             return
         maps = AttentionPart.MAPS if node.layer in self.mapped else AttentionPart(0)
         self._phase(
-            Opcode.ATTENTION, **self.queries, **target, width=self.config.head_dim,
+            Opcode.ATTENTION, **self.queries, **target, width=self.config.head_dim, value_width=self.config.value_dim,
             heads=self.config.heads, kv_heads=self.config.kv_heads, other=self.storage.keys(node.layer),
             other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.kv,
             window=self.config.window(node.layer) or _NO_WINDOW, scalar=self.model.config.score_scale,
@@ -385,35 +411,39 @@ class _Lowering:
 
     def _expert_matmul(self, node: Node) -> None:
         (weight,) = self.model.params(node)
+        choice = self.graph.inputs(node)[1]
+        self._expert_product(node, weight, choice, self._source(node, 1), self.config.experts_used)
+
+    def _expert_product(self, node: Node, weight: Weight, choice: object, chosen: dict[str, int], used: int) -> None:
+        """`choice` says which experts each token chose, `used` of them, whose numbers are at `chosen`."""
         kind = activation_kind(weight.type, self.mode)
-        self._group(node)
-        self._gather(node, kind, weight.columns)
+        self._group(choice, chosen, weight.experts, used)
+        self._gather(node, kind, weight.columns, used)
         self._phase(
             Opcode.EXPERT_MATMUL, **self._target(node), source=self.storage.gathered(kind),
             source_stride=activation_bytes(kind, weight.columns), other=weight.data.ctypes.data,
             other_stride=weight.data.shape[1], width=weight.columns, heads=weight.expert_rows,
-            kv_heads=self.config.experts_used, count=weight.experts, parameter=self.storage.grouping,
+            kv_heads=used, count=weight.experts, parameter=self.storage.grouping,
             kernel=matmul_kernel(Op.EXPERT_MATMUL, weight.type, self.mode),
         )  # fmt: skip
 
-    def _group(self, node: Node) -> None:
+    def _group(self, choice: object, chosen: dict[str, int], experts: int, used: int) -> None:
         """Sort the slots of the chunk by expert, unless they are."""
-        choice = self.graph.inputs(node)[1]
         if self.grouped != choice:
             self.grouped, self.gathered = choice, {}
             self._phase(
-                Opcode.GROUP_EXPERTS, **self._source(node, 1), width=self.config.experts,
-                heads=self.config.experts_used, count=1, parameter=self.storage.grouping, other=self.storage.places,
+                Opcode.GROUP_EXPERTS, **chosen, width=experts, heads=used, count=1, parameter=self.storage.grouping,
+                other=self.storage.places,
             )  # fmt: skip
 
-    def _gather(self, node: Node, kind: ActivationKind, columns: int) -> None:
+    def _gather(self, node: Node, kind: ActivationKind, columns: int, used: int) -> None:
         """Round and sort what the experts of `node` multiply, unless its buffer holds it already (gate and up)."""
         source = self.graph.inputs(node)[0]
         if self.gathered.get(kind) != source:
             self.gathered[kind] = source
             self._row(
                 Opcode.GATHER_ROWS, **self._source(node), target=self.storage.gathered(kind),
-                target_stride=activation_bytes(kind, columns), width=columns, heads=self.config.experts_used,
+                target_stride=activation_bytes(kind, columns), width=columns, heads=used,
                 count=int(self.graph[source.stage].width > columns), other=self.storage.places, kind=int(kind),
             )  # fmt: skip
 

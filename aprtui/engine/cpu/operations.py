@@ -293,7 +293,7 @@ _OWN_OPS: Mapping[Opcode, frozenset[Op]] = MappingProxyType(
         Opcode.SWIGLU_OAI: frozenset({Op.SWIGLU_OAI}),
         Opcode.SOFTCAP: frozenset({Op.SOFTCAP}),
         Opcode.SIGMOID: frozenset({Op.SIGMOID, Op.HEAD_GATE}),
-        Opcode.TAKE_HEADS: frozenset({Op.HEAD_FRONT, Op.HEAD_BACK}),
+        Opcode.TAKE_HEADS: frozenset({Op.HEAD_FRONT, Op.HEAD_BACK, Op.HEAD_JOIN}),
         Opcode.SCALE_ROWS: frozenset({Op.SCALE_ROWS}),
         Opcode.NORMALISE_CHOSEN: frozenset({Op.NORMALISE_CHOSEN}),
         Opcode.SCALE_CHOSEN: frozenset({Op.SCALE_CHOSEN}),
@@ -308,6 +308,7 @@ def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
     """All kernels that programs of `model` call."""
     ops = {stage.op for stage in model.graph.stages}
     opcodes = [*_OPERATIONS, *(_EXPERT_OPERATIONS if Op.EXPERT_MATMUL in ops else ())]
+    opcodes += (Opcode.GROUP_EXPERTS, Opcode.GATHER_ROWS) if Op.HEAD_MATMUL in ops else ()
     opcodes += _RECURRENT_OPERATIONS if Op.DELTA_STATE in ops else ()
     found = [Kernel(opcode) for opcode in opcodes if opcode not in _OWN_OPS or _OWN_OPS[opcode] & ops]
     for node in model.graph.nodes:

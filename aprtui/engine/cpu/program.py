@@ -113,6 +113,7 @@ INSTRUCTION = np.dtype(
         ("parameter", np.int64),
         # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up, `DeltaPart`s
         ("kind", np.int64),
+        ("value_width", np.int64),  # ATTENTION: channels of a head of values
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
         ("sinks", np.int64),  # ATTENTION: address of a logit for each head, or 0
         # norm epsilon, scale of the scores, of the embedding or of experts' weights, softcap of the logits

@@ -120,12 +120,12 @@ def sigmoid(step_address: int, control_address: int, begin: int, end: int, scrat
 
 
 def take_heads(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Each of `heads` runs of `width` channels as it is, side by side."""
+    """Each of `heads` runs of `width` channels as it is, to the heads of the target."""
     step = instruction(step_address)[0]
     for token in range(begin, end):
         for head in range(step.heads):
-            target = float32s(step.target + 4 * (token * step.target_stride + head * step.width), step.width)
-            copy(head_source(step, token, head), target)
+            place = step.target + 4 * (token * step.target_stride + head * step.target_head_stride)
+            copy(head_source(step, token, head), float32s(place, step.width))
 
 
 def scale_rows(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:

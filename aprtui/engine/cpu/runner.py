@@ -46,8 +46,9 @@ class Runner:
         config = self._config
         widest = max(weight.columns for weight in model.weights.values())
         matmul = _whole(matmul_scratch_bytes(widest), 64)
-        attention = attention_scratch_bytes(self.storage.context, config.head_dim, config.heads // config.kv_heads)
-        products = 4 * EXPERT_OUT_TOKENS * EXPERT_ROWS if config.experts else 0
+        widest_head, group = max(config.head_dim, config.value_dim), config.heads // config.kv_heads
+        attention = attention_scratch_bytes(self.storage.context, widest_head, group)
+        products = 4 * EXPERT_OUT_TOKENS * EXPERT_ROWS if config.experts or config.latent else 0
         each = _whole(max(matmul + max(attention, products), delta_scratch_bytes(config.linear_head_dim)), 4096)
         scratch = np.empty(each * threads + 64, np.uint8)
         self._control["scratch"] = _whole(scratch.ctypes.data, 64)

@@ -53,13 +53,16 @@ class CpuStorage:
         rounded = _widest_inputs(model, mode, Op.MATMUL)
         rounded.pop(ActivationKind.F32, None)  # read where the stage lies
         self._quantized = {kind: _aligned(self.chunk * size) for kind, size in rounded.items()}
-        slots = self.chunk * config.experts_used
-        chosen = _widest_inputs(model, mode, Op.EXPERT_MATMUL)
+        heads = config.heads if any(stage.op is Op.HEAD_MATMUL for stage in model.graph.stages) else 0
+        self._every_head = np.arange(heads, dtype=np.float32)
+        slots = self.chunk * max(config.experts_used, heads)
+        chosen = _widest_inputs(model, mode, Op.EXPERT_MATMUL, Op.HEAD_MATMUL)
         self._gathered = {kind: _aligned(slots * size) for kind, size in chosen.items()}
-        self._grouping = np.zeros(grouping_size(config.experts, slots), np.int64)
+        self._grouping = np.zeros(grouping_size(max(config.experts, heads), slots), np.int64)
         self._places = np.zeros(slots, np.int64)
-        self._kv, self._head_dim, self.plane = kv, config.head_dim, padded(context)
-        sizes = [tile_bytes(kv_number(kv), width) for width in (config.head_dim, padded(config.head_dim))]
+        self._kv, self.plane = kv, padded(context)
+        self._widths = {Op.SCORES: config.head_dim, Op.ATTEND: config.value_dim}
+        sizes = [tile_bytes(kv_number(kv), width) for width in (config.head_dim, padded(config.value_dim))]
         self._attention = {layer: place for place, layer in enumerate(config.layers_with(TokenMixer.ATTENTION))}
         shape = (min(cached_layers, max(1, len(self._attention))), config.kv_heads, self.plane // LANES)
         # Zeroed memory is not resident before it is written: a long context costs nothing until it is used.
@@ -95,6 +98,11 @@ class CpuStorage:
     def gathered(self, kind: ActivationKind) -> int:
         """Address of the buffer for the rows that experts multiply, sorted by expert."""
         return self._gathered[kind].ctypes.data
+
+    @property
+    def every_head(self) -> int:
+        """Address of the numbers of all heads, `[heads]`, for products with a matrix for each."""
+        return self._every_head.ctypes.data
 
     @property
     def grouping(self) -> int:
@@ -134,7 +142,7 @@ class CpuStorage:
         """At least the first `positions` rows `[…, kv_heads, head_dim]` of a layer's keys or values; see `rows_of`."""
         cache = self._values if op is Op.ATTEND else self._keys
         tiles: NDArray[np.uint8] = cache[self._cache_place(layer)][:, : -(-positions // LANES)]
-        return rows_of(self._kv, op, tiles, self._head_dim)
+        return rows_of(self._kv, op, tiles, self._widths[op])
 
     def vector(self, node: Node) -> int:
         """Address of a node's norm weights, biases, sinks, factors, or weights of a convolution `[taps, channels]`."""
@@ -211,11 +219,11 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     return whole[start : start + size]
 
 
-def _widest_inputs(model: Model, mode: Mode, op: Op) -> dict[ActivationKind, int]:
-    """Bytes of the widest row that a node of `op` multiplies, of each activation kind."""
+def _widest_inputs(model: Model, mode: Mode, *ops: Op) -> dict[ActivationKind, int]:
+    """Bytes of the widest row that a node of one of `ops` multiplies, of each activation kind."""
     sizes: dict[ActivationKind, int] = {}
     for node in model.graph.nodes:
-        if model.graph[node.stage].op is op:
+        if model.graph[node.stage].op in ops:
             for weight in model.params(node):
                 kind = activation_kind(weight.type, mode)
                 sizes[kind] = max(sizes.get(kind, 0), activation_bytes(kind, weight.columns))

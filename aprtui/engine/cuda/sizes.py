@@ -177,6 +177,8 @@ def _without_kernels(config: ModelConfig) -> Iterator[str]:
         yield "a scale of its scores other than that of the head size (op scores)"
     if graph.experts:
         yield f"experts (op {Op.EXPERT_MATMUL})"
+    if graph.latent is not None:
+        yield f"latent attention (op {Op.HEAD_JOIN})"
     yield from _without_hybrid_kernels(graph)
 
 

@@ -54,7 +54,8 @@ def places(graph: StageGraph) -> tuple[str, ...]:
     """
     gated = [stage.name for stage in graph.stages if stage.op in (Op.MULTIPLY, Op.SWIGLU_OAI)]
     recurrence = [name for name in ("linear_attn_qkv_mixed", "linear_attn_output") if name in graph]
-    return "qkv_matmul", "attention", *recurrence, "ffn_norm", gated[-1], block_outputs(graph)[-1]
+    first = "mla_q" if graph.has_latent_attention else "qkv_matmul"
+    return first, "attention", *recurrence, "ffn_norm", gated[-1], block_outputs(graph)[-1]
 
 
 _TOKENS = 10

@@ -46,6 +46,10 @@ class PlantedCause:
 
 NAMES_OF_BUGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "latent attention: the other end of heads": ("other end of heads",),
+        "latent attention: turned channels first": ("parts of heads exchanged",),
+        "latent attention: turned channels of the first head": ("turned part of the first head",),
+        "latent attention: matrix of the next head": ("matrix of the next head",),
         "RoPE base of another model": ("RoPE base",),
         "RoPE frequencies of half the exponent": ("RoPE base",),
         "RoPE turns backwards": ("RoPE backwards",),

@@ -84,9 +84,8 @@ def rope_everywhere(setting: FaultSetting, call: NodeCall) -> Array:
 
 def kv_head_map(setting: FaultSetting, call: NodeCall) -> Array:
     """Each group of query heads meets the K/V head of the next group."""
-    dim = setting.model.config.graph.head_dim
-    cached = call.inputs[1]
-    rolled = np.roll(cached.reshape(len(cached), -1, dim), -1, axis=1).reshape(cached.shape)
+    heads, cached = setting.model.config.graph.kv_heads, call.inputs[1]
+    rolled = np.roll(cached.reshape(len(cached), heads, -1), -1, axis=1).reshape(cached.shape)
     return setting.evaluated(call, inputs=(call.inputs[0], rolled))
 
 

@@ -78,7 +78,7 @@ def _numbers(model: Model) -> Iterator[str]:
         ("norm epsilon", config.norm_epsilon, 1e-8, 1e-3),
         ("context", config.context, 64, 1 << 24),
         ("layers", graph.layers, 1, 512),
-        ("head dimension", graph.head_dim, 16, 512),
+        ("head dimension", graph.head_dim if graph.latent is None else graph.latent.value, 16, 512),
         ("vocabulary", graph.vocabulary, 64, 1 << 21),
     )
     for name, value, low, high in ranges:

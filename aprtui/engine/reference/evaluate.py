@@ -37,10 +37,13 @@ def evaluate(
         case Op.RMS_NORM:
             return ops.rms_norm(inputs[0], params[0], config.norm_epsilon)
         case Op.HEAD_RMS_NORM:
-            heads = ops.head_front(inputs[0], stage.head_size) if inputs[0].shape[1] > stage.width else inputs[0]
-            return ops.head_rms_norm(heads, params[0], config.norm_epsilon)
+            heads, size = stage.heads, stage.head_size
+            rows = ops.head_front(inputs[0], heads, size) if inputs[0].shape[1] > stage.width else inputs[0]
+            return ops.head_rms_norm(rows, params[0], config.norm_epsilon)
         case Op.MATMUL:
             return ops.matmul(inputs[0], params, arithmetic.matmul_input)
+        case Op.HEAD_MATMUL:
+            return ops.head_matmul(inputs[0], params[0], arithmetic.matmul_input)
         case Op.BIAS:
             return ops.bias(inputs[0], params)
         case Op.ROPE | Op.POSITION_SCALE:
@@ -49,18 +52,23 @@ def evaluate(
             return _evaluate_attention(model, node, stage, inputs)
         case Op.GELU:
             return ops.gelu(inputs[0], arithmetic.activation)
-        case op if op in _HALVES_OF_HEADS:
-            return _HALVES_OF_HEADS[op](inputs[0], stage.head_size)
+        case op if op in _OF_HEADS:
+            return _OF_HEADS[op](*inputs, stage.heads, stage.head_size)
         case op if op in _ELEMENTWISE:
             return _ELEMENTWISE[op](*inputs)
         case _:
             return _evaluate_experts(model, node, inputs, arithmetic)
 
 
-_HALVES_OF_HEADS: Mapping[Op, Callable[[Array, int], Array]] = MappingProxyType(
-    {Op.HEAD_GATE: ops.head_gate, Op.HEAD_FRONT: ops.head_front, Op.HEAD_BACK: ops.head_back}
+_OF_HEADS: Mapping[Op, Callable[..., Array]] = MappingProxyType(
+    {
+        Op.HEAD_GATE: ops.head_gate,
+        Op.HEAD_FRONT: ops.head_front,
+        Op.HEAD_BACK: ops.head_back,
+        Op.HEAD_JOIN: ops.head_join,
+    }
 )
-"""Ops that read one half of each head."""
+"""Ops that take heads apart or join them."""
 
 _ELEMENTWISE: Mapping[Op, Callable[..., Array]] = MappingProxyType(
     {
@@ -129,7 +137,7 @@ def _evaluate_at(
     """The ops on single tokens that know their positions."""
     if stage.op is Op.POSITION_SCALE:
         return ops.scale_by_position(x, position, config)
-    return ops.rope(x, position, config, node.layer, arithmetic.rope_angles)
+    return ops.rope(x, stage.head_size, position, config, node.layer, arithmetic.rope_angles)
 
 
 def _evaluate_attention(model: Model, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:

@@ -46,19 +46,27 @@ def head_rms_norm(x_NC: Array, weight: Weight, epsilon: float) -> Array:
     return rms_norm(heads, weight, epsilon).reshape(x_NC.shape)
 
 
-def head_front(x_NC: Array, head_dim: int) -> Array:
-    """The first half of heads of 2 `head_dim` channels, as the queries of heads with a gate, heads side by side."""
-    return x_NC.reshape(x_NC.shape[0], -1, 2, head_dim)[:, :, 0].reshape(x_NC.shape[0], -1)
+def head_front(x_NC: Array, heads: int, size: int) -> Array:
+    """The first `size` channels of each head, as the queries of heads with a gate, heads side by side."""
+    return x_NC.reshape(x_NC.shape[0], heads, -1)[:, :, :size].reshape(x_NC.shape[0], -1)
 
 
-def head_back(x_NC: Array, head_dim: int) -> Array:
-    """The other half, as the gates of such heads."""
-    return x_NC.reshape(x_NC.shape[0], -1, 2, head_dim)[:, :, 1].reshape(x_NC.shape[0], -1)
+def head_back(x_NC: Array, heads: int, size: int) -> Array:
+    """The last `size` channels of each head, as the gates of such heads."""
+    return x_NC.reshape(x_NC.shape[0], heads, -1)[:, :, -size:].reshape(x_NC.shape[0], -1)
 
 
-def head_gate(x_NC: Array, head_dim: int) -> Array:
+def head_gate(x_NC: Array, heads: int, size: int) -> Array:
     """The sigmoid of the gate that stands behind the query in each head, heads side by side."""
-    return sigmoid(head_back(x_NC, head_dim))
+    return sigmoid(head_back(x_NC, heads, size))
+
+
+def head_join(front_NC: Array, back_NC: Array, heads: int, size: int) -> Array:
+    """Heads of `size` channels, each made of a front of its own and a back, which all heads may share."""
+    front = front_NC.reshape(len(front_NC), heads, -1)
+    back = back_NC.reshape(len(back_NC), -1, size - front.shape[2])
+    back = np.broadcast_to(back, (*front.shape[:2], back.shape[2]))
+    return np.concatenate([front, back], axis=2).reshape(len(front), -1)
 
 
 def matmul(x_NC: Array, weights: Sequence[Weight], matmul_input: Callable[[Weight], str]) -> Array:
@@ -82,13 +90,15 @@ def bias(x_NC: Array, biases: Sequence[Weight]) -> Array:
     return np.asarray(x_NC + joined, np.float32)
 
 
-def rope(x_NC: Array, position: int, config: ModelConfig, layer: int | None, arithmetic: RopeAngles) -> Array:
-    """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says; `x` itself in a
-    layer without. Channels behind the rotated ones stay as they are."""
+def rope(
+    x_NC: Array, head_dim: int, position: int, config: ModelConfig, layer: int | None, arithmetic: RopeAngles
+) -> Array:
+    """Rotary position embedding of heads of `head_dim` channels at positions `position …`, on pairs as the graph's
+    `rope_layout` says; `x` itself in a layer without. Channels behind the rotated ones stay as they are."""
     if not config.graph.has_rope(layer):
         return x_NC.copy()
     dim = config.graph.rotated
-    x = x_NC.reshape(x_NC.shape[0], -1, config.graph.head_dim).astype(np.float64)
+    x = x_NC.reshape(x_NC.shape[0], -1, head_dim).astype(np.float64)
     turns = config.rope_of(layer).turns(position, x.shape[0], dim, arithmetic)
     cos, sin = (values[:, None, :] for values in turns)
     if config.graph.rope_layout is RopeLayout.INTERLEAVED:
@@ -150,14 +160,14 @@ def attend(softmax_HNT: Array, v_TC: Array, config: ModelConfig, window: int = 0
     graph = config.graph
     count, total = softmax_HNT.shape[1:]
     maps = softmax_HNT.reshape(graph.kv_heads, -1, count, total).astype(np.float64)
-    v = v_TC.reshape(total, graph.kv_heads, graph.head_dim).astype(np.float64)
+    v = v_TC.reshape(total, graph.kv_heads, graph.value_dim).astype(np.float64)
     if np.isfinite(v).all():
-        return _narrow(np.einsum("ghnt,tgd->nghd", maps, v).reshape(count, graph.q_width))
+        return _narrow(np.einsum("ghnt,tgd->nghd", maps, v).reshape(count, -1))
     # What a query does not see has the weight 0, but 0 · NaN is NaN: each query meets its own keys only.
     ends = range(total - count + 1, total + 1)
     seen = [slice(max(0, end - (window or total)), end) for end in ends]
     rows = [np.einsum("ght,tgd->ghd", maps[:, :, query, keys], v[keys]) for query, keys in enumerate(seen)]
-    return _narrow(np.stack(rows).reshape(count, graph.q_width))
+    return _narrow(np.stack(rows).reshape(count, -1))
 
 
 def add(a: Array, b: Array) -> Array:
@@ -266,6 +276,17 @@ def of_experts(
         chosen = ids == expert
         out[chosen] = compute(rows_NKC[chosen], weight.expert(int(expert)))
     return out.reshape(len(ids), -1)
+
+
+def head_matmul(x_NC: Array, weight: Weight, matmul_input: Callable[[Weight], str]) -> Array:
+    """Each head's channels times the transpose of a matrix of its own, heads side by side."""
+    return expert_matmul(x_NC, each_head(len(x_NC), weight), weight, matmul_input)
+
+
+def each_head(count: int, weight: Weight) -> Array:
+    """The numbers of the heads that have a matrix in `weight`, for each of `count` rows: heads are experts that all
+    tokens choose."""
+    return np.broadcast_to(np.arange(weight.experts, dtype=np.float32), (count, weight.experts))
 
 
 def expert_rows(x_NC: Array, columns: int, chosen: int) -> Array:

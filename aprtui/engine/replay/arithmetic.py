@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.gelu import gelu_f16
 from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.reference.ops import expert_sum_correction, of_experts
+from aprtui.engine.reference.ops import each_head, expert_sum_correction, of_experts
 from aprtui.engine.replay.flash_attention import (
     MET_IN_Q8_0,
     ONLINE_F16,
@@ -188,8 +188,8 @@ class Recomputation:
         config = self.model.config.graph
         if op is Op.MATMUL:
             out = self._matmul(node, inputs[0], tokens, position)
-        elif op is Op.EXPERT_MATMUL:
-            out = self._expert_matmul(node, inputs[0], inputs[1], tokens, position)
+        elif op in (Op.EXPERT_MATMUL, Op.HEAD_MATMUL):
+            out = self._expert_matmul(node, inputs, tokens, position)
         elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
             out = attend_online_f16(inputs[0], ROUND[cached_type(op, self.rounding)](inputs[1]), config)
         elif op is Op.GELU and self.rounding.activation == "f16":
@@ -230,14 +230,15 @@ class Recomputation:
         corrections = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
         return np.concatenate([part + more for part, more in zip(parts, corrections, strict=True)], axis=1)
 
-    def _expert_matmul(self, node: Node, x: Array, choice: Array, tokens: Sequence[int], position: int) -> Array:
-        """Each row that an expert multiplies is rounded by itself."""
+    def _expert_matmul(self, node: Node, inputs: Sequence[Array], tokens: Sequence[int], position: int) -> Array:
+        """Each row that an expert, or a head with a matrix of its own, multiplies is rounded by itself."""
         (weight,) = self.model.params(node)
-        kind, x = matmul_rounding(self.rounding.matmul_input, weight), self._clamped(x)
+        kind, x = matmul_rounding(self.rounding.matmul_input, weight), self._clamped(inputs[0])
+        choice = inputs[1] if len(inputs) > 1 else each_head(len(x), weight)
         x_rounded = ROUND[kind](x.reshape(-1, weight.columns)).reshape(x.shape)
         if self.changes_products:
             return of_experts(x_rounded, choice, weight, self._product)
-        found = self._evaluator().evaluate(node, [x_rounded, choice], tokens=tokens, position=position)
+        found = self._evaluator().evaluate(node, [x_rounded, *inputs[1:]], tokens=tokens, position=position)
         return found + expert_sum_correction(kind, x, choice, weight)
 
     @property

@@ -25,7 +25,7 @@ from aprtui.engine.replay.value_types import half_step, rounding_steps
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node, Op, Stage
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -116,13 +116,14 @@ class ErrorsByPlace:
     def _standing_out(self, pair: StagePair) -> StandingOut | None:
         output = self.known.output_type(pair.node)
         kind = self.known.stored if output == "f32" else output
-        op = self.model.graph[pair.node.stage].op
+        stage = self.model.graph[pair.node.stage]
+        op = stage.op
         if kind == "f32" or op not in _LOOKED_AT or not pair.a.size:
             return None
         steps = rounding_steps(kind, pair.a)
         if op is Op.MATMUL and self._flips(pair.node):
             return self._beyond_flips(pair, steps, kind)
-        for grouping in self._groupings(op):
+        for grouping in self._groupings(stage):
             if grouping is TOKENS and self._flips(pair.node):
                 continue
             found = standing_out(pair.a, pair.b, steps, self._family, grouping)
@@ -157,7 +158,7 @@ class ErrorsByPlace:
         for shifts in (_FEWEST_SHIFTS, _BITS):
             terms, flipped = self._terms_and_flips(pair, shifts)
             sums = np.hypot(steps, terms * OUTPUT_STEP[kind])
-            looked_at = (grouping for grouping in self._groupings(Op.MATMUL) if grouping is not TOKENS)
+            looked_at = (grouping for grouping in GROUPINGS if grouping is not TOKENS)
             every = (
                 standing_out(pair.a, pair.b, np.hypot(sums, _times_flipped(g) * flipped), self._family, g)
                 for g in looked_at
@@ -179,10 +180,10 @@ class ErrorsByPlace:
         others = (changes["matmul_input"] for changes in self.known.alternatives if "matmul_input" in changes)
         return (rounding, *(replace(rounding, matmul_input=kind) for kind in others))
 
-    def _groupings(self, op: Op) -> tuple[Grouping, ...]:
+    def _groupings(self, stage: Stage) -> tuple[Grouping, ...]:
         """The smallest first: what one of them finds is named by it; a head before a part of it."""
         first, *others = GROUPINGS
-        return (first, heads_of(self.model.config.graph.head_dim), *others) if op is Op.ROPE else GROUPINGS
+        return (first, heads_of(stage.head_size), *others) if stage.op is Op.ROPE else GROUPINGS
 
     @property
     def _family(self) -> int:
@@ -192,7 +193,7 @@ class ErrorsByPlace:
             grouping.count((tokens, graph[node.stage].width))
             for node in graph.nodes
             if graph[node.stage].op in _LOOKED_AT
-            for grouping in self._groupings(graph[node.stage].op)
+            for grouping in self._groupings(graph[node.stage])
         )
 
     def _terms(self, pair: StagePair, channels: list[int]) -> Wide:

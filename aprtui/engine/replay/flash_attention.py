@@ -41,12 +41,14 @@ def turned_channels(head_dim: int) -> int:
 
 def rotated_inputs(op: Op, inputs: Sequence[Array], kept: str, config: GraphConfig) -> list[Array]:
     """The inputs of the scores or the attention, keys and values as `kept`; the matrix drops out of their products."""
-    if config.head_dim % TURNED_CHANNELS:
+    dim = config.value_dim if op is Op.ATTEND else config.head_dim
+    # llama.cpp turns nothing where values are a part of the keys.
+    if dim % TURNED_CHANNELS or (config.latent is not None and config.latent.absorbed):
         return met_inputs(op, inputs, kept)
     if op is Op.ATTEND:
         turned = ROUND[kept](hadamard(inputs[1], TURNED_CHANNELS))
         return [inputs[0], hadamard(turned, TURNED_CHANNELS)]
-    size = turned_channels(config.head_dim)
+    size = turned_channels(dim)
     return [round_q8_0(hadamard(inputs[0], size)), ROUND[kept](hadamard(inputs[1], size))]
 
 
@@ -57,13 +59,13 @@ def met_inputs(op: Op, inputs: Sequence[Array], kept: str) -> list[Array]:
 
 
 def attend_online_f16(maps: Array, v: Array, config: GraphConfig) -> Array:
-    """Values `[T, kv_heads · head_dim]` weighted by the softmax `[heads, n, T]`, summed key after key in float16.
+    """Values `[T, kv_heads · value_dim]` weighted by the softmax `[heads, n, T]`, summed key after key in float16.
 
     A probability over the largest so far is what the kernel multiplies by; the last largest one is one over its sum.
     """
     heads, queries, keys = maps.shape
-    values = round_f16(v).reshape(keys, config.kv_heads, config.head_dim).repeat(heads // config.kv_heads, 1)
-    sums = np.zeros((heads, queries, config.head_dim), np.float32)
+    values = round_f16(v).reshape(keys, config.kv_heads, config.value_dim).repeat(heads // config.kv_heads, 1)
+    sums = np.zeros((heads, queries, config.value_dim), np.float32)
     largest = np.zeros((heads, queries, 1), np.float32)
     for key in range(keys):
         probability = maps[:, :, key, None]

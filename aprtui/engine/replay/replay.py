@@ -100,6 +100,13 @@ def misfit(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str 
     """Why `capture` cannot be held against `model` at all, or None."""
     graph = model.config.graph
     if capture.manifest is not None and capture.manifest.graph != graph:
+        form = graph.latent
+        if form is not None and capture.manifest.graph.latent == replace(form, absorbed=not form.absorbed):
+            theirs, ours = ("expanded", "absorbed") if form.absorbed else ("absorbed", "expanded")
+            return (
+                f"the capture is of latent attention in the {theirs} form, MODEL's file has the {ours} one: give a "
+                "file of the other form, or capture by aprtui oracle hf MODEL"
+            )
         return f"the capture is of {capture.manifest.model.name}, whose dimensions are not those of MODEL"
     if tokens is None and Node(0, ENTRY) in capture.files:
         return "token ids are not recorded, and the embedding is none of MODEL's: give its own --model, or --tokens"

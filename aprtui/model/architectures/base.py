@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from aprtui.model.binding import rope_factors
 from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.gguf_file import StringArray
 from aprtui.model.model_file import ModelFile
-from aprtui.trace.graph import MAX_LAYERS, Activation, GraphConfig, RopeLayout
+from aprtui.trace.graph import MAX_LAYERS, Activation, GraphConfig, LatentAttention, RopeLayout, Router
 
 WITHOUT_EFFECT = frozenset({"vocab_size", "tensor_data_layout", "pooling_type"})
 """Keys that no computation reads, whatever the architecture."""
@@ -97,6 +97,9 @@ EXPERT_KEYS = KeyRules(
 DRAFTING_LAYERS = "nextn_predict_layers"
 """The key that says how many of the blocks, the last ones, only draft tokens."""
 
+LEADING_DENSE = "leading_dense_block_count"
+"""The key that says how many layers, the first ones, have no experts."""
+
 MOST_EXPERTS = 512
 """As many as llama.cpp allows."""
 
@@ -145,6 +148,8 @@ class Keys:
     path: Path
     architecture: str
     metadata: Mapping[str, Any]
+    tensors: Collection[str]
+    """The names of those in the file."""
 
     def name(self, key: str) -> str:
         return f"{self.architecture}.{key}"
@@ -192,10 +197,14 @@ class Architecture:
     """Whether the heads of Q and K are normalised before RoPE; None: where the file has the weights of it."""
     transformers_class: str
     """The class of transformers that runs such a model."""
+    sigmoid_class: str = ""
+    """The class that runs it where its router takes a sigmoid, if that is another one."""
     experts: bool = False
     """Whether the feed-forward blocks of all layers have experts."""
     partial_rope: bool = False
     """Whether RoPE may turn the first channels of a head only."""
+    latent: Callable[[Keys], LatentAttention] | None = None
+    """Reads the sizes of latent attention, where the architecture has it."""
     keys: KeyRules = DENSE_KEYS
     post_norms: bool = False
     """Whether what attention and feed-forward block give is normalised before it is added."""
@@ -209,9 +218,18 @@ class Architecture:
     pre_tokenizer: str | None = None
     """That of all its models, for files that do not name theirs."""
 
+    @property
+    def transformers_classes(self) -> tuple[str, ...]:
+        """All classes of transformers that run models of the architecture."""
+        return tuple(filter(None, (self.transformers_class, self.sigmoid_class)))
+
+    def class_for(self, graph: GraphConfig) -> str:
+        """The class of transformers that runs a model of that graph."""
+        return self.sigmoid_class if self.sigmoid_class and graph.router is Router.SIGMOID else self.transformers_class
+
     def drafting_layers(self, file: ModelFile) -> range:
         """The layers of the file behind those of the model: they draft tokens, and no pass of the model uses them."""
-        keys = Keys(file.path, self.name, file.metadata)
+        keys = Keys(file.path, self.name, file.metadata, file.tensors)
         return range(_layers(keys), keys.integer("block_count"))
 
     def read_config(self, file: ModelFile) -> ModelConfig:
@@ -220,11 +238,12 @@ class Architecture:
         Raises `UnreadableError` for a key that is missing, malformed or not supported.
         """
         factors = rope_factors(file)
-        keys = Keys(file.path, self.name, file.metadata)
+        keys = Keys(file.path, self.name, file.metadata, file.tensors)
         _check_every_key(keys, self.keys)
         heads = keys.integer("attention.head_count")
         hidden = keys.integer("embedding_length")
-        head_dim = _head_dim(keys, hidden, heads)
+        latent = None if self.latent is None else self.latent(keys)
+        head_dim = _head_dim(keys, hidden, heads) if latent is None else latent.key_dim
         rotated = _rotated(keys, head_dim, partial=self.partial_rope)
         kv_heads = keys.integer("attention.head_count_kv", heads)
         if heads % kv_heads:
@@ -232,7 +251,8 @@ class Architecture:
         context = keys.integer("context_length")
         if "attention.sliding_window_pattern" not in self.keys.read:
             _check_sliding_window(keys, context)
-        experts, used, expert_ffn = _experts(keys) if self.experts else (0, 0, 0)
+        has_experts = self.experts and keys.integer(LEADING_DENSE, 0, least=0) != _layers(keys)
+        experts, used, expert_ffn = _experts(keys) if has_experts else (0, 0, 0)
         graph = GraphConfig(
             architecture=self.name,
             layers=_layers(keys),
@@ -252,6 +272,7 @@ class Architecture:
             experts_used=used,
             expert_ffn=expert_ffn,
             rope_dim=0 if rotated == head_dim else rotated,
+            latent=latent,
         )
         epsilon = keys.number("attention.layer_norm_rms_epsilon")
         if epsilon < 0:

@@ -10,61 +10,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from aprtui.model.architectures.base import (
-    DENSE_MODULES,
-    DRAFTING_LAYERS,
-    EXPERT_KEYS,
-    EXPERT_MODULES,
-    Architecture,
-    KeyRules,
-    Keys,
-)
+from aprtui.model.architectures.base import Architecture, Keys
+from aprtui.model.architectures.leading_dense import LEADING_DENSE_KEYS, LEADING_DENSE_MODULES, with_leading_dense
 from aprtui.model.config import ModelConfig
 from aprtui.trace.graph import RopeLayout, Router
 
-_DENSE = "leading_dense_block_count"
-_SHARED = "expert_shared_count"
-_SCALE = "expert_weights_scale"
-_NORMALISED = "expert_weights_norm"
-_OWN_KEYS = frozenset({_DENSE, _SHARED, _SCALE, _NORMALISED, DRAFTING_LAYERS})
-
-_KEYS = KeyRules(
-    EXPERT_KEYS.read | _OWN_KEYS,
-    EXPERT_KEYS.ignored,
-    MappingProxyType(
-        {key: values for key, values in EXPERT_KEYS.required.items() if key not in _OWN_KEYS}
-        | {"expert_gating_func": (2, 0)}
-    ),
+_KEYS = replace(
+    LEADING_DENSE_KEYS, required=MappingProxyType({**LEADING_DENSE_KEYS.required, "expert_gating_func": (2, 0)})
 )
 
-_MLP = "model.layers.{layer}.mlp"
 _MODULES: Mapping[str, str] = MappingProxyType(
-    {name: module for name, module in {**DENSE_MODULES, **EXPERT_MODULES}.items() if name != "ffn_norm"}
-    | {
-        "post_attention_norm": "model.layers.{layer}.post_attention_layernorm",
-        "exp_probs_b": f"{_MLP}.gate.e_score_correction",
-        "ffn_gate_shexp": f"{_MLP}.shared_experts.gate_proj",
-        "ffn_up_shexp": f"{_MLP}.shared_experts.up_proj",
-        "ffn_down_shexp": f"{_MLP}.shared_experts.down_proj",
-    }
+    {name: module for name, module in LEADING_DENSE_MODULES.items() if name != "ffn_norm"}
+    | {"post_attention_norm": LEADING_DENSE_MODULES["ffn_norm"]}
 )
 
 
 def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
-    layers, dense = config.graph.layers, keys.integer(_DENSE, 0, least=0)
-    if dense > layers:
-        raise keys.refuse(_DENSE, f"at most the {layers} layers that there are")
-    scale = keys.number(_SCALE, 0.0)
-    if scale < 0:
-        raise keys.refuse(_SCALE, "a number ≥ 0")
-    graph = replace(
-        config.graph, dense=tuple(layer < dense for layer in range(layers)) if dense else (), router=Router.SIGMOID,
-        router_bias=True, normalised_experts=keys.flag(_NORMALISED, False), scaled_experts=scale not in (0, 1),
-        shared_expert_ffn=keys.integer(_SHARED, 0, least=0) * config.graph.expert_ffn, shared_expert_gate=False,
-        ffn_norm="post_attention_norm",
-    )  # fmt: skip
-    # As in llama.cpp: 0 means none.
-    return replace(config, graph=graph, expert_weights_scale=scale or 1.0)
+    config = with_leading_dense(keys, config)
+    graph = replace(config.graph, router=Router.SIGMOID, router_bias=True, ffn_norm="post_attention_norm")
+    return replace(config, graph=graph)
 
 
 ARCHITECTURE = Architecture(

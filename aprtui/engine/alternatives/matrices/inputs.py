@@ -111,8 +111,8 @@ def _with_inputs(inputs: Places, factor: np.float32, wrong: Places, call: StageC
 def _head_orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Heads of the attention that a product reads in another order, twice or not at all: which head meets which columns
     of the weight is solved for, all at once."""
-    dim = call.model.config.graph.head_dim
     (source,) = call.model.graph.inputs(call.node)
+    dim = call.model.graph[source.stage].head_size
     if found is None or call.model.graph[source.stage].op is not Op.ATTEND or call.x.shape[1] % dim:
         return
     heads, wrong = call.x.shape[1] // dim, wrong_channels(call, found)
@@ -129,7 +129,7 @@ def _head_orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     table = solved.reshape(heads, heads)
     order = table.argmax(1)
     if np.abs(table - np.eye(heads)[order]).max() < _SOLVED and (order != np.arange(heads)).any():
-        joined = np.ascontiguousarray(call.heads(call.x)[:, order]).reshape(call.x.shape)
+        joined = np.ascontiguousarray(call.x.reshape(len(call.x), -1, dim)[:, order]).reshape(call.x.shape)
         yield reading(f"reads the heads of {source.stage} in the order {order.tolist()[:16]}", {0: joined})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from aprtui.engine.alternatives import attention, experts, positions, recurrence, rows
+from aprtui.engine.alternatives import attention, experts, latent, positions, recurrence, rows
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.matrices import products
 from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
@@ -16,6 +16,11 @@ from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, ROUTER, Node, Op
 def _grouped(model: Model, node: Node) -> bool:
     graph = model.config.graph
     return 1 < graph.kv_heads < graph.heads
+
+
+def _fused(model: Model, node: Node) -> bool:
+    """Queries, keys and values come of one product."""
+    return model.config.graph.latent is None
 
 
 def _several_kv_heads(model: Model, node: Node) -> bool:
@@ -61,7 +66,7 @@ def _masked(compute: Callable[[StageCall], Array]) -> PortingBug:
 
 
 def _turned(model: Model, node: Node) -> bool:
-    return model.config.graph.has_rope(node.layer)
+    return model.graph[node.stage].op is Op.ROPE and model.config.graph.has_rope(node.layer)
 
 
 def _of_state(compute: Callable[[StageCall], Array]) -> PortingBug:
@@ -85,16 +90,16 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "RoPE stretched by two": _of_rope(positions.stretched),
         "RoPE on the other pairs": _of_rope(positions.other_layout),
         "RoPE positions start at 1": _of_rope(positions.one_later),
-        "RoPE of keys a position late": _of_rope(positions.one_later, ("k_post_rope",)),
-        "RoPE left out for keys": _of_rope(positions.not_turned, ("k_post_rope",)),
-        "RoPE twice for queries": _of_rope(positions.turned_twice, ("q_post_rope",)),
+        "RoPE of keys a position late": _of_rope(positions.one_later, ("k_post_rope", "k_pe")),
+        "RoPE left out for keys": _of_rope(positions.not_turned, ("k_post_rope", "k_pe")),
+        "RoPE twice for queries": _of_rope(positions.turned_twice, ("q_post_rope", "q_pe")),
         "RoPE on half of the head": _of_rope(positions.half_of_the_head),
         "RoPE angles in bf16": _of_rope(positions.bf16_angles),
         "RoPE of another kind of layer": PortingBug(
             positions.of_other_kind, (Op.ROPE,), applies=_other_kind_of_rope
         ),
         "queries not scaled by their position": PortingBug(rows.first_input, (Op.POSITION_SCALE,)),
-        "values turned by RoPE": PortingBug(attention.turned_values, (Op.ATTEND,)),
+        "values turned by RoPE": PortingBug(attention.turned_values, (Op.ATTEND,), applies=_fused),
         "norm: another epsilon": PortingBug(rows.other_epsilon, (Op.RMS_NORM,)),
         "norm: epsilon outside the root": PortingBug(rows.epsilon_outside, (Op.RMS_NORM,)),
         "norm: mean taken off": PortingBug(rows.mean_taken_off, (Op.RMS_NORM,)),
@@ -122,8 +127,8 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         ),
         "bias of the next layer": PortingBug(rows.next_layer, (Op.BIAS,), Layers.MIDDLE),
         "rows of K and V exchanged": PortingBug(products.keys_and_values_exchanged, ("qkv_matmul",)),
-        "V read for K": PortingBug(attention.values_as_keys, ("k_post_rope",)),
-        "K read for V": PortingBug(attention.keys_as_values, (Op.ATTEND,)),
+        "V read for K": PortingBug(attention.values_as_keys, ("k_post_rope",), applies=_fused),
+        "K read for V": PortingBug(attention.keys_as_values, (Op.ATTEND,), applies=_fused),
         "groups by remainder": PortingBug(attention.group_by_remainder, (Op.SCORES, Op.ATTEND), applies=_grouped),
         "one K/V head for all": PortingBug(
             attention.first_head_for_all, (Op.SCORES, Op.ATTEND), applies=_several_kv_heads
@@ -131,7 +136,9 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "V of the neighbouring head": PortingBug(
             attention.neighbouring_head, (Op.ATTEND,), applies=_several_kv_heads
         ),
-        "V of the layer before": PortingBug(attention.values_of_layer_before, (Op.ATTEND,), Layers.MIDDLE),
+        "V of the layer before": PortingBug(
+            attention.values_of_layer_before, (Op.ATTEND,), Layers.MIDDLE, applies=_fused
+        ),
         "K cache written a slot late": PortingBug(attention.a_slot_late, (Op.SCORES,)),
         "V cache written a slot late": PortingBug(attention.a_slot_late, (Op.ATTEND,)),
         "newest key not written yet": PortingBug(attention.newest_not_written, (Op.SCORES,)),
@@ -227,11 +234,19 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "recurrence: no learning rate": _of_state(recurrence.full_rate),
         "recurrence: state forgotten": _of_state(recurrence.forgotten),
         "recurrence: beta and alpha exchanged": PortingBug(
-            recurrence.other_half_of_heads, (Op.HEAD_FRONT, Op.HEAD_BACK)
+            recurrence.other_half_of_heads, (Op.HEAD_FRONT, Op.HEAD_BACK), applies=_fused
         ),
         "recurrence: all betas before all alphas": PortingBug(
             recurrence.halves_of_the_row, (Op.HEAD_FRONT, Op.HEAD_BACK), applies=_several_key_heads
         ),
+        "latent attention: the other end of heads": PortingBug(
+            latent.other_end_of_heads, (Op.HEAD_FRONT, Op.HEAD_BACK), applies=latent.has_latent_attention
+        ),
+        "latent attention: turned channels first": PortingBug(latent.parts_exchanged, (Op.HEAD_JOIN,)),
+        "latent attention: turned channels of the first head": PortingBug(
+            latent.back_of_the_first_head, (Op.HEAD_JOIN,), applies=latent.has_several_backs
+        ),
+        "latent attention: matrix of the next head": PortingBug(latent.of_the_next_head, (Op.HEAD_MATMUL,)),
         "recurrence: key heads in the other order": PortingBug(
             recurrence.keys_of_other_heads, (Op.DELTA_STATE, Op.DELTA_OUTPUT), applies=_several_key_heads
         ),
