@@ -42,11 +42,6 @@ def command(
     zip, tar.zst: the capture as one file, which every command takes. Bits are kept, NaN payloads included. Of a
     recording (`aprtui record`), the stages that its ops are.
 
-    \b
-    aprtui export mine --out mine.safetensors --stage ffn_* --layers 0..2
-    aprtui export mine --out mine.zip
-    aprtui diff A B --json | aprtui export - --out stages.csv
-
     Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
     """
     from aprtui.cli.json_lines import write_record

@@ -29,11 +29,6 @@ def command(what: str, at: int | None, svg: Path, size: str, theme: str) -> None
     """Draw the live screen of a recorded session (`run --record FILE`), without its model and without a terminal.
 
     A STATE is what Y copies on that screen: it says which stage, statistic and view are shown.
-
-    \b
-    aprtui run -p "def fib(n):" -n 40 --record fib.jsonl
-    aprtui render fib.jsonl --at 17 --svg fib.svg
-    aprtui render fib.jsonl --at 17 --size 80x24 --theme light --svg - > fib.svg
     """
     columns, rows = _parsed_size(size)
     path, tokens, state = _recording_and_state(what, at)
