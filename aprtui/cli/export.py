@@ -72,7 +72,13 @@ def command(
 
 def _by_suffix(target: Path) -> str:
     name = target.name.lower()
-    return next((form for form in FORMATS if name.endswith(f".{form}")), "csv" if target == _STANDARD else "npy")
+    found = next((form for form in FORMATS if name.endswith(f".{form}")), None)
+    if found is None and target.suffix and not target.is_dir():
+        raise UsageError(
+            f"{target}: no format has the suffix {target.suffix}: expected one of {', '.join(FORMATS)}, or --format npy"
+            " for a folder of that name"
+        )
+    return found or ("csv" if target == _STANDARD else "npy")
 
 
 def _export_comparison(source: Path, target: Path, form: str, overwrite: bool) -> dict[str, int]:

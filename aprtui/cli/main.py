@@ -58,6 +58,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "trace": (
             "trace model.gguf -p 'def fib(n):' --save-tensor-dir good",
             "trace -p 'def fib(n):' --save-tensor-dir C --inject layer=2,stage=ffn_gate,kind=scale",
+            "trace --inject 'kind=?'",
         ),
         "diff": (
             "diff good mine --model model.gguf",
@@ -120,6 +121,8 @@ FIRST = (
 """Of the program itself: a bug is planted, and found."""
 
 
+COMPLETION = "_APRTUI_COMPLETE"
+"""The variable by which a shell asks for its completion script, and then for words (docs/installation.md)."""
 BISECT = "--bisect"
 """Looked for among all words: a command line that cannot be parsed must not look like a verdict either."""
 
@@ -161,6 +164,10 @@ def cli(ctx: click.Context) -> int | None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if wanted := os.environ.get(COMPLETION):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, "aprtui", COMPLETION, wanted))
     try:
         code = _run(words)
     except KeyboardInterrupt:  # also where `_run` begins, or reports what it has caught

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from aprtui.cli.options import PATH
+from aprtui.cli.options import PATH, file_names
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SMALLEST, _LARGEST = (20, 8), (500, 200)
 
 
 @click.command()
-@click.argument("what", metavar="FILE | STATE")
+@click.argument("what", metavar="FILE | STATE", shell_complete=file_names)
 @click.option("--at", type=click.IntRange(1), metavar="N", help="The token to show, from 1; the last by default.")
 @click.option("--svg", type=PATH, metavar="OUT", required=True, help="Where to write the picture; - for stdout.")
 @click.option("--size", default="120x40", show_default=True, metavar="CxR", help="Columns and rows of the screen.")
