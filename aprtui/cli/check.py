@@ -32,11 +32,6 @@ def command(model: Path | None, folder: Path | None, as_json: bool) -> int:
     safetensors files of the original; each finding names the stage that it breaks, and how the model would misbehave.
     Alone, the file is read for what no converter means: NaN, matrices of zeros, keys that engines have a default for.
 
-    \b
-    Examples:
-      aprtui check model.gguf
-      aprtui check model.gguf --against ~/models/Qwen2.5-Coder-0.5B-Instruct
-
     Exit codes: 0 pass, 1 a finding, 2 usage, 3 unreadable input, 125 not all of it could be judged.
     """
     from aprtui.conversion.check import check_model
@@ -55,7 +50,7 @@ def command(model: Path | None, folder: Path | None, as_json: bool) -> int:
         click.echo("\n".join(_lines(found, loaded.path)))
         if folder is None:
             path = shlex.quote(str(loaded.path))
-            click.echo(f"aprtui: next: aprtui check {path} --against the folder that it was made from", err=True)
+            click.echo(f"aprtui: next: aprtui check {path} --against DIR, the folder that it was made from", err=True)
     return VERDICT_CODES[found.verdict]
 
 

@@ -42,11 +42,6 @@ def command(
     zip, tar.zst: the capture as one file, which every command takes. Bits are kept, NaN payloads included. Of a
     recording (`aprtui record`), the stages that its ops are.
 
-    \b
-    aprtui export mine --out mine.safetensors --stage ffn_* --layers 0..2
-    aprtui export mine --out mine.zip
-    aprtui diff A B --json | aprtui export - --out stages.csv
-
     Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
     """
     from aprtui.cli.json_lines import write_record
@@ -77,7 +72,13 @@ def command(
 
 def _by_suffix(target: Path) -> str:
     name = target.name.lower()
-    return next((form for form in FORMATS if name.endswith(f".{form}")), "csv" if target == _STANDARD else "npy")
+    found = next((form for form in FORMATS if name.endswith(f".{form}")), None)
+    if found is None and target.suffix and not target.is_dir():
+        raise UsageError(
+            f"{target}: no format has the suffix {target.suffix}: expected one of {', '.join(FORMATS)}, or --format npy"
+            " for a folder of that name"
+        )
+    return found or ("csv" if target == _STANDARD else "npy")
 
 
 def _export_comparison(source: Path, target: Path, form: str, overwrite: bool) -> dict[str, int]:

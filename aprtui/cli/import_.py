@@ -77,11 +77,6 @@ def command(
     and open take them as they are. For other files of tensors, a mapping says it; --guess proposes one. Of a recording
     (`aprtui record`), the stages are written that its ops are.
 
-    \b
-    aprtui import dump_20261129/ --out capture --model model.gguf
-    aprtui import arrays/ --guess --model model.gguf --write-map map.yaml
-    aprtui import arrays/ --map map.yaml --out capture
-
     Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
     """
     from aprtui.importing.import_format import PartChoice

@@ -6,21 +6,31 @@ import difflib
 import importlib
 import keyword
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
 
 
+def listed(examples: Sequence[str]) -> str:
+    """The end of a help text, which click leaves as it is."""
+    return "\n".join(["\b", "Examples:", *(f"  aprtui {example}" for example in examples)])
+
+
 class LazyGroup(click.Group):
     """A group whose commands live in `package`, each in the module of its name as `command` (`import` in `import_`).
 
-    `summaries` are their help in one line, so that they can be listed without being imported.
+    `summaries` are their help in one line, so that they can be listed without being imported; `examples` end the help
+    of a command.
     """
 
-    def __init__(self, *args: Any, package: str, summaries: Mapping[str, str], **options: Any) -> None:
+    def __init__(
+        self, *args: Any, package: str, summaries: Mapping[str, str],
+        examples: Mapping[str, Sequence[str]] = MappingProxyType({}), **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(*args, **options)
-        self._package, self._summaries = package, summaries
+        self._package, self._summaries, self._examples = package, summaries, examples
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._summaries)
@@ -30,6 +40,8 @@ class LazyGroup(click.Group):
             return None
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
         command: click.Command = importlib.import_module(f"{self._package}.{module}").command
+        if cmd_name in self._examples:
+            command.epilog = listed(self._examples[cmd_name])
         return command
 
     def resolve_command(

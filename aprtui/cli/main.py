@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from aprtui.cli.lazy_group import LazyGroup
+from aprtui.cli.lazy_group import LazyGroup, listed
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.terminal_output import guard_streams
 
@@ -50,8 +50,79 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Each command lives in `aprtui.cli.<name>` as `command`; the help stands here so that it can be listed unloaded."""
+EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "open": ("open model.gguf -p 'What is RoPE?'", "open good bad", "open captures/"),
+        "tour": ("tour", "tour --text"),
+        "run": ("run -p 'def fib(n):' -n 64", "run model.gguf -p 'Hello' --chat"),
+        "trace": (
+            "trace model.gguf -p 'def fib(n):' --save-tensor-dir good",
+            "trace -p 'def fib(n):' --save-tensor-dir C --inject layer=2,stage=ffn_gate,kind=scale",
+            "trace --inject 'kind=?'",
+        ),
+        "diff": (
+            "diff good mine --model model.gguf",
+            "diff good mine --tolerance rel_l2=0.01",
+            "diff old.gguf new.gguf --weights",
+        ),
+        "replay": ("replay mine --model model.gguf", "replay mine --layers 2 --stage ffn_gate --limit 50"),
+        "scan": ("scan model.gguf -p 'def quicksort' -n 512 --against mode=exact",),
+        "graft": ("graft mine --model model.gguf", "graft mine --at layer=12,stage=ffn_out"),
+        "parity": ("parity model.gguf", "parity prefill-capture decode-capture --model model.gguf"),
+        "sweep": ("sweep plan.yaml", "sweep plan.yaml --workers 4"),
+        "bisect": (
+            "bisect --good v1.2 --build make --capture './engine --dump {out}' --model model.gguf",
+            "bisect --good v1.2 --capture './run.sh {out}' --reference theirs -- --tolerance rel_l2=1e-3",
+        ),
+        "contracts": ("contracts validate contract.yaml", "contracts check --capture mine", "contracts status"),
+        "stats": ("stats mine", "stats mine --stage attn_softmax --layers 3"),
+        "models": ("models", "models --json | jq -r 'select(.runs) | .path'"),
+        "info": ("info model.gguf",),
+        "check": ("check model.gguf", "check model.gguf --against ~/models/Qwen2.5-Coder-0.5B-Instruct"),
+        "qa": ("qa model.gguf --save-baseline", "qa suspect.gguf --against good.gguf"),
+        "export": (
+            "export mine --out mine.safetensors --stage 'ffn_*' --layers 0..2",
+            "export mine --out mine.zip",
+            "diff A B --json | aprtui export - --out stages.csv",
+        ),
+        "import": (
+            "import dump/ --out mine --model model.gguf",
+            "import arrays/ --guess --model model.gguf --write-map map.yaml",
+            "import arrays/ --map map.yaml --out mine",
+            "import --formats",
+        ),
+        "ranks": (
+            "ranks dump/ --guess --model model.gguf --write-dims dims.yaml",
+            "ranks dump/ --dims dims.yaml --model model.gguf --out whole",
+        ),
+        "oracle": (
+            "oracle llamacpp model.gguf -p 'def fib(n):' --out theirs",
+            "oracle hf model.gguf -p 'def fib(n):' --out theirs",
+        ),
+        "record": (
+            "record llamacpp model.gguf -p 'def fib(n):' --out theirs",
+            "replay theirs",
+            "diff theirs another",
+        ),
+        "render": (
+            "render fib.jsonl --at 17 --svg fib.svg",
+            "render fib.jsonl --at 17 --size 80x24 --theme light --svg - > fib.svg",
+        ),
+        "bench": ("bench cpu model.gguf", "bench verdicts model.gguf --part speed"),
+        "doctor": ("doctor",),
+    }
+)
+"""What `--help` of each command ends with, without the first word, which is the program's name."""
+FIRST = (
+    *EXAMPLES["run"][:1],
+    "trace -p 'def fib(n):' --save-tensor-dir C --inject layer=2,stage=ffn_gate,kind=scale",
+    "replay C",
+)
+"""Of the program itself: a bug is planted, and found."""
 
 
+COMPLETION = "_APRTUI_COMPLETE"
+"""The variable by which a shell asks for its completion script, and then for words (docs/installation.md)."""
 BISECT = "--bisect"
 """Looked for among all words: a command line that cannot be parsed must not look like a verdict either."""
 
@@ -68,6 +139,8 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     cls=LazyGroup,
     package="aprtui.cli",
     summaries=COMMANDS,
+    examples=EXAMPLES,
+    epilog=listed(FIRST),
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -91,6 +164,10 @@ def cli(ctx: click.Context) -> int | None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if wanted := os.environ.get(COMPLETION):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, "aprtui", COMPLETION, wanted))
     try:
         code = _run(words)
     except KeyboardInterrupt:  # also where `_run` begins, or reports what it has caught

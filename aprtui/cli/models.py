@@ -28,12 +28,6 @@ def command(as_json: bool) -> None:
     pacha, Hugging Face, Ollama, LM Studio and llama.cpp. What cannot be run says why, in the words that opening it
     gives. MODEL of every command may be a name of this list.
 
-    \b
-    Examples:
-      aprtui models
-      aprtui run qwen2.5-coder:0.5b -p 'def fib(n):'
-      aprtui models --json | jq -r 'select(.runs) | .path'
-
     In config.toml of the user's configuration folder ($APRTUI_CONFIG names another file):
 
     \b

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aprtui.cli.options import file_names
 from aprtui.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PROMPT = "def fib(n):"
 
 
 @click.command()
-@click.argument("what", nargs=-1, metavar="[PATH [PATH] | STATE]")
+@click.argument("what", nargs=-1, metavar="[PATH [PATH] | STATE]", shell_complete=file_names)
 @click.option("-p", "--prompt", help="What to say to a model first.")
 @click.option(
     "--chat/--no-chat", default=None, help="Prompts through the model's chat template, as is usual where it has one."

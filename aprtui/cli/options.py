@@ -16,6 +16,8 @@ from aprtui.engine.backends.registry import AUTO, backend_choices, backend_help,
 from aprtui.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from aprtui.engine.faults.faults import Fault
     from aprtui.engine.protocol import Engine
     from aprtui.model.model import Model
@@ -24,6 +26,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _MOST_DIGITS = 10
 """Of a token id; Python refuses to convert thousands."""
+
+
+def file_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leaves the completion of a word to the shell, which completes names of files."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 class PlaceParameter(click.ParamType):  # type: ignore[type-arg]  # takes arguments in later versions of click only
@@ -36,6 +45,9 @@ class PlaceParameter(click.ParamType):  # type: ignore[type-arg]  # takes argume
 
     def __init__(self, local: bool = False, instead: str = "copy the file, from the address or to it") -> None:
         self._local, self._instead = local, instead
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return file_names(ctx, param, incomplete)
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if isinstance(value, Path):
@@ -55,6 +67,9 @@ class ModelParameter(click.ParamType):  # type: ignore[type-arg]  # takes argume
     """A model: a path, or an alias or a name of `aprtui models`, whose path is said on stderr."""
 
     name = "model"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return file_names(ctx, param, incomplete)
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if isinstance(value, Path):

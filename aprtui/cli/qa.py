@@ -47,11 +47,6 @@ def command(
     A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
     failed or a required one was skipped, 3 no model file, 125 noise decides one, or fewer gates were run than
     --min-executed.
-
-    \b
-    Examples:
-      aprtui qa MODEL.gguf --save-baseline
-      aprtui qa SUSPECT.gguf --against GOOD.gguf
     """
     from aprtui.engine.quality.gate import QualityOptions
     from aprtui.engine.quality.gates import run_quality

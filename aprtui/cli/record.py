@@ -36,13 +36,7 @@ _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5
 
 @click.group()
 def command() -> None:
-    """Write down every op that an engine executes, to compute each again from its own sources.
-
-    \b
-    aprtui record llamacpp model.gguf -p "def fib(n):" --out theirs
-    aprtui replay theirs
-    aprtui diff theirs another
-    """
+    """Write down every op that an engine executes, to compute each again from its own sources."""
 
 
 @command.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from aprtui.cli.options import PATH
+from aprtui.cli.options import PATH, file_names
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SMALLEST, _LARGEST = (20, 8), (500, 200)
 
 
 @click.command()
-@click.argument("what", metavar="FILE | STATE")
+@click.argument("what", metavar="FILE | STATE", shell_complete=file_names)
 @click.option("--at", type=click.IntRange(1), metavar="N", help="The token to show, from 1; the last by default.")
 @click.option("--svg", type=PATH, metavar="OUT", required=True, help="Where to write the picture; - for stdout.")
 @click.option("--size", default="120x40", show_default=True, metavar="CxR", help="Columns and rows of the screen.")
@@ -29,11 +29,6 @@ def command(what: str, at: int | None, svg: Path, size: str, theme: str) -> None
     """Draw the live screen of a recorded session (`run --record FILE`), without its model and without a terminal.
 
     A STATE is what Y copies on that screen: it says which stage, statistic and view are shown.
-
-    \b
-    aprtui run -p "def fib(n):" -n 40 --record fib.jsonl
-    aprtui render fib.jsonl --at 17 --svg fib.svg
-    aprtui render fib.jsonl --at 17 --size 80x24 --theme light --svg - > fib.svg
     """
     columns, rows = _parsed_size(size)
     path, tokens, state = _recording_and_state(what, at)

@@ -22,10 +22,6 @@ def command(as_text: bool, ascii_only: bool) -> int:
     nothing of it remains.
 
     Without a terminal, or with --text, prints the steps as commands to type.
-
-    \b
-    aprtui tour
-    aprtui tour --text
     """
     from aprtui.cli.open import on_terminal
 

@@ -72,6 +72,7 @@ def command(
     from aprtui.trace.writer import require_usable
 
     loaded = requested_model(model)
+    faults = injected_faults(loaded, engine)
     graph = loaded.graph
     nodes = select_nodes(graph, select_stages(stages, graph), parse_layers(layers, graph.layers))
     text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
@@ -79,7 +80,6 @@ def command(
     target = directory or Path(f"{model_stem(loaded.path)}-trace")
     require_possible(request, chosen_context(loaded, engine, request.positions))
     require_usable(target, overwrite)
-    faults = injected_faults(loaded, engine)
     with (
         closing(open_engine(loaded, engine, request.positions)) as opened,
         ProgressLine() as progress,

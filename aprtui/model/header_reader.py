@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import stat
@@ -77,7 +76,7 @@ def map_file(path: Path, least: int, kind: str) -> MappedBytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            raise UnreadableError(f"{path}: is a directory: expected {kind}")
         if status.st_size < least:
             raise UnreadableError(f"{path}: too short to be {kind} ({status.st_size} bytes)")
         return FetchedBytes(path) if isinstance(path, Address) else MappedBytes(path)

@@ -28,7 +28,8 @@ from aprtui.errors import EngineError, UnreachableError, UnreadableError, printa
 Result = TypeVar("Result")
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://?(.*)", re.DOTALL)
-_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "sftp": "paramiko", "abfs": "adlfs", "az": "adlfs"}
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "sftp": "paramiko", "abfs": "adlfs", "az": "adlfs",
+             "http": "aiohttp", "https": "aiohttp"}  # fmt: skip
 """What fsspec needs for a scheme."""
 _PASSWORD = re.compile(r"(://[^\s/:@]+:)[^\s/@]+@")
 _CHUNK = 1 << 22
@@ -273,10 +274,9 @@ def _connected(fsspec: Any, scheme: str, address: Address) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(str(address), **options)
     except ImportError as error:
-        package = _PACKAGES.get(scheme, f"what fsspec needs for {scheme}")
-        raise EngineError(
-            f"{address}: {package} is not installed: pip install {_PACKAGES.get(scheme, 'it')}"
-        ) from error
+        package = _PACKAGES.get(scheme)
+        missing = f"{package} is not installed: pip install {package}" if package else f"{scheme}: {error}"
+        raise EngineError(f"{address}: {missing}") from error
     except ValueError as error:
         raise UnreadableError(f"{address}: {_reason(error)}: expected s3://, gs://, sftp:// or memory://") from error
     except Exception as error:

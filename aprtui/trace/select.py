@@ -76,7 +76,8 @@ def node_of(fields: dict[str, str], graph: StageGraph, what: str) -> Node:
     """
     name, layer = canonical_name(fields.pop("stage", "")), fields.pop("layer", None)
     if name not in graph:
-        raise UsageError(f"{what}: no stage {name!r}: this model has {', '.join(graph.names)}")
+        problem = f"no stage {name!r}" if name else "stage= is missing"
+        raise UsageError(f"{what}: {problem}: this model has {', '.join(graph.names)}")
     scope = graph[name].scope
     if scope is Scope.MODEL:
         if layer is not None:

@@ -207,6 +207,7 @@ def test_a_comparison_becomes_a_table(
         (["--out", "x.csv", "--tokens", "9"], 2, "selects none of the 4 tokens"),
         (["--out", "there.csv"], 2, "is there: choose another name"),
         (["--out", "."], 2, "is there and not empty"),
+        (["--out", "x.npz"], 2, "no format has the suffix .npz: expected one of npy, "),
         (["--out", "there.csv/x.csv"], 4, "cannot be written"),
     ],
 )

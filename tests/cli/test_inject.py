@@ -26,6 +26,11 @@ def test_an_injected_fault_is_said_and_recorded(tmp_path: Path) -> None:
     assert manifest is not None and manifest.engine.faults == (fault,)
 
 
+def test_kinds_are_listed_without_a_prompt() -> None:
+    result = CliRunner().invoke(cli, ["trace", "--inject", "kind=?"], standalone_mode=False)
+    assert isinstance(result.exception, UsageError) and "scale: a missing or doubled factor" in str(result.exception)
+
+
 def test_a_fault_changes_what_is_generated() -> None:
     words = ["run", "-p", "def fib(n):", "-n", "8", "--temp", "0", "--backend", "cpu"]
     honest = CliRunner().invoke(cli, words, standalone_mode=False)

@@ -136,7 +136,7 @@ def test_malformed_header_names_file_place_and_expectation(tmp_path: Path, data:
 def test_missing_file_and_folder_are_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"nowhere\.gguf: cannot be read: No such file"):
         GgufFile(tmp_path / "nowhere.gguf")
-    with pytest.raises(UnreadableError, match="cannot be read: Is a directory"):
+    with pytest.raises(UnreadableError, match="is a directory: expected a GGUF file"):
         GgufFile(tmp_path)
 
 

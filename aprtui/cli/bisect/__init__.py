@@ -39,10 +39,6 @@ def command(
     Both ends are tried first. A commit that does not build, writes no capture, or cannot be judged is skipped, never
     called good or bad. Your branch is checked out again at the end.
 
-    \b
-    aprtui bisect --good v1.2 --build make --capture './engine --dump {out} -p "def fib(n):"' --model model.gguf
-    aprtui bisect --good v1.2 --capture './run.sh {out}' --reference theirs -- --tolerance rel_l2=1e-3
-
     Exit codes: 1 a commit is named, 125 none can be (too many were skipped), 2 usage, 3 unreadable input, 4 git or an
     end of the range failed, 130 interrupted.
     """

@@ -44,10 +44,6 @@ def command(
     TensorRT-LLM. How ranks share each stage is said by SGLang's dims in the dump, by aprtui-ranks.yaml in SOURCE, or by
     --dims; --guess proposes it. What is not described is refused.
 
-    \b
-    aprtui ranks dump/ --guess --model model.gguf --write-dims dims.yaml
-    aprtui ranks dump/ --dims dims.yaml --model model.gguf --out whole
-
     Exit codes: 0 the copies agree, 1 a rank parts, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125
     cannot be judged, 130 interrupted.
     """
