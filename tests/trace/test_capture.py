@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aprtui.errors import EngineError, UnreadableError, UsageError
-from aprtui.trace.aprt import read_aprt, write_aprt
+from aprtui.trace.aprt import SMALL_VALUES, read_aprt, write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, GraphConfig, Node, graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo, read_manifest
@@ -216,14 +216,18 @@ def test_capture_without_manifest_infers_and_marks_its_token_count(tmp_path: Pat
 def test_copied_values_outlive_a_file_that_is_written_again(tmp_path: Path) -> None:
     bare_capture(tmp_path)
     node = Node(1, "ffn_gate")
+    path = Capture.open(tmp_path).files[node].path
+    write_aprt(path, 1, np.ones(SMALL_VALUES + 1, np.float32))
+    mapped, small = (Capture.open(tmp_path).values(of) for of in (node, Node(0, "ffn_gate")))
+    assert isinstance(mapped, np.memmap)
+    assert not isinstance(small, np.memmap), "thousands of small files would take a descriptor each"
     capture = Capture.open(tmp_path, copied=True)
     values = capture.values(node)
     assert not isinstance(values, np.memmap), "to touch a mapping of what is gone would end this process"
-    capture.files[node].path.write_bytes(b"")
+    path.write_bytes(b"")
     assert np.isfinite(values).all()
     with pytest.raises(UnreadableError, match="header ends after 0 of 12 bytes"):
         capture.values(node)
-    assert isinstance(Capture.open(tmp_path).values(Node(0, "ffn_gate")), np.memmap)
 
 
 def test_provenance_file_gives_token_ids(tmp_path: Path) -> None:
