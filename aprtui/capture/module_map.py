@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from aprtui.errors import UsageError
-from aprtui.trace.graph import ENTRY, Node, Part, Scope, StageGraph, canonical_name, graph_from_names, known_names
+from aprtui.trace.graph import (
+    ENTRY,
+    LATENT_STAGES,
+    Node,
+    Part,
+    Scope,
+    StageGraph,
+    canonical_name,
+    graph_from_names,
+    known_names,
+)
 
 Stages = Callable[[tuple[Any, ...], Any], Mapping[str, Any]]
 """Gives the tensors of stages from what a module was called with, and what it returned."""
@@ -76,11 +86,14 @@ def _require_whole(found: Iterable[MappedModule]) -> None:
 
 
 def map_graph(found: Iterable[MappedModule]) -> StageGraph:
-    """A graph of the stages that the map of a user lists, or, where it has functions, of all that there are."""
+    """A graph of the stages that the map of a user lists; where it has functions, of all that there are, but those of
+    latent attention only where the map lists one."""
     every = tuple(found)
     layers = 1 + max((module.layer for module in every if module.layer is not None), default=0)
     listed = {stage.node.stage for module in every for stage in module.stages}
-    names = known_names() if any(module.function for module in every) else listed
+    names = listed
+    if any(module.function for module in every):
+        names = set(known_names()) - (LATENT_STAGES if listed.isdisjoint(LATENT_STAGES) else frozenset())
     return graph_from_names(names, layers)
 
 

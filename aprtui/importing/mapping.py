@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.errors import UsageError
-from aprtui.trace.graph import MAX_LAYERS, Scope, canonical_name, graph_from_names, known_names
+from aprtui.trace.graph import MAX_LAYERS, Scope, canonical_name, known_stages
 from aprtui.yaml_file import fields_of, read_settings
 
 _MOST_PATTERN, _MOST_STARS, _MOST_PARTS, _MOST_DEPTH = 500, 3, 64, 3
@@ -99,7 +99,7 @@ class TensorMapping:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-SCOPES: Mapping[str, Scope] = {stage.name: stage.scope for stage in graph_from_names(known_names(), 1).stages}
+SCOPES: Mapping[str, Scope] = {name: stage.scope for name, stage in known_stages().items()}
 """The scope of every stage that a capture can have."""
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from aprtui.errors import UsageError
 from aprtui.importing.elements import Floats, SourceTensor
 from aprtui.importing.mapping import Operation, PairOrder, Piece, Rule, SourceAxis, TensorMapping, expression
-from aprtui.trace.graph import ENTRY, MAX_LAYERS, Node, graph_from_names, known_names
+from aprtui.trace.graph import ENTRY, MAX_LAYERS, Node, known_stages
 
-MAPS = frozenset(stage.name for stage in graph_from_names(known_names(), 1).stages if stage.is_attention_map)
+MAPS = frozenset(name for name, stage in known_stages().items() if stage.is_attention_map)
 """Stages that are attention maps."""
 
-_LOGITS = frozenset(stage.name for stage in graph_from_names(known_names(), 1).stages if stage.holds_logits)
+_LOGITS = frozenset(name for name, stage in known_stages().items() if stage.holds_logits)
 _NUMBERS = re.compile("[0-9]{1,9}")
 
 _ROWS = (SourceAxis.TOKEN, SourceAxis.HEAD, SourceAxis.EXPERT, SourceAxis.CHANNEL)

@@ -186,12 +186,12 @@ class _Check:
             raise self._error(where, f"shape {list(tensor.shape)} with strides {list(tensor.strides)}")
         if kind.is_quantised and (not tensor.shape or tensor.shape[-1] % kind.block_values):
             raise self._error(where, f"rows of {list(tensor.shape)[-1:]} values in blocks of {kind.block_values}")
-        if math.prod(tensor.shape) > _MOST_VALUES:
-            raise self._error(where, f"shape {list(tensor.shape)}: more values than any tensor of a model has")
         end = tensor.offset + extent(tensor)
         if end > self.graph.roots[tensor.root].bytes:
             size = self.graph.roots[tensor.root].bytes
             raise self._error(where, f"ends at byte {end} of root {tensor.root}, which has {size}")
+        if math.prod(tensor.shape) > _MOST_VALUES:
+            raise self._error(where, f"shape {list(tensor.shape)}: more values than any tensor of a model has")
 
     def _node(self, node: OpNode, where: str, written: set[int]) -> None:
         count = len(self.graph.tensors)

@@ -557,7 +557,7 @@ class StageGraph:
     @property
     def has_latent_attention(self) -> bool:
         """Whether some of its stages are those of latent attention."""
-        return not _OF_LATENT.isdisjoint(self._by_name)
+        return not LATENT_STAGES.isdisjoint(self._by_name)
 
     @cached_property
     def row_widths(self) -> Mapping[str, int]:
@@ -809,12 +809,21 @@ def canonical_name(name: str) -> str:
 
 
 @cache
-def known_names() -> tuple[str, ...]:
-    """Every stage name that a file can have, in execution order, extensions included."""
+def known_stages() -> Mapping[str, Stage]:
+    """Every stage that a file can have, by its name, in execution order, extensions included; widths are 0."""
     kinds = [_with_all_stages(activation, biased) for activation in Activation for biased in (False, True)]
     kinds += [replace(kinds[0], latent=_any_latent(absorbed=absorbed)) for absorbed in (False, True)]
-    every = (stage.name for kind in kinds for stage in _stages(kind, _DENSE, _SHARED_EXPERTS))
-    return tuple(dict.fromkeys(every))
+    found: dict[str, Stage] = {}
+    for kind in kinds:
+        for stage in _stages(kind, _DENSE, _SHARED_EXPERTS):
+            found.setdefault(stage.name, stage)
+    return MappingProxyType(found)
+
+
+@cache
+def known_names() -> tuple[str, ...]:
+    """The names of `known_stages`."""
+    return tuple(known_stages())
 
 
 def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> GraphConfig:
@@ -845,7 +854,7 @@ def _guessed(names: Collection[str], layers: int) -> GraphConfig:
     activation = next((kind for kind, found in of_gates.items() if not found.isdisjoint(names)), Activation.SILU)
     full = _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
     full = replace(full, shared_expert_gate=not _OF_SHARED_GATES.isdisjoint(names))
-    if not _OF_LATENT.isdisjoint(names):
+    if not LATENT_STAGES.isdisjoint(names):
         full = replace(full, latent=_any_latent(absorbed=_OF_EXPANDED.isdisjoint(names)))
     of_hybrids = _own_names(_recurrent_stages, full) | {"attn_gate_sigmoid", "attn_gated"}
     if of_hybrids.isdisjoint(names):
@@ -872,7 +881,7 @@ _OF_BIASES = frozenset(
 _OF_EXPANDED = frozenset({"mla_kv", "k_nope", "v_heads"})
 """Stages of latent attention that makes keys and values for each head."""
 
-_OF_LATENT = _OF_EXPANDED | {
+LATENT_STAGES = _OF_EXPANDED | {
     "q_a", "q_a_norm", "mla_q", "kv_cmpr_pe", "kv_cmpr", "q_nope", "q_pe_raw", "q_pe", "k_pe", "q_nope_absorbed",
     "q_latent", "k_latent", "attn_latent",
 }  # fmt: skip

@@ -60,4 +60,4 @@ def test_a_broken_file_is_described_as_far_as_it_can_be_read(tmp_path: Path, kep
 def test_a_file_that_has_gone_or_may_not_be_read_is_described_too(tmp_path: Path) -> None:
     assert "cannot be read" in listed(tmp_path / "gone.gguf").problem
     (tmp_path / "folder.gguf").mkdir()
-    assert "cannot be read" in listed(tmp_path / "folder.gguf").problem
+    assert "is a directory" in listed(tmp_path / "folder.gguf").problem
