@@ -155,17 +155,31 @@ FAULTS = {
 }
 
 
+OF_ONE_FORM = {
+    **dict.fromkeys(("q_nope_absorbed", "q_latent", "k_latent", "attn_latent"), "absorbed"),
+    **dict.fromkeys(("mla_kv", "k_nope", "v_heads", "q_post_rope", "k_post_rope"), "expanded"),
+}
 IN_GATE = {"kv_cmpr", "q_pe", "q_latent", "attn_latent", "v_heads"}
 
 
+def of_form(*values: object, form: str, kept: bool) -> object:
+    """Parameters of one form of the model; the gate has those that are `kept`."""
+    return pytest.param(form, *values, marks=() if kept else pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    "stage", [pytest.param(name, marks=() if name in IN_GATE else pytest.mark.slow) for name in FAULTS]
+    ("model", "stage"),
+    [
+        of_form(stage, form=form, kept=stage in IN_GATE)
+        for stage in FAULTS
+        for form in FORMS
+        if OF_ONE_FORM.get(stage, form) == form
+    ],
+    indirect=["model"],
 )
 def test_a_planted_fault_is_named_at_its_own_stage(
     model: Model, evaluators: Evaluators, tmp_path: Path, stage: str
 ) -> None:
-    if stage not in model.graph:
-        pytest.skip("a stage of the other form")
     fault = parse_fault(f"layer=1,stage={stage},kind={FAULTS[stage]}", model)
     request = CaptureRequest(TOKENS, None, frozenset(model.graph.nodes), logits=Logits.LAST)
     injector = FaultInjector(model, Mode.EXACT, [fault])
@@ -174,26 +188,31 @@ def test_a_planted_fault_is_named_at_its_own_stage(
     assert failed(replayed(model, evaluators, tmp_path / "bad")) == [Node(1, stage)]
 
 
+NEXT_HEAD = "latent attention: matrix of the next head"
+CAUSES = (
+    ("RoPE left out for keys", "k_pe"),
+    ("positions off by 3", "q_pe"),
+    ("scores scaled by 0.1", "attn_scores"),
+    ("a factor of 1.25", "q_nope"),
+    ("V cache written a slot late", ""),
+    ("latent attention: the other end of heads", "q_nope"),
+    ("latent attention: the other end of heads", "q_pe_raw"),
+    ("latent attention: turned channels of the first head", "q_joined"),
+    (NEXT_HEAD, "q_nope_absorbed"),
+    ("latent attention: turned channels first", "q_joined"),
+    (NEXT_HEAD, "attention"),
+)
+CAUSES_IN_GATE = {CAUSES[0], *CAUSES[-2:]}
+
+
 @pytest.mark.parametrize(
-    ("name", "stage"),
+    ("model", "name", "stage"),
     [
-        ("RoPE left out for keys", "k_pe"),
-        *(
-            pytest.param(*row, marks=pytest.mark.slow)
-            for row in (
-                ("positions off by 3", "q_pe"),
-                ("scores scaled by 0.1", "attn_scores"),
-                ("a factor of 1.25", "q_nope"),
-                ("V cache written a slot late", ""),
-                ("latent attention: the other end of heads", "q_nope"),
-                ("latent attention: the other end of heads", "q_pe_raw"),
-                ("latent attention: turned channels of the first head", "q_joined"),
-                ("latent attention: matrix of the next head", "q_nope_absorbed"),
-            )
-        ),
-        ("latent attention: turned channels first", "q_joined"),
-        ("latent attention: matrix of the next head", "attention"),
+        of_form(*row, form=form, kept=row in CAUSES_IN_GATE)
+        for row in CAUSES
+        for form in (("absorbed",) if row[0] == NEXT_HEAD else FORMS)
     ],
+    indirect=["model"],
 )
 def test_the_cause_of_a_planted_fault_is_proved(
     name: str, stage: str, model: Model, evaluators: Evaluators, tmp_path: Path
@@ -202,7 +221,6 @@ def test_the_cause_of_a_planted_fault_is_proved(
     weighed = next(found.name for found in model.graph.stages if found.op is Op.ATTEND)
     joined = model.graph["attn_scores"].inputs[0].stage
     node = Node(1, {"": weighed, "q_joined": joined}.get(stage, stage))
-    if node not in planted.nodes(model):
-        pytest.skip("a stage of the other form")
+    assert node in planted.nodes(model)
     result = CausePlants(model, TOKENS, evaluators, tmp_path).replayed(node, planted)
     assert result is not None and cause_outcome(result, planted) is CauseOutcome.PROVED

@@ -22,10 +22,12 @@ def read_past(proofs: Sequence[Proof], graph: StageGraph) -> list[Proof]:
     instead: dict[Node, Proof | None] = {}
     for node, proof in by_node.items():
         term = _single_term(proof.failing, graph)
+        if term is None:
+            continue
         behind = [other for other in graph.nodes if node in graph.inputs(other)]
         sums = [other for other in behind if graph[other.stage].op is Op.ADD]
         readers = tuple(other for other in behind if other not in sums)
-        if term and readers and sums and all(_takes_the_sum(other, by_node, proof.failing) for other in sums):
+        if readers and sums and all(_takes_the_sum(other, by_node, proof.failing) for other in sums):
             also = tuple(by_node[other].failing for other in sums)
             instead |= {node: replace(_as_reading(proof, term, readers), also=also), **dict.fromkeys(sums)}
     return [found for proof in proofs if (found := instead.get(proof.failing.node, proof)) is not None]
