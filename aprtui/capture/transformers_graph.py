@@ -11,7 +11,16 @@ from aprtui.errors import UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.trace.graph import MAX_LAYERS, GraphConfig, LatentAttention, Router, StageGraph, graph_for
+from aprtui.trace.graph import (
+    MAX_LAYERS,
+    ExpertGroups,
+    GraphConfig,
+    GroupScore,
+    LatentAttention,
+    Router,
+    StageGraph,
+    graph_for,
+)
 
 
 def architecture_of_module(model: Any) -> Architecture:
@@ -135,8 +144,6 @@ def _with_experts(graph: GraphConfig, model: Any, config: Any, modules: Mapping[
 
 
 def _with_leading_dense(graph: GraphConfig, model: Any, config: Any) -> GraphConfig:
-    if (getattr(config, "n_group", None) or 1) > 1:
-        raise UsageError(f"{_class(model)}: its experts are chosen by groups: {_map_advice()}")
     # Classes whose routers take a softmax have no bias of them, and normalise nothing whatever they are told.
     is_sigmoid = any(name.endswith(".e_score_correction_bias") for name in model.state_dict())
     dense = config.first_k_dense_replace
@@ -149,7 +156,16 @@ def _with_leading_dense(graph: GraphConfig, model: Any, config: Any) -> GraphCon
         scaled_experts=config.routed_scaling_factor != 1,
         shared_expert_ffn=config.n_shared_experts * graph.expert_ffn,
         shared_expert_gate=False,
+        expert_groups=_groups(config, is_sigmoid),
     )
+
+
+def _groups(config: Any, is_sigmoid: bool) -> ExpertGroups | None:
+    """The groups that experts are chosen by. DeepSeek-V2 says by a name whether it has any."""
+    count, used = getattr(config, "n_group", None) or 1, getattr(config, "topk_group", None) or 1
+    if used >= count or (not is_sigmoid and config.topk_method != "group_limited_greedy"):
+        return None
+    return ExpertGroups(count, used, GroupScore.TWO_LARGEST if is_sigmoid else GroupScore.LARGEST)
 
 
 def _with_recurrence(

@@ -24,7 +24,7 @@ from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, Node, Op, StageGraph
+from aprtui.trace.graph import Axis, ExpertGroups, Node, Op, StageGraph
 
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """The bounds of each stage; none for a stage where nothing says how far it may differ."""
@@ -169,7 +169,8 @@ def _compare(
     measured = measure(pair.a, pair.b, causal=pair.causal)
     bounds = [*tolerances, *(criteria.bounds(pair.node) if criteria.bounds else ())]
     if graph[pair.node.stage].holds_indices:
-        verdict = _judged_choice(pair, _routers(pair.node, graph, pair_of))
+        groups = None if graph.config is None else graph.config.expert_groups
+        verdict = _judged_choice(pair, _routers(pair.node, graph, pair_of), groups)
     else:
         verdict = _judged(pair, measured.metrics, bounds, criteria)
         if pair.node in criteria.proven and not tolerances:
@@ -184,11 +185,11 @@ def _compare(
     )  # fmt: skip
 
 
-def _judged_choice(pair: StagePair, routers: Iterable[StagePair]) -> StageVerdict:
+def _judged_choice(pair: StagePair, routers: Iterable[StagePair], groups: ExpertGroups | None) -> StageVerdict:
     """The verdict on indices; where both sides hold their routers, in the light of those."""
     for router in routers:
         if pair.a.ndim == 2 and router.a.shape[:-1] == pair.a.shape[:-1]:
-            return judge_choice(pair.node, pair.a, pair.b, router.a, router.b)
+            return judge_choice(pair.node, pair.a, pair.b, router.a, router.b, groups=groups)
     return judge_indices(pair.node, measure_indices(pair.a, pair.b))
 
 

@@ -11,7 +11,8 @@ from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.logits import measure_indices
 from aprtui.compare.verdict import StageVerdict, Verdict, judge_indices
 from aprtui.compare.wording import counted
-from aprtui.trace.graph import Node
+from aprtui.trace.experts import group_scores
+from aprtui.trace.graph import ExpertGroups, GroupScore, Node
 
 ROUTER_NOISE = 2e-6
 """How far two honest float32 routers are apart at most, relative L2 of a token."""
@@ -19,17 +20,21 @@ ROUTER_NOISE = 2e-6
 
 def judge_choice(
     node: Node, a: Values, b: Values, router: Values, other: Values, noise: float = ROUTER_NOISE,
-    *, any_order: bool = False,
+    *, any_order: bool = False, groups: ExpertGroups | None = None,
 ) -> StageVerdict:  # fmt: skip
     """The verdict on the experts `b` `[tokens, K]` against `a`, chosen by the probabilities `other` and `router`.
 
     Experts whose probabilities in `router` are closer than the two routers are apart at that token, or than `noise` as
     a share of its norm, may stand for one another: which of them is the larger is decided before the choice. The
     routers themselves are judged at their own stage. No token may have an expert twice. `any_order`: what is made of
-    the chosen ones is judged in the order of `b`, so that the same experts in another order are no other choice.
+    the chosen ones is judged in the order of `b`, so that the same experts in another order are no other choice. With
+    `groups`, groups whose scores are that close may stand for one another as well: each side is held against the best
+    experts of the groups that it used.
     """
     verdict = judge_indices(node, measure_indices(a, b))
-    if verdict.verdict is not Verdict.FAIL or not _are_explained(a, b, router, other, noise, any_order):
+    if verdict.verdict is not Verdict.FAIL or not _are_explained(
+        a, b, router, other, noise, any_order, groups
+    ):  # fmt: skip
         return verdict
     if any_order and np.array_equal(np.sort(a, axis=1), np.sort(b, axis=1)):
         return replace(verdict, verdict=Verdict.PASS, reason="the same experts in another order")
@@ -37,15 +42,58 @@ def judge_choice(
     return replace(verdict, verdict=Verdict.PASS, reason=reason)
 
 
-def _are_explained(a: Values, b: Values, router: Values, other: Values, noise: float, any_order: bool) -> bool:
+def _are_explained(
+    a: Values, b: Values, router: Values, other: Values, noise: float, any_order: bool, groups: ExpertGroups | None
+) -> bool:
     wide, parted = router.astype(np.float64), router.astype(np.float64) - other
     slack = np.sqrt(2) * np.linalg.norm(parted, axis=1) + 2 * noise * np.linalg.norm(wide, axis=1)
     if not all(_are_experts(side, router.shape[1]) for side in (a, b)):
         return False
+    if groups is not None:
+        differing = np.flatnonzero((a != b).any(axis=1))
+        return all(
+            _is_best_of_groups(wide[token], side[token].astype(np.int64), float(slack[token]), any_order, groups)
+            for token in differing
+            for side in (a, b)
+        )
     chosen_a, chosen_b = (np.take_along_axis(wide, side.astype(np.int64), axis=1) for side in (a, b))
     if any_order:
         chosen_a, chosen_b = np.sort(chosen_a, axis=1), np.sort(chosen_b, axis=1)
     return bool((np.abs(chosen_a - chosen_b) <= slack[:, None]).all())
+
+
+def _is_best_of_groups(
+    values: NDArray[np.float64], choice: NDArray[np.int64], slack: float, any_order: bool, groups: ExpertGroups
+) -> bool:
+    """Whether `choice` are the best experts of the best groups, by `values` of which any two may be `slack` nearer to
+    each other, or farther."""
+    allowed = _groups_of(values, choice, slack, groups)
+    if allowed is None:
+        return False
+    best = np.sort(values.reshape(groups.count, -1)[list(allowed)].ravel())[::-1][: len(choice)]
+    found = np.sort(values[choice])[::-1] if any_order else values[choice]
+    return bool((np.abs(best - found) <= slack).all())
+
+
+def _groups_of(
+    values: NDArray[np.float64], choice: NDArray[np.int64], slack: float, groups: ExpertGroups
+) -> frozenset[int] | None:
+    """The groups that a token with this `choice` may have used, those it needs among them; None where it cannot have.
+
+    Where several groups that it does not need are equally good, those with the least experts: they leave the most room.
+    """
+    scores = group_scores(values[None], groups)[0]
+    apart = slack if groups.score is GroupScore.LARGEST else 2 * slack
+    falling = np.sort(scores)[::-1]
+    last_in, first_out = falling[groups.used - 1 : groups.used + 1]
+    possible = set(np.flatnonzero(scores >= last_in - apart).tolist())
+    needed = set((choice // (len(values) // groups.count)).tolist())
+    taken = needed | set(np.flatnonzero(scores > first_out + apart).tolist())
+    if not needed <= possible or len(taken) > groups.used:
+        return None
+    largest = values.reshape(groups.count, -1).max(axis=1)
+    others = sorted(possible - taken, key=lambda group: float(largest[group]))
+    return frozenset(taken) | frozenset(others[: groups.used - len(taken)])
 
 
 def _are_experts(choice: Values, experts: int) -> bool:

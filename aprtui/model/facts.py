@@ -15,7 +15,7 @@ from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Activation, GraphConfig, Node, Router, StageGraph, graph_for
+from aprtui.trace.graph import Activation, GraphConfig, GroupScore, Node, Router, StageGraph, graph_for
 
 _USUAL_BASES = (1e4, 5e5, 1e6)
 _USUAL_EPSILONS = (1e-5, 1e-6)
@@ -184,6 +184,10 @@ def _unusual_experts(config: ModelConfig) -> Iterator[str]:
         yield "the router gives each expert a sigmoid of its own: they do not add up to 1"
     if graph.router_bias:
         yield "experts are chosen by what the router gives plus a bias, and weighted by what it gives without"
+    if graph.expert_groups is not None:
+        groups = graph.expert_groups
+        score = "largest number" if groups.score is GroupScore.LARGEST else "two largest numbers"
+        yield f"a token chooses {groups.used} of {groups.count} groups of experts first, by the {score} of each"
     if graph.scaled_experts:
         yield f"the weights of a token's experts are multiplied by {config.expert_weights_scale:g}"
     if graph.biased_experts:

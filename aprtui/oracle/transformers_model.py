@@ -183,11 +183,13 @@ def _expert_settings(config: ModelConfig) -> dict[str, Any]:
         "shared_expert_intermediate_size": graph.shared_expert_ffn,
     }  # fmt: skip
     if not graph.shared_expert_gate:
+        groups = graph.expert_groups
+        count, used = (1, 1) if groups is None else (groups.count, groups.used)
         found |= {
             "n_routed_experts": graph.experts, "n_shared_experts": graph.shared_expert_ffn // graph.expert_ffn,
             "first_k_dense_replace": sum(graph.dense), "routed_scaling_factor": config.expert_weights_scale,
-            "norm_topk_prob": graph.normalised_experts, "n_group": 1, "topk_group": 1, "use_qk_norm": graph.qk_norm,
-            "topk_method": "greedy",
+            "norm_topk_prob": graph.normalised_experts, "n_group": count, "topk_group": used,
+            "use_qk_norm": graph.qk_norm, "topk_method": "greedy" if groups is None else "group_limited_greedy",
         }  # fmt: skip
     if graph.biased_experts:
         found |= {"num_local_experts": graph.experts, "intermediate_size": graph.expert_ffn}

@@ -5,17 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Op, StageGraph
+from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, ExpertGroups, GroupScore, Op, StageGraph
+
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 ROUTER_STAGES = (ROUTER, ROUTER_CHOICE)
 """The stages that the use of experts is counted from."""
 
 _MOST_EXPERTS = 1 << 16
 """More than any model has: a damaged manifest must not make a table of that size."""
+
+
+def group_scores(values_NE: NDArray[_Float], groups: ExpertGroups) -> NDArray[_Float]:
+    """What each token chooses its groups by, `[N, groups]`, of what it chooses experts by. NaN counts as −∞."""
+    grouped = np.nan_to_num(values_NE, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    grouped = np.sort(grouped.reshape(len(values_NE), groups.count, -1), axis=-1)
+    if groups.score is GroupScore.LARGEST:
+        return grouped[..., -1]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(grouped[..., -1] + grouped[..., -2])
+
+
+def in_groups(values_NE: NDArray[np.float32], groups: ExpertGroups) -> NDArray[np.bool_]:
+    """Which experts each token may choose, `[N, E]`: those of its best groups, of equally good ones the first."""
+    best = np.argsort(-group_scores(values_NE, groups), axis=-1, kind="stable")[:, : groups.used]
+    chosen = np.zeros((len(values_NE), groups.count), np.bool_)
+    np.put_along_axis(chosen, best, True, axis=-1)
+    return np.repeat(chosen, values_NE.shape[1] // groups.count, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,32 @@ class Router(StrEnum):
     SIGMOID = "sigmoid"
 
 
+class GroupScore(StrEnum):
+    """What a token's groups of experts are chosen by: the largest number in each, or the sum of its two largest."""
+
+    LARGEST = "largest"
+    TWO_LARGEST = "two-largest"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertGroups:
+    """Groups of neighbouring experts, of which a token chooses `used` first, and its experts among theirs alone.
+
+    DeepSeek-V2 (arXiv:2405.04434) scores a group by its largest probability, DeepSeek-V3 (arXiv:2412.19437) by the sum
+    of its two largest, the bias of the choice included.
+    """
+
+    count: int
+    used: int
+    score: GroupScore
+
+    def fits(self, experts: int, chosen: int) -> bool:
+        """Whether so many experts come in such groups, of two or more, and those of a token have all it chooses."""
+        if self.count < 1 or experts % self.count or experts < 2 * self.count:
+            return False
+        return 0 < self.used <= self.count and chosen <= self.used * (experts // self.count)
+
+
 class RopeLayout(StrEnum):
     """Which channels RoPE turns together: `i` with `i + d/2`, or `2i` with `2i + 1`."""
 
@@ -228,6 +254,8 @@ class GraphConfig:
     """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
     experts_used: int = 0
     expert_ffn: int = 0
+    expert_groups: ExpertGroups | None = None
+    """Where a token may choose experts of some groups only."""
     biased_experts: bool = False
     router: Router = Router.SOFTMAX
     router_bias: bool = False

@@ -39,8 +39,8 @@ OF_FEATURES = {
     "rope-magnitude-dropped": ("odd heads", Node(1, "k_post_rope")),
 }
 """Kinds that the embedded model cannot have, with a place in a model that has the feature."""
-OF_EXPERTS = ("wrong-expert", "router-unnormalised")
-"""Those are planted in `replay/test_experts.py`."""
+OF_EXPERTS = ("wrong-expert", "router-unnormalised", "groups-ignored")
+"""Those are planted in `replay/test_experts.py` and `replay/test_expert_groups.py`."""
 OF_RECURRENCE = ("state-not-reset",)
 OF_ANY = [kind for kind in KINDS if kind not in (*OF_FEATURES, *OF_EXPERTS, *OF_RECURRENCE)]
 

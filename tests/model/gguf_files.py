@@ -177,12 +177,14 @@ def model_file(
     absorbed: bool = True,
     query_rank: int = 0,
     sigmoid: bool = False,
+    groups: tuple[int, int] = (0, 0),
 ) -> ModelFile:
     """A valid model that has not been written yet. Without `tokenizer` the vocabulary has 288 tokens and no texts.
 
     Where the architecture has experts, there are `experts` of 256 channels. Where it has recurrent layers, every second
     one has attention. Latent attention is `absorbed` or not, and makes queries of rows of `query_rank` channels;
-    the router beside it takes a softmax, or a `sigmoid` with a bias.
+    the router beside it takes a softmax, or a `sigmoid` with a bias. Of `groups` of experts, as many as the first
+    number says, a token uses as many as the second.
     """
     width = head_dim or hidden // heads
     file = ModelFile(architecture)
@@ -214,7 +216,7 @@ def model_file(
     else:
         values |= {
             "expert_count": experts, "expert_used_count": experts_used, "expert_feed_forward_length": EXPERT_FFN
-        }  # fmt: skip
+        } | _group_keys(*groups)  # fmt: skip
         if _is_hybrid(architecture):
             values |= {"expert_shared_feed_forward_length": EXPERT_FFN}
     if architecture == "glm4moe":
@@ -255,6 +257,10 @@ def _latent_keys(heads: int, query_rank: int, *, absorbed: bool) -> dict[str, An
         "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 8,
         "rope.scaling.yarn_log_multiplier": 0.0707,
     }  # fmt: skip
+
+
+def _group_keys(count: int, used: int) -> dict[str, Any]:
+    return {"expert_group_count": count, "expert_group_used_count": used} if count else {}
 
 
 def _is_hybrid(architecture: str) -> bool:

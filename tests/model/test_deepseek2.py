@@ -13,7 +13,7 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.model.facts import described, model_facts
 from aprtui.model.model import Model, load_model
-from aprtui.trace.graph import BlockKind, LatentAttention, Node, Router
+from aprtui.trace.graph import BlockKind, ExpertGroups, GroupScore, LatentAttention, Node, Router
 from tests.model.gguf_files import NOPE, RANK, ROPE, VALUE, ModelFile, model_file
 
 YARN = 1 + 0.0707 * math.log(4)
@@ -126,8 +126,6 @@ def test_a_model_of_dense_layers_alone_has_no_experts(tmp_path: Path) -> None:
         ("rope.scaling.yarn_log_multiplier", -0.1),
         ("rope.scaling.yarn_log_multiplier", 0.0),
         ("expert_gating_func", 3),
-        ("expert_group_count", 4),
-        ("expert_group_used_count", 2),
         ("leading_dense_block_count", 3),
         ("expert_weights_scale", -1.0),
     ],
@@ -144,6 +142,45 @@ def test_a_sigmoid_with_a_bias_chooses_the_experts_of_models_like_deepseek_v3(tm
     assert model.config.expert_weights_scale == 1.5
     used = [weight.name for weight in model.params(Node(1, "ffn_moe_probs_biased"))]
     assert used == ["blk.1.exp_probs_b.bias"]
+
+
+@pytest.mark.parametrize(
+    ("sigmoid", "groups", "expected"),
+    [
+        (False, (4, 2), ExpertGroups(4, 2, GroupScore.LARGEST)),
+        (True, (4, 2), ExpertGroups(4, 2, GroupScore.TWO_LARGEST)),
+        (True, (1, 1), None),
+        (True, (4, 4), None),
+    ],
+)
+def test_groups_of_experts_are_scored_as_the_authors_of_the_model_do(
+    tmp_path: Path, sigmoid: bool, groups: tuple[int, int], expected: ExpertGroups | None
+) -> None:
+    model = opened(changed(sigmoid=sigmoid, groups=groups), tmp_path)
+    assert model.config.graph.expert_groups == expected
+    said = [fact for fact in model_facts(model).unusual if "groups of experts" in fact]
+    assert len(said) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ((3, 2), "group_count is 3, expected a divisor of the 8 experts"),
+        ((8, 4), "group_count is 8, expected a divisor of the 8 experts that leaves two or more in a group"),
+        ((0, 2), "group_count is None, expected a divisor"),
+        ((1, 2), "group_used_count is 2, expected 1 to 1"),
+        ((4, 0), "group_used_count is 0, expected 2 to 4: groups with the 3 experts of a token"),
+        ((4, 1), "group_used_count is 1, expected 2 to 4"),
+        ((4, 5), "group_used_count is 5, expected 2 to 4"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused_by_name(tmp_path: Path, groups: tuple[int, int], said: str) -> None:
+    file = changed(experts_used=3)
+    file.metadata |= {"deepseek2.expert_group_used_count": groups[1]}
+    if groups[0]:
+        file.metadata |= {"deepseek2.expert_group_count": groups[0]}
+    with pytest.raises(UnreadableError, match=rf"deepseek2\.expert_{said}"):
+        opened(file, tmp_path)
 
 
 def test_linear_scaling_is_refused_since_engines_differ_in_its_scores(tmp_path: Path) -> None:

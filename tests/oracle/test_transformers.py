@@ -85,6 +85,21 @@ def test_models_like_deepseek_v3_have_the_same_stages(tmp_path: Path, absorbed: 
 
 
 @needs_transformers
+@pytest.mark.parametrize(
+    ("architecture", "options"), [("deepseek2", {}), ("deepseek2", {"sigmoid": True}), ("glm4moe", {})], ids=str
+)
+def test_experts_are_chosen_by_groups_as_in_transformers(
+    tmp_path: Path, architecture: str, options: dict[str, Any]
+) -> None:
+    write_model(
+        tmp_path / "groups.gguf", architecture=architecture, experts=16, experts_used=4, groups=(4, 2), **options
+    )  # fmt: skip
+    model = load_model(tmp_path / "groups.gguf")
+    assert model.config.graph.expert_groups is not None
+    assert largest_error(own_capture(model, tmp_path / "ours"), captured(model, tmp_path / "theirs")) < 1e-5
+
+
+@needs_transformers
 def test_experts_that_transformers_leaves_in_any_order_stand_most_probable_first(tmp_path: Path) -> None:
     path = write_model(tmp_path / "many.gguf", architecture="glm4moe", experts=16, experts_used=6)
     model = load_model(path)

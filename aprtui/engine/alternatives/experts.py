@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from aprtui.engine.alternatives.alternative import Alternative, plain
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.model.model import Model
-from aprtui.trace.graph import ROUTER, Node, Op, Router
+from aprtui.trace.experts import in_groups
+from aprtui.trace.graph import ROUTER, GroupScore, Node, Op, Router
 
 
 def least_probable(call: StageCall) -> Array:
@@ -59,6 +62,27 @@ def chosen_without_bias(call: StageCall) -> Array:
     return call.honest(call.before(ROUTER))
 
 
+def groups_ignored(call: StageCall) -> Array:
+    """Experts are chosen from all groups."""
+    return call.with_config(graph=replace(call.model.config.graph, expert_groups=None))
+
+
+def groups_without_bias(call: StageCall) -> Array:
+    """Groups are chosen by what the router gives, its bias left out, and experts among theirs with it."""
+    graph = call.model.config.graph
+    assert graph.expert_groups is not None
+    allowed = in_groups(call.before(ROUTER), graph.expert_groups)
+    return ops.choose_experts(np.where(allowed, call.x, np.float32(-np.inf)), graph.experts_used)
+
+
+def groups_by_largest(call: StageCall) -> Array:
+    """Groups are chosen by the largest number of each in place of the two largest."""
+    graph = call.model.config.graph
+    assert graph.expert_groups is not None
+    groups = replace(graph.expert_groups, score=GroupScore.LARGEST)
+    return call.with_config(graph=replace(graph, expert_groups=groups))
+
+
 def weights_with_bias(call: StageCall) -> Array:
     """Weights are taken from what experts are chosen by, bias and all."""
     return call.honest(call.before("ffn_moe_probs_biased"), call.inputs[1])
@@ -72,7 +96,40 @@ def has_router_bias(model: Model, node: Node) -> bool:
     return model.config.graph.router_bias
 
 
+def has_groups(model: Model, node: Node) -> bool:
+    return model.config.graph.expert_groups is not None
+
+
+def has_groups_by_two(model: Model, node: Node) -> bool:
+    """Where the other score is no engine's own."""
+    groups = model.config.graph.expert_groups
+    return groups is not None and groups.score is GroupScore.TWO_LARGEST
+
+
+def has_groups_and_bias(model: Model, node: Node) -> bool:
+    return has_groups(model, node) and has_router_bias(model, node)
+
+
 EXPERT_ALTERNATIVES: tuple[Alternative, ...] = (
+    plain(
+        "choice without the router's bias", (Op.CHOOSE_EXPERTS,), chosen_without_bias,
+        "experts are chosen without the router's bias", "choose by what the router gives plus exp_probs_b",
+        has_router_bias,
+    ),
+    plain(
+        "groups ignored", (Op.CHOOSE_EXPERTS,), groups_ignored, "experts are chosen from all groups",
+        "read the model's expert_group_count and expert_group_used_count", has_groups,
+    ),
+    plain(
+        "groups chosen without the router's bias", (Op.CHOOSE_EXPERTS,), groups_without_bias,
+        "groups of experts are chosen without the router's bias", "score groups by the biased values, too",
+        has_groups_and_bias,
+    ),
+    plain(
+        "groups by their largest", (Op.CHOOSE_EXPERTS,), groups_by_largest,
+        "groups of experts are chosen by their largest number alone",
+        "score groups by the sum of their two largest", has_groups_by_two,
+    ),
     plain(
         "matrices of the next expert", (Op.EXPERT_MATMUL,), of_the_next_expert,
         "computed with the matrices of the expert behind the chosen one", "count experts from 0",

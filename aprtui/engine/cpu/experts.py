@@ -76,15 +76,51 @@ def _exceeds(value: Any, other: Any) -> bool:
     return bool(value > other or (np.isnan(other) and not np.isnan(value)))
 
 
+@kernel
+def _group_score(source: Any, first: int, size: int, takes_two: bool) -> Any:
+    """The largest of `size` numbers from the `first` on, or the sum of the two largest; NaN counts as −∞."""
+    largest = second = np.float32(-np.inf)
+    for i in range(first, first + size):
+        if source[i] > largest:
+            largest, second = source[i], largest
+        elif source[i] > second:
+            second = source[i]
+    return largest + second if takes_two else largest
+
+
+@kernel
+def _take_other_groups(source: Any, taken: Any, step: Any) -> None:
+    """Take the experts of all groups but the `kv_heads` best of `count`, so that none of them is chosen."""
+    size = step.width // step.count
+    for i in range(step.width):
+        taken[i] = 1
+    for _ in range(step.kv_heads):
+        best, best_score = -1, np.float32(0)
+        for group in range(step.count):
+            if taken[group * size] == 1:
+                score = _group_score(source, group * size, size, step.kind == 1)
+                if best < 0 or _exceeds(score, best_score):
+                    best, best_score = group, score
+        for i in range(best * size, (best + 1) * size):
+            taken[i] = 0
+
+
 def choose_experts(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """The `heads` most probable of `width` experts, in falling order; of equal ones the first, NaN last."""
+    """The `heads` most probable of `width` experts, in falling order; of equal ones the first, NaN last.
+
+    With a `count` of groups, those of the `kv_heads` best groups only, which are scored by the largest number in each
+    (`kind` 0) or by the sum of the two largest (1).
+    """
     step = instruction(step_address)[0]
     taken = carray(pointer(scratch), (step.width,), np.uint8)
     for token in range(begin, end):
         source = float32s(step.source + 4 * token * step.source_stride, step.width)
         target = float32s(step.target + 4 * token * step.target_stride, step.heads)
-        for i in range(step.width):
-            taken[i] = 0
+        if step.count > 0:
+            _take_other_groups(source, taken, step)
+        else:
+            for i in range(step.width):
+                taken[i] = 0
         for k in range(step.heads):
             best = -1
             for i in range(step.width):

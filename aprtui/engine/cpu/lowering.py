@@ -27,7 +27,7 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Input, Node, Op, Part, RopeLayout, Stage
+from aprtui.trace.graph import GroupScore, Input, Node, Op, Part, RopeLayout, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,9 +389,13 @@ class _Lowering:
         self._row(Opcode.ROUTER_SOFTMAX, **self._source(node), **self._target(node), width=width)
 
     def _choose_experts(self, node: Node) -> None:
+        groups = self.config.expert_groups
+        limits = {} if groups is None else {
+            "count": groups.count, "kv_heads": groups.used, "kind": int(groups.score is GroupScore.TWO_LARGEST)
+        }  # fmt: skip
         self._row(
             Opcode.CHOOSE_EXPERTS, **self._source(node), **self._target(node), width=self.config.experts,
-            heads=self.config.experts_used,
+            heads=self.config.experts_used, **limits,
         )  # fmt: skip
 
     def _take_chosen(self, node: Node) -> None:

@@ -84,6 +84,10 @@ def _chooses_some(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.CHOOSE_EXPERTS and model.config.graph.experts_used < model.config.graph.experts
 
 
+def _chooses_groups(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.CHOOSE_EXPERTS and model.config.graph.expert_groups is not None
+
+
 def _kv_heads(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op in (Op.SCORES, Op.ATTEND) and model.config.graph.kv_heads > 1
 
@@ -256,6 +260,10 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "wrong-expert": FaultKind(
             "The last chosen expert is the next one in the list", "an index that is off by one",
             operations.wrong_expert, _chooses_some,
+        ),
+        "groups-ignored": _recomputing(
+            "Experts are chosen from all groups", "a key of the router that is not read from the file",
+            operations.groups_ignored, _chooses_groups,
         ),
         "router-unnormalised": _recomputing(
             "The weights of the experts do not add up to 1", "a key of the router that is not read from the file",

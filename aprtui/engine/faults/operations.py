@@ -108,6 +108,12 @@ def wrong_expert(setting: FaultSetting, call: NodeCall) -> Array:
     return out
 
 
+def groups_ignored(setting: FaultSetting, call: NodeCall) -> Array:
+    """Experts are chosen from all groups."""
+    graph = replace(setting.model.config.graph, expert_groups=None)
+    return setting.evaluated(call, config=setting.configured(graph=graph))
+
+
 def window_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
     """A query sees one key more than the window of its layer has."""
     graph = setting.model.config.graph

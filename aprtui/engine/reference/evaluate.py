@@ -90,7 +90,8 @@ def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithme
         case Op.ROUTER_SOFTMAX | Op.SOFTMAX_CHOSEN:
             return ops.router_softmax(inputs[0])
         case Op.CHOOSE_EXPERTS:
-            return ops.choose_experts(inputs[0], model.config.graph.experts_used)
+            graph = model.config.graph
+            return ops.choose_experts(inputs[0], graph.experts_used, graph.expert_groups)
         case Op.TAKE_CHOSEN:
             return ops.take_chosen(inputs[0], inputs[1])
         case Op.NORMALISE_CHOSEN:

@@ -15,7 +15,8 @@ from aprtui.engine.gelu import gelu_f16, gelu_tanh
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.experts import in_groups
+from aprtui.trace.graph import ExpertGroups, RopeLayout
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -224,9 +225,15 @@ def router_softmax(logits_NE: Array) -> Array:
     return _narrow(powers / powers.sum(-1, keepdims=True))
 
 
-def choose_experts(router_NE: Array, count: int) -> Array:
-    """The `count` most probable experts, `[N, K]`: most probable first, of equal ones the first; NaN comes last."""
-    return np.argsort(-router_NE, axis=-1, kind="stable")[:, :count].astype(np.float32)
+def choose_experts(router_NE: Array, count: int, groups: ExpertGroups | None = None) -> Array:
+    """The `count` most probable experts, `[N, K]`: most probable first, of equal ones the first; NaN comes last.
+
+    With `groups`, those of a token's best groups only, whatever the others have.
+    """
+    if groups is None:
+        return np.argsort(-router_NE, axis=-1, kind="stable")[:, :count].astype(np.float32)
+    ordered = np.lexsort((-router_NE, ~in_groups(router_NE, groups)), axis=-1)
+    return ordered[:, :count].astype(np.float32)
 
 
 def chosen_ids(indices_NK: Array, experts: int) -> NDArray[np.int64]:

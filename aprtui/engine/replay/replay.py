@@ -25,6 +25,7 @@ from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
+from aprtui.engine.reference.ops import choose_experts
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
 from aprtui.engine.replay.causes.failing import SearchedRun
@@ -40,7 +41,7 @@ from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op
+from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, GroupScore, Node, Op
 
 ANYWHERE = (
     "no stage shows that the capture begins with the first token{positions}: give the ids of all tokens from the first "
@@ -49,6 +50,7 @@ ANYWHERE = (
 _KNOWS_PLACE = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.SCORES, Op.ATTEND})
 """Ops whose result depends on where a token stands, and on those before it."""
 
+_TWO_LARGEST = "groups of experts: scored by their two largest numbers, as llama.cpp has it; the model's own way is not"
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
 
@@ -175,6 +177,8 @@ class _Replay:
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
+        if any(stage.verdict.reason == _TWO_LARGEST for stage in compared):
+            found.append(_TWO_LARGEST)
         if self.held.start:
             found.append(f"the capture holds tokens {self.held[0]} to {self.held[-1]} of the prompt")
         findings = Findings(
@@ -237,7 +241,14 @@ class _Replay:
         # The engine chose before its probabilities were stored in fewer digits.
         noise = bound + OUTPUT_STEP[self.engine.arithmetic.stored]
         routers = probabilities[-rows:]
-        return judge_choice(node, pair.a, pair.b, routers, routers, noise, any_order=True)
+        groups = self.model.config.graph.expert_groups
+        verdict = judge_choice(node, pair.a, pair.b, routers, routers, noise, any_order=True, groups=groups)
+        if groups is None or groups.score is GroupScore.TWO_LARGEST or verdict.verdict is not Verdict.FAIL:
+            return verdict
+        groups = replace(groups, score=GroupScore.TWO_LARGEST)
+        expected = choose_experts(routers, pair.b.shape[1], groups)
+        other = judge_choice(node, expected, pair.b, routers, routers, noise, any_order=True, groups=groups)
+        return verdict if other.verdict is Verdict.FAIL else replace(other, reason=_TWO_LARGEST)
 
     def _where_place_is_known(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
         """`compared`, but UNKNOWN what fails for where its tokens stand.

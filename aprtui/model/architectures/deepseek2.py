@@ -14,7 +14,12 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from aprtui.model.architectures.base import Architecture, KeyRules, Keys
-from aprtui.model.architectures.leading_dense import LEADING_DENSE_KEYS, LEADING_DENSE_MODULES, with_leading_dense
+from aprtui.model.architectures.leading_dense import (
+    LEADING_DENSE_KEYS,
+    LEADING_DENSE_MODULES,
+    with_groups,
+    with_leading_dense,
+)
 from aprtui.model.config import ModelConfig
 from aprtui.trace.graph import LatentAttention, RopeLayout, Router
 
@@ -76,7 +81,7 @@ def _latent(keys: Keys) -> LatentAttention:
 def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
     config = with_leading_dense(keys, config)
     has_bias = any(name.endswith(".exp_probs_b.bias") for name in keys.tensors)
-    graph = replace(config.graph, router=_router(keys, config), router_bias=has_bias)
+    graph = with_groups(keys, replace(config.graph, router=_router(keys, config), router_bias=has_bias))
     return _with_scaled_scores(keys, replace(config, graph=graph))
 
 

@@ -11,7 +11,12 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from aprtui.model.architectures.base import Architecture, Keys
-from aprtui.model.architectures.leading_dense import LEADING_DENSE_KEYS, LEADING_DENSE_MODULES, with_leading_dense
+from aprtui.model.architectures.leading_dense import (
+    LEADING_DENSE_KEYS,
+    LEADING_DENSE_MODULES,
+    with_groups,
+    with_leading_dense,
+)
 from aprtui.model.config import ModelConfig
 from aprtui.trace.graph import RopeLayout, Router
 
@@ -28,7 +33,7 @@ _MODULES: Mapping[str, str] = MappingProxyType(
 def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
     config = with_leading_dense(keys, config)
     graph = replace(config.graph, router=Router.SIGMOID, router_bias=True, ffn_norm="post_attention_norm")
-    return replace(config, graph=graph)
+    return replace(config, graph=with_groups(keys, graph))
 
 
 ARCHITECTURE = Architecture(

@@ -17,11 +17,13 @@ from aprtui.model.architectures.base import (
     Keys,
 )
 from aprtui.model.config import ModelConfig
+from aprtui.trace.graph import ExpertGroups, GraphConfig, GroupScore, Router
 
 _SHARED = "expert_shared_count"
 _SCALE = "expert_weights_scale"
 _NORMALISED = "expert_weights_norm"
-_OWN_KEYS = frozenset({LEADING_DENSE, _SHARED, _SCALE, _NORMALISED, DRAFTING_LAYERS})
+_GROUPS, _GROUPS_USED = "expert_group_count", "expert_group_used_count"
+_OWN_KEYS = frozenset({LEADING_DENSE, _SHARED, _SCALE, _NORMALISED, _GROUPS, _GROUPS_USED, DRAFTING_LAYERS})
 
 LEADING_DENSE_KEYS = KeyRules(
     EXPERT_KEYS.read | _OWN_KEYS,
@@ -58,3 +60,22 @@ def with_leading_dense(keys: Keys, config: ModelConfig) -> ModelConfig:
     )  # fmt: skip
     # As in llama.cpp: 0 means none.
     return replace(config, graph=graph, expert_weights_scale=scale or 1.0)
+
+
+def with_groups(keys: Keys, graph: GraphConfig) -> GraphConfig:
+    """`graph`, whose router is known, with the groups of experts that the metadata say.
+
+    The sum of the two largest is what DeepSeek-V3 does and all that llama.cpp does. DeepSeek-V2, whose router takes a
+    softmax without a bias, scores a group by its largest probability: that is what the model was trained with.
+    """
+    count, used = keys.integer(_GROUPS, 0, least=0), keys.integer(_GROUPS_USED, 0, least=0)
+    if not graph.experts or max(count, used) <= 1:
+        return graph
+    is_v2 = graph.router is Router.SOFTMAX and not graph.router_bias
+    groups = ExpertGroups(count, used, GroupScore.LARGEST if is_v2 else GroupScore.TWO_LARGEST)
+    if not replace(groups, used=count).fits(graph.experts, graph.experts_used):
+        raise keys.refuse(_GROUPS, f"a divisor of the {graph.experts} experts that leaves two or more in a group")
+    if not groups.fits(graph.experts, graph.experts_used):
+        least = -(-graph.experts_used * count // graph.experts)
+        raise keys.refuse(_GROUPS_USED, f"{least} to {count}: groups with the {graph.experts_used} experts of a token")
+    return replace(graph, expert_groups=groups if used < count else None)

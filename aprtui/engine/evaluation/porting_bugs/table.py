@@ -204,6 +204,15 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "experts: chosen without the router's bias": PortingBug(
             experts.chosen_without_bias, (Op.CHOOSE_EXPERTS,), applies=experts.has_router_bias
         ),
+        "experts: groups ignored": PortingBug(
+            experts.groups_ignored, (Op.CHOOSE_EXPERTS,), applies=experts.has_groups
+        ),
+        "experts: groups chosen without the router's bias": PortingBug(
+            experts.groups_without_bias, (Op.CHOOSE_EXPERTS,), applies=experts.has_groups_and_bias
+        ),
+        "experts: groups by their largest alone": PortingBug(
+            experts.groups_by_largest, (Op.CHOOSE_EXPERTS,), applies=experts.has_groups_by_two
+        ),
         "experts: the router's bias in their weights": PortingBug(
             experts.weights_with_bias, (Op.TAKE_CHOSEN,), applies=experts.has_router_bias
         ),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from aprtui.compare.comparison import Cause, StageComparison, TriedAlternative
-from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, Verdict
 from aprtui.compare.wording import counted, listed
 from aprtui.engine.replay.causes.failing import SearchedRun
@@ -80,7 +79,7 @@ class CauseFinder:
     def _is_off(self, stage: StageComparison) -> bool:
         """Whether a stage with captured inputs fails, or would if its op's arithmetic were known."""
         verdict = stage.verdict
-        if verdict.signal is not Signal.INJECTED or verdict.metric is Metric.INDICES:
+        if verdict.signal is not Signal.INJECTED:
             return False
         if stage.segment:
             return verdict.verdict is not Verdict.PASS and len(stage.segment) <= LONGEST

@@ -114,6 +114,8 @@ class Judge:
         own, by_place = failing.error, failing.comparison.verdict.metric is Metric.PLACE
         if left == float("inf"):
             return "has NaN or Inf where the capture has none, or lacks them"
+        if left > 0 and self.run.model.graph[failing.node.stage].holds_indices:
+            return "chooses otherwise"
         if left > failing.bound:
             return f"more than honest engines leave, {failing.bound:.2g}"
         if not by_place and left * FAR > own:
