@@ -14,6 +14,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
 from aprtui.engine.evaluation.cause_detection import CauseCase, CauseOutcome, JudgedCause
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
+from aprtui.engine.evaluation.fault_detection import DetectionOutcome, JudgedFault
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.trace.graph import Node
 from aprtui.trace.json_value import json_number, json_value
@@ -22,13 +23,18 @@ _CASE = TypeVar("_CASE")
 Record = Mapping[str, Any]
 
 
-_JUDGEMENT = TypeVar("_JUDGEMENT", JudgedCapture, JudgedBug, JudgedCause)
+_JUDGEMENT = TypeVar("_JUDGEMENT", JudgedCapture, JudgedBug, JudgedCause, JudgedFault)
 
 
 def judged_capture(record: Record) -> JudgedCapture:
     """The judgement that `record` was made of by `asdict`."""
     causes = tuple(record.get("causes", ()))
     return JudgedCapture(**{**record, "verdict": Verdict(record["verdict"]), "causes": causes})
+
+
+def judged_fault(record: Record) -> JudgedFault:
+    """The judgement that `record` was made of by `asdict`."""
+    return JudgedFault(**{**record, "outcome": DetectionOutcome(record["outcome"])})
 
 
 def judged_bug(record: Record) -> JudgedBug:

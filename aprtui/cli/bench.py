@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_BY_CASE = ("kinds", "planted", "bugs", "causes")
+_BY_CASE = ("detection", "kinds", "planted", "bugs", "causes")
 """Parts of `verdicts` whose cases have names that some can be chosen by, and judgements that are kept."""
 
 _Case = TypeVar("_Case")
@@ -177,7 +177,7 @@ def sweep(tasks: int, as_json: bool) -> None:
 )
 @click.option(
     "--only", multiple=True, metavar="TEXT",
-    help="Of the parts kinds, planted, bugs and causes: cases whose name has TEXT in it; several: any of them.",
+    help="Of detection, kinds, planted, bugs and causes: cases whose name has TEXT in it; several: any of them.",
 )  # fmt: skip
 @click.option(
     "--results", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -205,7 +205,7 @@ def verdicts(
     run = _CasesToJudge(every, only, results)
     with ProgressLine() as progress:
         if part in (None, "detection"):
-            _detection(requested_model(model), every, as_json, progress)
+            _detection(requested_model(model), run, as_json, progress)
         if captures is not None and part in (None, "kinds"):
             _kinds_of_others(captures, every, as_json, progress)
         for name in ("kinds", "planted"):
@@ -280,16 +280,20 @@ def _print(figure: Figure, as_json: bool, **kind: str) -> None:
     click.echo(f"{figure.what:38} {figure.value:9.2f} {figure.unit} [{low:.2f} … {high:.2f}]{judged}")
 
 
-def _detection(model: Model, every: int, as_json: bool, progress: Progress) -> None:
-    from aprtui.engine.evaluation.fault_detection import SIGNALS, run_detection
+def _detection(model: Model, run: _CasesToJudge, as_json: bool, progress: Progress) -> None:
+    from functools import partial
 
-    tallies = []
-    for tally in run_detection(model, progress, every=every):
-        tallies.append(tally)
-        if as_json:
-            write_record({"record": "detection", **asdict(tally)})
+    from aprtui.bench.judgements import going_on, judged_fault
+    from aprtui.engine.evaluation.fault_detection import SIGNALS, detection_on, tallies
+
+    with detection_on(model) as detection:
+        cases = run.chosen(detection.cases(run.every))
+        judge = partial(detection.judge, progress=progress)
+        found = list(tallies(list(going_on(run.results, run.of("detection", model), cases, judged_fault, judge))))
+    for tally in found if as_json else ():
+        write_record({"record": "detection", **asdict(tally)})
     if not as_json:
-        click.echo("\n".join(_detection_lines(tallies, SIGNALS)))
+        click.echo("\n".join(_detection_lines(found, SIGNALS)))
 
 
 def _detection_lines(tallies: Sequence[Tally], signals: Sequence[str]) -> Iterator[str]:

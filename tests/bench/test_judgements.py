@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.bench.judgements import going_on, judged_bug, judged_capture, judged_cause
+from aprtui.bench.judgements import going_on, judged_bug, judged_capture, judged_cause, judged_fault
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
 from aprtui.engine.evaluation.cause_detection import CauseCase, CauseOutcome, JudgedCause
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
+from aprtui.engine.evaluation.fault_detection import DetectionCase, DetectionOutcome, JudgedFault
+from aprtui.engine.faults.faults import Fault
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.trace.graph import Node
 
@@ -63,6 +65,15 @@ def test_a_bug_is_read_as_it_was_written(tmp_path: Path, judged: JudgedBug) -> N
     path = tmp_path / "kept.jsonl"
     assert list(going_on(path, OF, [judged.case], judged_bug, lambda cases: iter([judged]))) == [judged]
     assert list(going_on(path, OF, [judged.case], judged_bug, lambda cases: iter([]))) == [judged]
+
+
+@pytest.mark.parametrize("outcome", DetectionOutcome)
+def test_a_planted_fault_is_read_as_it_was_written(tmp_path: Path, outcome: DetectionOutcome) -> None:
+    path = tmp_path / "kept.jsonl"
+    case = DetectionCase("diff", Fault("scale", Node(1, "ffn_out"), {"magnitude": 1e-6}))
+    judged = JudgedFault(str(case), "scale", "diff", outcome, "said")
+    assert list(going_on(path, OF, [case], judged_fault, lambda cases: iter([judged]))) == [judged]
+    assert list(going_on(path, OF, [case], judged_fault, lambda cases: iter([]))) == [judged]
 
 
 @pytest.mark.parametrize("node", [Node(3, "ffn_out"), Node(None, "lm_head")])

@@ -14,6 +14,10 @@ from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation import partial_captures
 from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
+from aprtui.engine.evaluation.fault_detection import FaultDetection
+from aprtui.engine.faults.faults import Fault
+from aprtui.engine.protocol import Mode
+from aprtui.trace.capture import Capture
 from tests.cli.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -77,12 +81,36 @@ def test_chosen_cases_are_judged_once(aprtui: Run, tmp_path: Path, monkeypatch: 
     assert first.code == second.code == 0 and first.out == second.out and kept.read_text() == held
 
 
+@pytest.mark.slow
+def test_detection_goes_on_where_it_was_ended(aprtui: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, words = tmp_path / "kept.jsonl", ("bench", "verdicts", "--part", "detection", "--every", 7)
+    chosen = (*words, "--only", "replay: layer=0,stage=attn_out,kind=s", "--results", kept)
+    first = aprtui(*chosen)
+    lines = kept.read_text().splitlines(keepends=True)
+    judged = [json.loads(line) for line in lines[1:]]
+    assert first.code == 0 and len(judged) > 1
+    assert {(one["signal"], one["outcome"]) for one in judged} == {("replay", "named")}
+    planted: list[str] = []
+    plant = FaultDetection._plant
+
+    def counted(detection: FaultDetection, fault: Fault, mode: Mode) -> tuple[Capture, float]:
+        planted.append(f"replay: {fault}")
+        return plant(detection, fault, mode)
+
+    monkeypatch.setattr(FaultDetection, "_plant", counted)
+    kept.write_text("".join(lines[:-1]) + lines[-1][:20])
+    second = aprtui(*chosen)
+    assert second.code == 0 and second.out == first.out and kept.read_text() == "".join(lines)
+    assert planted == [judged[-1]["what"]]
+    assert f"all{'100.0%':>27}{len(judged):>6}{len(judged):>6}" in first.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--part", "kinds", "--only", "fp3"), "--only fp3: in the name of no case, as in 'complete: float32'"),
-        (("--part", "pairs", "--only", "fp8"), "--only and --results go with --part kinds, planted, bugs"),
-        (("--results", "kept"), "--only and --results go with --part kinds, planted, bugs"),
+        (("--part", "pairs", "--only", "fp8"), "--only and --results go with --part detection, kinds, planted, bugs"),
+        (("--results", "kept"), "--only and --results go with --part detection, kinds, planted, bugs"),
     ],
 )
 def test_a_choice_of_nothing_is_refused(aprtui: Run, arguments: tuple[str, ...], said: str) -> None:

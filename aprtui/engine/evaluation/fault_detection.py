@@ -8,10 +8,12 @@ change at its own stage is below the bound of the signal is counted apart: that 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +102,39 @@ class MeteredFault:
         return faulty
 
 
-@dataclass(slots=True)
+class DetectionOutcome(StrEnum):
+    """What came of a planted fault. `BELOW`: it changes its stage by less than the bound of the signal; `UNCHANGED`: by
+    no bit."""
+
+    NAMED = "named"
+    MISSED = "missed"
+    BELOW = "below"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionCase:
+    """A fault to plant, and the signal to judge it by."""
+
+    signal: str
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.signal}: {self.fault}"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedFault:
+    """What came of the case called `what`, and what the verdict named in place of the fault's stage."""
+
+    what: str
+    kind: str
+    signal: str
+    outcome: DetectionOutcome
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tally:
     """Of one kind and signal: plants above the bound, those named at their own stage, and those below."""
 
@@ -110,64 +144,87 @@ class Tally:
     named: int = 0
     below: int = 0
     unchanged: int = 0
-    missed: list[str] = field(default_factory=list)
+    missed: Sequence[str] = ()
+
+
+def tallies(judged: Sequence[JudgedFault], signals: Sequence[str] = SIGNALS) -> Iterator[Tally]:
+    """A tally for each kind and signal."""
+    for kind in KINDS:
+        for signal in signals:
+            found = [one for one in judged if (one.kind, one.signal) == (kind, signal)]
+            counts = Counter(one.outcome for one in found)
+            named, missed = counts[DetectionOutcome.NAMED], counts[DetectionOutcome.MISSED]
+            yield Tally(
+                kind, signal, named + missed, named, counts[DetectionOutcome.BELOW], counts[DetectionOutcome.UNCHANGED],
+                [one.said for one in found if one.outcome is DetectionOutcome.MISSED],
+            )  # fmt: skip
 
 
 def run_detection(
     model: Model, progress: Progress | None = None, *, every: int = 1, signals: Sequence[str] = SIGNALS
 ) -> Iterator[Tally]:
     """A tally for each kind and signal, on every `every`-th case of the matrix."""
+    with detection_on(model) as detection:
+        yield from tallies(list(detection.judge(detection.cases(every, signals), progress)), signals)
+
+
+@contextmanager
+def detection_on(model: Model) -> Iterator[FaultDetection]:
+    """Plants faults in `model` while the block lasts."""
     with tempfile.TemporaryDirectory(prefix="aprtui-verdicts-") as folder, Evaluators(model) as evaluators:
-        place = _Workplace(model, Path(folder), evaluators)
-        tallies = {(kind, signal): Tally(kind, signal) for kind in KINDS for signal in signals}
-        for signal in signals:
-            judge, mode, bound_of = place.signal(signal)
-            planned = list(fault_matrix(model, bound_of, place.largest))[::every]
-            for done, fault in enumerate(planned):
-                if progress:
-                    progress(f"planting faults, judged by {signal},", done, len(planned))
-                capture, change = place.plant(fault, mode)
-                _count(tallies[fault.kind, signal], fault, capture, change, judge, bound_of(fault.node))
-        yield from tallies.values()
+        yield FaultDetection(model, Path(folder), evaluators)
 
 
-def _count(
-    tally: Tally, fault: Fault, capture: Capture, change: float, judge: Callable[[Capture], Comparison], bound: float
-) -> None:
-    if change == 0:
-        tally.unchanged += 1
-    elif change < bound:
-        tally.below += 1
-    else:
-        tally.planted += 1
-        comparison = judge(capture)
-        divergence = comparison.first_divergence
-        if comparison.verdict is Verdict.FAIL and divergence and divergence.verdict.node in accepted_answers(fault):
-            tally.named += 1
-        else:
-            named = divergence.verdict.node if divergence else "; ".join(comparison.reasons) or "nothing"
-            tally.missed.append(f"{fault}: {comparison.verdict.value}, {named}")
-
-
-class _Workplace:
+class FaultDetection:
     """The honest captures and floors of one model, and a folder for the faulty ones."""
 
     def __init__(self, model: Model, folder: Path, evaluators: Evaluators) -> None:
         self.model, self._folder, self._evaluators = model, folder, evaluators
         self.tokens = tuple(model.tokenizer.encode(PROMPT, special=True))
-        self._exact = self.capture("exact", Mode.EXACT)
+        self._exact = self._capture("exact", Mode.EXACT)
         assert self._exact.manifest is not None
         self.largest = {
             info.node: (info.stats.absmax or 0.0) if info.stats else 0.0 for info in self._exact.manifest.files.values()
         }
 
+    def cases(self, every: int = 1, signals: Sequence[str] = SIGNALS) -> list[DetectionCase]:
+        """Every `every`-th case of the matrix, by each signal."""
+        found: list[DetectionCase] = []
+        for signal in signals:
+            planned = list(fault_matrix(self.model, self._signal(signal)[2], self.largest))
+            found += [DetectionCase(signal, fault) for fault in planned[::every]]
+        return found
+
+    def judge(self, cases: Sequence[DetectionCase], progress: Progress | None = None) -> Iterator[JudgedFault]:
+        """Plants the faults one after the other and judges each by its signal."""
+        for done, case in enumerate(cases):
+            if progress:
+                progress(f"planting faults, judged by {case.signal},", done, len(cases))
+            yield self._judged(case)
+
+    def _judged(self, case: DetectionCase) -> JudgedFault:
+        fault = case.fault
+        judge, mode, bound_of = self._signal(case.signal)
+        capture, change = self._plant(fault, mode)
+        found = partial(JudgedFault, str(case), fault.kind, case.signal)
+        if change == 0:
+            return found(DetectionOutcome.UNCHANGED)
+        if change < bound_of(fault.node):
+            return found(DetectionOutcome.BELOW)
+        comparison = judge(capture)
+        divergence = comparison.first_divergence
+        if comparison.verdict is Verdict.FAIL and divergence and divergence.verdict.node in accepted_answers(fault):
+            return found(DetectionOutcome.NAMED)
+        named = divergence.verdict.node if divergence else "; ".join(comparison.reasons) or "nothing"
+        return found(DetectionOutcome.MISSED, f"{fault}: {comparison.verdict.value}, {named}")
+
     @cached_property
     def _criteria(self) -> Criteria:
         """The measured floor between an honest `q8` and an honest `exact` capture."""
-        honest = self.capture("q8", Mode.Q8)
+        honest = self._capture("q8", Mode.Q8)
         return criteria_by_model(self._exact, honest, self.model, self.tokens, self._evaluators)
 
-    def signal(self, name: str) -> tuple[Callable[[Capture], Comparison], Mode, Callable[[Node], float]]:
+    def _signal(self, name: str) -> tuple[Callable[[Capture], Comparison], Mode, Callable[[Node], float]]:
         """The judge of a signal, the mode of the faulty run, and the signal's bound at a node."""
 
         def injected(node: Node) -> float:
@@ -178,22 +235,22 @@ class _Workplace:
             return self._criteria.bounds(node)[0].bound
 
         if name == REPLAY:
-            return self.replayed, Mode.EXACT, injected
-        return self.compared, Mode.Q8, difference
+            return self._replayed, Mode.EXACT, injected
+        return self._compared, Mode.Q8, difference
 
-    def replayed(self, capture: Capture) -> Comparison:
+    def _replayed(self, capture: Capture) -> Comparison:
         return replay_capture(capture, self.model, ReplayOptions(), self._evaluators)
 
-    def compared(self, capture: Capture) -> Comparison:
+    def _compared(self, capture: Capture) -> Comparison:
         criteria = criteria_by_model(self._exact, capture, self.model, self.tokens, self._evaluators)
         return compare_captures(self._exact, capture, DiffOptions(), None, criteria)
 
-    def plant(self, fault: Fault, mode: Mode) -> tuple[Capture, float]:
+    def _plant(self, fault: Fault, mode: Mode) -> tuple[Capture, float]:
         """A capture of a run with the fault, and how much the fault changed its stage."""
         meter = MeteredFault(self.model, mode, fault)
-        return self.capture("faulty", mode, meter), meter.change
+        return self._capture("faulty", mode, meter), meter.change
 
-    def capture(self, name: str, mode: Mode, meter: MeteredFault | None = None) -> Capture:
+    def _capture(self, name: str, mode: Mode, meter: MeteredFault | None = None) -> Capture:
         engine = open_engine(self.model, mode=mode, context=len(self.tokens), intervention=meter)
         with closing(engine):
             request = CaptureRequest(self.tokens, None, frozenset(self.model.graph.nodes))

@@ -38,7 +38,8 @@ __all__ = ["evaluators", "model"]
 
 OF_OTHERS: Mapping[str, Mapping[str, object]] = {
     "gpt-oss": {"weight_type": WeightType.MXFP4, "layers": 3}, "qwen35moe": {"layers": 4}, "qwen3next": {}, "qwen3": {},
-    "glm4moe": {}, "deepseek2": {}, "gemma2": {}, "gemma3": {"layers": 6}, "smollm3": {"layers": 4}, "mistral3": {},
+    "glm4moe": {"experts": 16, "experts_used": 4, "groups": (4, 2)}, "deepseek2": {}, "gemma2": {},
+    "gemma3": {"layers": 6}, "smollm3": {"layers": 4}, "mistral3": {},
 }  # fmt: skip
 """Small models with what the embedded one lacks, by architecture, and the options that they are written with."""
 

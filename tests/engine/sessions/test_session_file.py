@@ -166,7 +166,10 @@ def test_a_line_that_is_none_is_named(tmp_path: Path, change: Callable[[list[byt
 def test_dimensions_that_no_model_has_are_refused(tmp_path: Path) -> None:
     path = write_session(tmp_path / "s.jsonl")
     document = json.loads(path.read_bytes().partition(b"\n")[0])
-    for graph in ({"layers": 0}, {"layers": 1 << 30}, {"recurrent": [True]}, {"experts": 4, "experts_used": 9}):
+    groups = {"experts": 8, "experts_used": 5, "expert_ffn": 8}
+    few = {"expert_groups": {"count": 4, "used": 2, "score": "largest"}}
+    odd = {"layers": 0}, {"layers": 1 << 30}, {"recurrent": [True]}, {"experts": 4, "experts_used": 9}, groups | few
+    for graph in odd:
         engine = {**document["engine"], "graph": {**document["engine"]["graph"], **graph}}
         path.write_text(json.dumps({**document, "engine": engine}) + "\n")
         with pytest.raises(UnreadableError, match="these are no dimensions of a model"):
