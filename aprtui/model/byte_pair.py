@@ -60,6 +60,13 @@ _DEEPSEEK3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
     + _SPACE,
 )
+# The blocks that llama.cpp takes for Chinese. Unlike Kimi itself, it does not divide words where a capital follows a
+# small letter.
+_HAN = (
+    "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f\U0002b820-\U0002ceaf"
+    "\U0002ceb0-\U0002ebef\uf900-\ufaff\U0002f800-\U0002fa1f"
+)
+_KIMI_K2 = (rf"[{_HAN}]+|{_BEFORE}(?:(?![{_HAN}])\p{{L}})+(?:{_CONTRACTIONS})?|\p{{N}}{{1,3}}|{_WORDS_AND_SPACE}",)
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 
 PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -75,6 +82,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "glm4": _LLAMA3,
         "deepseek-llm": _DEEPSEEK,
         "deepseek-v3": _DEEPSEEK3,
+        "kimi-k2": _KIMI_K2,
         "gpt-4o": _GPT4O,
         "gpt-2": (_GPT2,),
         "tekken": _TEKKEN,

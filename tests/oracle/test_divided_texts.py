@@ -1,4 +1,4 @@
-"""Texts as DeepSeek's pre-tokenizers divide them, by llama.cpp and here: no merge goes across a boundary."""
+"""Texts as pre-tokenizers of DeepSeek and Kimi divide them, by llama.cpp and here: no merge goes across a boundary."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aprtui.model.model import load_model
 from tests.model.gguf_files import SPECIAL_TOKENS, Tensor, model_file
 
 _CHARACTERS = (
-    *" aBäé129.!_-'xImΩσ中あ가½😀\n\r\t",
-    *("\u0308", "\u3000", "\u3002", "\u00a0"),
+    *" aBäé129.!_-'xImsreLΩσ中あ가½😀\n\r\t",
+    *("\u0308", "\u3000", "\u3002", "\u00a0", "\u3007", "\u2e80", "\uf900", "\U00020000"),
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def _by_llama_cpp(path: Path, texts: Sequence[str]) -> list[list[int]]:
 
 
 @pytest.mark.group("llama_cpp")
-@pytest.mark.parametrize("pre_tokenizer", ["deepseek-llm", "deepseek-v3"])
+@pytest.mark.parametrize("pre_tokenizer", ["deepseek-llm", "deepseek-v3", "kimi-k2"])
 def test_texts_are_divided_as_llama_cpp_divides_them(tmp_path: Path, pre_tokenizer: str) -> None:
     path = _write_joining_all(tmp_path / "model.gguf", pre_tokenizer)
     chosen = random.Random(1)
