@@ -14,6 +14,7 @@ from textual.strip import Strip
 
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.grid_layout import header_rows
+from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 LABEL = 4
@@ -23,6 +24,12 @@ KIND_MARKS = (
     ("3~", "layer 3, whose queries see a window"), ("3+", "a layer with experts"), ("3*", "both: where layers differ"),
 )  # fmt: skip
 """What the marks of kinds of layers say, for the help."""
+
+SIDE = 4
+"""Cells at the right for how many columns are hidden there; at the left they stand above the layer numbers."""
+
+LEFT, RIGHT = "‹", "›"
+"""Mark columns that are hidden at either side."""
 
 Item = TypeVar("Item")
 
@@ -45,6 +52,9 @@ class GridLines:
 
 class LayerGrid(JumpTargets):
     """A line for each row of cells, or for a few, below headers that stay in view; the rows scroll with the cursor.
+
+    Where not even the narrowest cells of all columns have room, those around the cursor are drawn, with marks for how
+    many are hidden at either side: the columns scroll with the cursor, too.
 
     A row shows a layer, or nothing that the cursor can stand on. Lines above and below the rows have room for the
     stages that a model has once, and for a legend. A subclass calls `set_shape`, gives `draw_row`, `draw_above` and
@@ -81,15 +91,17 @@ class LayerGrid(JumpTargets):
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
-        self._columns: Sequence[str] = ()
+        self._all_columns: Sequence[str] = ()
         self._marks: Sequence[str] = ()
-        self._groups: Sequence[tuple[str, int]] = ()
+        self._all_groups: Sequence[tuple[str, int]] = ()
         self._row_count = 0
         self._layers: Sequence[int] = ()
         self._row_of_layer: dict[int, int] = {}
         self._below: Sequence[Node] = ()
         self._cursor: Node | None = None
         self._column = 0
+        """That of the cursor among all columns."""
+        self._first_column = 0
         self._first_row = 0
         self._cached_lines: GridLines | None = None
         self._subtitle = ""
@@ -117,11 +129,52 @@ class LayerGrid(JumpTargets):
         `marks` say for each layer of the model in a character what kind it is of, see `StageGraph.layer_marks`.
         """
         self._marks = marks
-        self._columns, self._groups, self._below = columns, groups, below
+        self._all_columns, self._all_groups, self._below = columns, groups, below
         self._row_count = len(layers)
         self._row_of_layer = {layer: row for row, layer in enumerate(layers) if layer is not None}
         self._layers = tuple(self._row_of_layer)
         self.forget_lines()
+
+    def window(self, width: int) -> range:
+        """The numbers of the columns that a grid of this width draws: all of them, or those around the cursor."""
+        count, last = len(self._all_columns), len(self._all_columns) - 1
+        if self._cursor is None or self.has_room_for_all(width):
+            return range(count)
+        room = width - LABEL - SIDE - self._separators
+        shown = min(max(room // self.scrolled_cell, 1), count)
+        column = min(self._column, last)
+        first = min(max(self._first_column, column - shown + 1), column, count - shown)
+        return range(first, first + shown)
+
+    def has_room_for_all(self, width: int) -> bool:
+        """Whether the narrowest cells of all columns have room."""
+        return width >= LABEL + self.NARROWEST * len(self._all_columns) + self._separators
+
+    @property
+    def _separators(self) -> int:
+        """The cells between groups of columns."""
+        return max(len(self._all_groups) - 1, 0)
+
+    @property
+    def scrolled_cell(self) -> int:
+        """The cells of a column in a grid that has no room for all of them."""
+        return self.NARROWEST
+
+    @property
+    def _columns(self) -> Sequence[str]:
+        """The columns that are drawn."""
+        window = self.window(self.size.width)
+        return self._all_columns[window.start : window.stop]
+
+    @property
+    def _groups(self) -> Sequence[tuple[str, int]]:
+        """The groups that are drawn, with how many of their columns are."""
+        window, at, found = self.window(self.size.width), 0, []
+        for name, members in self._all_groups:
+            shown = min(at + members, window.stop) - max(at, window.start)
+            found += [(name, shown)] if shown > 0 else []
+            at += members
+        return found
 
     def layer_label(self, layer: int) -> str:
         """The number of a layer, and the mark of its kind."""
@@ -192,21 +245,26 @@ class LayerGrid(JumpTargets):
 
     @property
     def _has_cells(self) -> bool:
-        return bool(self._columns)
+        return bool(self._all_columns)
 
     def _fits(self, width: int) -> bool:
         return self._cell_width(width) >= self.NARROWEST
 
     def _size_words(self, width: int) -> str:
-        needed = LABEL + self.NARROWEST * len(self._columns) + max(len(self._groups) - 1, 0)
+        cells = self.NARROWEST * len(self._all_columns) if self._cursor is None else SIDE + self.scrolled_cell
+        needed = LABEL + cells + self._separators
         return f"the grid needs {needed} columns, there are {width}"
 
     def _cell_width(self, width: int) -> int:
         """The width of a cell; a separator stands between groups."""
-        return min(self._room_of_columns(width) // max(len(self._columns), 1), self.WIDEST)
+        return min(self._room_of_columns(width) // max(len(self.window(width)), 1), self.WIDEST)
 
     def _room_of_columns(self, width: int) -> int:
-        return width - LABEL - max(len(self._groups) - 1, 0)
+        return self._room_beside_label(width) - self._separators
+
+    def _room_beside_label(self, width: int) -> int:
+        """The cells for columns and what stands between and behind them."""
+        return width - LABEL - (SIDE if len(self.window(width)) < len(self._all_columns) else 0)
 
     @property
     def _lines(self) -> GridLines:
@@ -217,7 +275,7 @@ class LayerGrid(JumpTargets):
         size = self.size
         if self._cached_lines is None or self._cached_lines.size != size:
             drawn = self._has_cells and self._fits(size.width)
-            head = self._draw_head(self._cell_width(size.width)) if drawn else []
+            head = self._marked(self._draw_head(self._cell_width(size.width)), size.width) if drawn else []
             below, rows = self.lines_below(size.width), self.rows_a_line(size)
             count = self._lines_of_rows(rows)
             has_room = len(head) + self.LINES_ABOVE + count + below <= size.height
@@ -225,6 +283,22 @@ class LayerGrid(JumpTargets):
             bottom = min(size.height - below, top + count)
             self._cached_lines = GridLines(size, drawn, head, top, bottom, bottom + below, rows)
         return self._cached_lines
+
+    def _marked(self, head: list[Strip], width: int) -> list[Strip]:
+        """The lines above the rows, with how many columns are hidden at either side in the first of them."""
+        before, behind = self._hidden(width)
+        if not head or not (before or behind):
+            return head
+        style = self.style("cursor-label")
+        left, right = (f"{mark}{count}" if count else "" for mark, count in ((LEFT, before), (RIGHT, behind)))
+        middle = head[0].adjust_cell_length(width, self.style()).crop(LABEL, width - SIDE)
+        ends = (Strip([Segment(text, style)]) for text in (left.ljust(LABEL), right.rjust(SIDE)))
+        return [Strip.join([next(ends), middle, next(ends)]), *head[1:]]
+
+    def _hidden(self, width: int) -> tuple[int, int]:
+        """How many columns are hidden at the left, and at the right."""
+        window = self.window(width)
+        return window.start, len(self._all_columns) - window.stop
 
     def forget_lines(self) -> None:
         self._cached_lines = None
@@ -271,7 +345,7 @@ class LayerGrid(JumpTargets):
         """The names of the groups above the `rows` of those of the stages."""
         lines = [self._header_line(row, self._groups) for row in self._header_segments(rows)]
         if self._groups:
-            names = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
+            names = "│".join(f" {name} ".center(room := width * count, "─")[:room] for name, count in self._groups)
             group = self.style("group")
             lines.insert(0, [Segment(" " * LABEL, group), Segment(names, group)])
         return [Strip(line) for line in lines]
@@ -300,7 +374,7 @@ class LayerGrid(JumpTargets):
     def put_cursor(self, node: Node | None) -> None:
         """Put the cursor on a stage, in the nearest row where its own is not there; not on one without a cell."""
         if node is not None and node not in self._below:
-            if node.stage not in self._columns:
+            if node.stage not in self._all_columns:
                 return
             layer = node.layer or 0
             nearest = min(self._layers, key=lambda other: abs(other - layer), default=None)
@@ -308,13 +382,13 @@ class LayerGrid(JumpTargets):
                 node = next(iter(self._below), None)
             else:
                 node = Node(nearest, node.stage)
-                self._column = self._columns.index(node.stage)
-        before, first, head = self._cursor, self._first_row, len(self._lines.head)
+                self._column = self._all_columns.index(node.stage)
+        before, first, head = self._cursor, (self._first_row, self._first_column), len(self._lines.head)
         self._cursor = node
         self.forget_lines()
         self._scroll()
         self.post_message(self.Pointed())
-        if self._first_row != first or len(self._lines.head) != head:
+        if (self._first_row, self._first_column) != first or len(self._lines.head) != head:
             self.refresh()
         else:
             changed = [*range(head), *(self._line_of(node) for node in (before, self._cursor) if node is not None)]
@@ -328,23 +402,24 @@ class LayerGrid(JumpTargets):
             self._move_below(rows, columns)
             return
         place = self._layers.index(self._cursor.layer or 0) + rows
-        column = min(max(self._column + columns, 0), len(self._columns) - 1)
+        column = min(max(self._column + columns, 0), len(self._all_columns) - 1)
         if place >= len(self._layers) and rows == 1 and self._below:
-            self.put_cursor(self._below[-1 if column > len(self._columns) // 2 else 0])
+            self.put_cursor(self._below[-1 if column > len(self._all_columns) // 2 else 0])
         else:
             layer = self._layers[min(max(place, 0), len(self._layers) - 1)]
-            self.put_cursor(Node(layer, self._columns[column]))
+            self.put_cursor(Node(layer, self._all_columns[column]))
 
     def _move_below(self, rows: int, columns: int) -> None:
         assert self._cursor is not None
         if rows < 0 and self._layers:
             layer = self._layers[max(len(self._layers) + rows, 0)]
-            self.put_cursor(Node(layer, self._columns[self._column]))
+            self.put_cursor(Node(layer, self._all_columns[self._column]))
         else:
             place = self._below.index(self._cursor) + columns
             self.put_cursor(self._below[min(max(place, 0), len(self._below) - 1)])
 
     def _scroll(self) -> None:
+        self._first_column = self.window(self.size.width).start
         row, height = self._row_of(self._cursor), self._rows_in_view
         rows = self._lines.rows
         if row is not None:
@@ -358,6 +433,10 @@ class LayerGrid(JumpTargets):
         """Say in the lower border what is in view; Textual would draw everything again for the same words."""
         last = min(self._first_row + self._rows_in_view, self._row_count) - 1
         words = self.view_words(self._first_row, last) if self._has_cells else ""
+        if words and any(self._hidden(self.size.width)):
+            window = self.window(self.size.width)
+            count = len(self._all_columns)
+            words += f"{SEPARATOR}stages {window.start + 1}–{window.stop} of {count}, more with ← →"
         if words != self._subtitle:
             self._subtitle = self.border_subtitle = words
 

@@ -95,6 +95,19 @@ class OverviewGrid(LayerGrid):
     def lines_below(self, width: int) -> int:
         return self.below(width, self._overview)
 
+    def has_room_for_all(self, width: int) -> bool:
+        """Also without lines between the groups, where the overview may be shown."""
+        without = LABEL + LEAST_WIDTH * len(self._all_columns)
+        return super().has_room_for_all(width) or (self.may_show_overview and width >= without)
+
+    @property
+    def may_show_overview(self) -> bool:
+        return self._view is not GridView.NUMBERS
+
+    @property
+    def scrolled_cell(self) -> int:
+        return self.LEAST_CELL if self._view is GridView.NUMBERS else self.NARROWEST
+
     # The views
 
     @property
@@ -106,7 +119,7 @@ class OverviewGrid(LayerGrid):
 
     def _overview_at(self, size: Size) -> bool:
         """Whether a grid of this size shows the overview."""
-        if self._widths(size.width, overview=True)[0] < LEAST_WIDTH or self._view is GridView.NUMBERS:
+        if self._widths(size.width, overview=True)[0] < LEAST_WIDTH or not self.may_show_overview:
             return False
         return self._view is GridView.OVERVIEW or self._prefers_overview(size)
 
@@ -127,12 +140,13 @@ class OverviewGrid(LayerGrid):
     def _widths(self, width: int, overview: bool) -> tuple[int, int]:
         """The cells of a column in a grid of `width` cells, and of what stands at the right of the rows."""
         most = WIDEST if overview else self.WIDEST
-        room = self._room_of_columns(width) if not overview or self._has_separators(width) else width - LABEL
-        return min(room // max(len(self._columns), 1), most), 0
+        separated = not overview or self._has_separators(width)
+        room = self._room_of_columns(width) if separated else self._room_beside_label(width)
+        return min(room // max(len(self.window(width)), 1), most), 0
 
     def _has_separators(self, width: int) -> bool:
         """Whether an overview of `width` cells has room for lines between its groups."""
-        return self._room_of_columns(width) >= CODE_WIDTH * len(self._columns)
+        return self._room_of_columns(width) >= CODE_WIDTH * len(self.window(width))
 
     @property
     def _groups_in_view(self) -> Sequence[tuple[str, int]]:
@@ -212,8 +226,10 @@ class OverviewGrid(LayerGrid):
             Segment(number, group if cursor is None else self.style("cursor-label")),
             Segment(text[before + len(number) :], group),
         ]
-        levels = np.full((lines.rows, len(self._columns)), ABSENT, np.uint8)
+        levels = np.full((lines.rows, len(self._all_columns)), ABSENT, np.uint8)
         levels[: len(rows)] = self.levels(rows)
+        window = self.window(lines.size.width)
+        levels = np.ascontiguousarray(levels[:, window.start : window.stop])
         places = ((self._row_of(node), node) for node in self.outlined() if node.stage in self._columns)
         outlines = Outlines(
             [self._place(node, rows) for at, node in places if at in rows],

@@ -95,7 +95,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         self._lens: Sequence[Bar] | None = None
         self._lens_note: Sequence[str] = ()
         self._version = 0
-        self._strips: LRUCache[tuple[int, int, int, int, Node | None], Strip] = LRUCache(CACHED_STRIPS)
+        self._strips: LRUCache[tuple[int, int, int, int, int, Node | None], Strip] = LRUCache(CACHED_STRIPS)
         self._level_styles: list[Style] = []
 
     @property
@@ -109,7 +109,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         self._version += 1
         columns = [stage.name for stage in self._layout.stages]
         self.set_shape(columns, self._layout.groups, range(len(self._layout.rows)), marks=graph.layer_marks)
-        self._cursor, self._column, self._first_row = Node(0, columns[0]), 0, 0
+        self._cursor, self._column, self._first_row, self._first_column = Node(0, columns[0]), 0, 0, 0
         if node is not None:
             self.put_cursor(node)
         self.refresh(layout=True)
@@ -180,7 +180,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         width, rows = self._lines.size.width, self._lines.rows
         node = self._cursor
         on_line = node is not None and node.layer is not None and row <= node.layer < row + rows and self.has_focus
-        key = (row, rows, self._version, width, node if on_line else None)
+        key = (row, rows, self._version, width, self._first_column, node if on_line else None)
         if key not in self._strips:
             cell = self._cell_width(width)
             used = LABEL + len(self._columns) * cell + max(len(self._groups_in_view), 1) - 1
@@ -217,7 +217,7 @@ class StageGrid(OverviewGrid, can_focus=True):
 
     def _widths(self, width: int, overview: bool) -> tuple[int, int]:
         """The cells of a column in a grid of `width` cells, and of the logit lens at the right; 0 where it has none."""
-        columns = max(len(self._columns), 1)
+        columns = max(len(self.window(width)), 1)
         least, most = (CODE_WIDTH, WIDEST) if overview else (NUMBER_WIDTH, self.WIDEST)
         room = self._room_of_columns(width)
         if self._lens is None or room - least * columns - LENS_GAP < LENS_WIDTH:
@@ -275,7 +275,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         base = self.style()
         styles = self._styles_of_levels()
         if self._layout is None or self._figures is None or self._tile is None:
-            segments = [Segment("·".center(width), base + Style(dim=True))] * len(self._columns)
+            segments = [Segment("·".center(width), base + Style(dim=True))] * len(self._all_columns)
         else:
             levels = self._tile[layer].tolist()
             texts = self._cells(self._figures, self._layout, layer, levels, width)
@@ -283,7 +283,9 @@ class StageGrid(OverviewGrid, can_focus=True):
         if cursor is not None:
             text, style = segments[cursor].text, segments[cursor].style
             segments[cursor] = Segment(text, (style or base) + self.cursor_style)
-        return self._separated(self.layer_label(layer), self._by_group(segments, self._groups))
+        window = self.window(self._lines.size.width)
+        shown = segments[window.start : window.stop]
+        return self._separated(self.layer_label(layer), self._by_group(shown, self._groups))
 
     def _outlined(self, strip: Strip, layer: int, width: int) -> Strip:
         """A row with brackets around its faulty cells, in the blanks beside them, and a line below their numbers."""

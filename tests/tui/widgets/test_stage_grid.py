@@ -16,7 +16,16 @@ from textual.pilot import Pilot
 from textual.theme import Theme
 
 from aprtui.engine.process.slots import STATS
-from aprtui.trace.graph import Activation, GraphConfig, Node, graph_for
+from aprtui.trace.graph import (
+    Activation,
+    GraphConfig,
+    LatentAttention,
+    Node,
+    Router,
+    Scope,
+    StageGraph,
+    graph_for,
+)
 from aprtui.tui.draw.colours import DARK, LIGHT, ColourMap, level_colours
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.overview import CURSOR, FAULT
@@ -338,3 +347,73 @@ async def test_a_grid_without_stages_is_drawn_at_any_width(width: int) -> None:
     async with GridApp(False).run_test(size=(width, 24)) as pilot:
         await pilot.pause()
         assert not "".join(lines(pilot.app.query_one(StageGrid))).strip()
+
+
+def latent_graph(layers: int) -> StageGraph:
+    """Of DeepSeek-V3: 45 stages, more than 80 columns have room for."""
+    latent = LatentAttention(rank=96, query_rank=64, nope=64, rope=32, value=32, absorbed=True)
+    return graph_for(
+        GraphConfig(
+            "deepseek2", layers, 256, 4, 1, latent.key_dim, 512, 300, rope_dim=32, latent=latent, experts=16,
+            experts_used=4, expert_ffn=256, router=Router.SIGMOID, router_bias=True, scaled_experts=True,
+            shared_expert_ffn=512, shared_expert_gate=False, dense=(True, *(False,) * (layers - 1)),
+        )
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def scrolled(view: GridView | None) -> AsyncIterator[tuple[Pilot[None], StageGrid]]:
+    drawn = latent_graph(27)
+    async with GridApp(False).run_test(size=(80, 24)) as pilot:
+        grid = pilot.app.query_one(StageGrid)
+        grid.open_graph(drawn)
+        grid.show(figures_of(Statistic.RMS, doubling(drawn)))
+        grid.focus()
+        grid.show_view(view)
+        await pilot.pause()
+        yield pilot, grid
+
+
+@pytest.mark.parametrize(("view", "seen"), [(None, 34), (GridView.NUMBERS, 16)])
+async def test_stages_that_have_no_room_scroll_with_the_cursor_between_marks(view: GridView | None, seen: int) -> None:
+    async with scrolled(view) as (_, grid):
+        names = [stage.name for stage in latent_graph(27).stages if stage.scope is Scope.LAYER]
+        assert len(names) == 45 and len(grid._columns) in (seen, seen - 1)
+        seen = len(grid._columns)
+        for step, way in ((1, names), (-1, names[::-1])):
+            for name in way:
+                assert grid.node == Node(0, name) and name in grid._columns
+                first = names.index(grid._columns[0])
+                behind, head = len(names) - first - seen, lines(grid)[0]
+                assert list(grid._columns) == names[first : first + seen]
+                assert head[:4].strip() == (f"‹{first}" if first else "")
+                assert head[72:].strip() == (f"›{behind}" if behind else "")
+                assert f"stages {first + 1}–{first + seen} of 45, more with ← →" in str(grid.border_subtitle)
+                assert {len(line) for line in lines(grid)} == {76}
+                grid.action_move(0, step)
+        assert labels(grid)[0] == 0
+
+
+async def test_a_cursor_that_is_put_on_a_hidden_stage_is_seen_and_its_fault_outlined() -> None:
+    async with scrolled(GridView.NUMBERS) as (pilot, grid):
+        grid.mark_faults([Node(3, "ffn_shexp")])
+        assert "[" not in "".join(lines(grid))
+        grid.put_cursor(Node(3, "ffn_shexp"))
+        await pilot.pause()
+        line = lines(grid)[grid._line_of(Node(3, "ffn_shexp"))]
+        start = grid._column_starts()[list(grid._columns).index("ffn_shexp")]
+        assert line[start - 1] == "[" and line[start : start + 3] == "8.0"
+        place = next(place for place in grid.jump_places() if place.target == Node(5, grid._columns[0]))
+        await pilot.click(grid, offset=(place.at + 2, place.line + 1))
+        assert grid.node == Node(5, grid._columns[0])
+
+
+async def test_a_grid_that_grows_shows_all_stages_again() -> None:
+    async with scrolled(None) as (pilot, grid):
+        grid.put_cursor(Node(0, "post_ffn_residual"))
+        await pilot.resize_terminal(120, 24)
+        await pilot.pause()
+        assert len(grid._columns) == 45 and "stages" not in str(grid.border_subtitle)
+        await pilot.resize_terminal(60, 24)
+        await pilot.pause()
+        assert grid._columns[-1] == "post_ffn_residual" and "‹" in lines(grid)[0]

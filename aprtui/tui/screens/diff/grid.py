@@ -241,7 +241,7 @@ class DiffGrid(OverviewGrid, can_focus=True):
         stages: Mapping[Node, StageComparison | Unpaired], greys: Greys, marks: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """Draw other cells, with `marks` for the kinds of layers; the cursor stays on its stage where that is seen."""
-        resized = (len(rows), layout.columns) != (len(self._rows), self._columns)
+        resized = (len(rows), layout.columns) != (len(self._rows), self._all_columns)
         self._rows, self._cells, self._stages, self._greys = rows, cells, stages, greys
         self._painter = None
         self._tile = np.array(
@@ -282,9 +282,10 @@ class DiffGrid(OverviewGrid, can_focus=True):
         around = Size(container.width, container.height + frame)
         return (around.height if most is None else int(most.resolve(around, viewport))) - frame
 
-    def _overview_at(self, size: Size) -> bool:
+    @property
+    def may_show_overview(self) -> bool:
         """Folds have a line each."""
-        return not any(row.folded for row in self._rows) and super()._overview_at(size)
+        return not any(row.folded for row in self._rows) and super().may_show_overview
 
     def levels(self, rows: range) -> NDArray[np.uint8]:
         return self._tile[rows.start : rows.stop]
