@@ -32,9 +32,15 @@ TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256,
 """More than the windows of the models have."""
 
 
+GROUPS: dict[str, Any] = {"groups": (4, 2)}
+"""Of experts, in models whose metadata may say so."""
+
+
 def model_of(folder: Path, architecture: str) -> Model:
     layers = {"gemma3": 6, "smollm3": 4}.get(architecture, 2)
-    sizes = {"layers": layers, "kv_heads": 1 if architecture == "gemma3" else 2}
+    sizes: dict[str, Any] = {"layers": layers, "kv_heads": 1 if architecture == "gemma3" else 2}
+    if architecture in ("glm4moe", "deepseek2"):
+        sizes |= GROUPS
     return load_model(write_model(folder / f"{architecture}.gguf", architecture=architecture, **sizes))
 
 
@@ -74,7 +80,7 @@ def replayed(capture: Path, model: Model) -> Comparison:
 def test_a_hooked_model_gives_the_capture_of_the_oracle(tmp_path: Path, architecture: str) -> None:
     model = model_of(tmp_path, architecture)
     if model.config.graph.latent is not None:  # whose form is that of the modules, not of a file
-        model = load_model(write_model(tmp_path / "expanded.gguf", architecture=architecture, absorbed=False))
+        model = load_model(write_model(tmp_path / "expanded.gguf", architecture=architecture, absorbed=False, **GROUPS))
     theirs = by_oracle(model, tmp_path / "oracle", 24)
     module = module_of(model)
     with capture(module, tmp_path / "hooked") as made:

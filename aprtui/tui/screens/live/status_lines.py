@@ -171,6 +171,8 @@ def experts_of(rows: NDArray[np.void], layer: int | None) -> list[str]:
     """The line of one layer in fields: whose it is, and the figures."""
     uses = [expert_use(row["counts"], int(row["dropped"]), float(row["entropy"])) for row in rows]
     shown = most_uneven(uses) if layer is None else layer
+    if not uses[shown].slots:
+        return [f"experts of layer {shown}", "none: its block is dense"]
     return [
         f"experts of layer {shown}" + ("" if layer is not None else ", the most uneven"),
         *expert_words(uses[shown]),

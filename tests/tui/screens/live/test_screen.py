@@ -83,6 +83,9 @@ async def test_a_model_with_experts_has_a_line_of_how_they_are_chosen() -> None:
         await pilot.press("j")
         assert SEPARATOR.join(["experts of layer 1", "load max 50 % (even: 12 %)"]) in screen_text(pilot)
         assert experts_of(latest.experts, None)[0] == "experts of layer 1, the most uneven"
+        dense = latest.experts.copy()
+        dense[0]["counts"] = 0
+        assert experts_of(dense, 0) == ["experts of layer 0", "none: its block is dense"]
         first = source.record(0)
         assert first is not None and first.experts is not None
         await pilot.press("home")
