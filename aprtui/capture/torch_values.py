@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from aprtui.capture.module_taps import MAPS, ModuleTap
 from aprtui.errors import UsageError
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, GraphConfig, Node, RopeLayout, Router, StageGraph, TokenMixer
+from aprtui.model.architectures.registry import ARCHITECTURES
+from aprtui.trace.graph import ROUTER_CHOICE, Axis, GraphConfig, Node, RopeLayout, StageGraph, TokenMixer
 
 Array = NDArray[np.float32]
 
@@ -25,12 +26,18 @@ Array = NDArray[np.float32]
 def turned_stages(graph: StageGraph) -> tuple[str, ...]:
     """The stages of queries and keys as the attention gets them; of latent attention those that it is given in part."""
     if graph.config is not None and graph.config.latent is not None:
-        return tuple(name for name in _OF_LATENT if name in graph)
+        hidden = {"q_temp_scaled"} if graph.config.latent.absorbed else set()
+        hidden |= _BEFORE_TEMPERATURE if graph.config.query_temperature else set()
+        return tuple(name for name in _OF_LATENT if name in graph and name not in hidden)
     queries, keys = graph["attn_scores"].inputs
     return queries.stage, keys.stage
 
 
-_OF_LATENT = ("q_nope", "q_pe", "k_pe", "k_nope", "v_heads", "q_post_rope", "k_post_rope")
+_IN_PAIRS = "DeepseekV2ForCausalLM"
+"""The class with latent attention that leaves turned channels in pairs; others leave them in halves."""
+_OF_LATENT = ("q_nope", "q_pe", "k_pe", "k_nope", "v_heads", "q_post_rope", "q_temp_scaled", "k_post_rope")
+_BEFORE_TEMPERATURE = frozenset({"q_nope", "q_pe", "q_post_rope"})
+"""What queries are made of that the attention gets scaled by their positions."""
 
 
 class StageValues:
@@ -268,13 +275,13 @@ def _turned_rows(graph: StageGraph, query: Any, key: Any, value: Any) -> dict[st
     latent = None if graph.config is None else graph.config.latent
     if latent is None:
         return dict(zip(turned_stages(graph), (query, key), strict=True))
-    if graph.config is not None and graph.config.router is Router.SIGMOID:
+    assert graph.config is not None
+    if ARCHITECTURES[graph.config.architecture].class_for(graph.config) != _IN_PAIRS:
         query, key = (_back_in_pairs(heads, latent.rope) for heads in (query, key))
     rows = {"q_nope": query[..., : latent.nope], "q_pe": query[..., latent.nope :]}
-    rows |= {"k_pe": key[:, :, :1, latent.nope :]}
-    if not latent.absorbed:
-        rows |= {"k_nope": key[..., : latent.nope], "v_heads": value, "q_post_rope": query, "k_post_rope": key}
-    return rows
+    rows |= {"k_pe": key[:, :, :1, latent.nope :], "k_nope": key[..., : latent.nope], "v_heads": value}
+    rows |= {"q_post_rope": query, "q_temp_scaled": query, "k_post_rope": key}
+    return {name: rows[name] for name in turned_stages(graph)}
 
 
 def _back_in_pairs(heads: Any, turned: int) -> Any:

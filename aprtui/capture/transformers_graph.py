@@ -144,15 +144,15 @@ def _with_experts(graph: GraphConfig, model: Any, config: Any, modules: Mapping[
 
 
 def _with_leading_dense(graph: GraphConfig, model: Any, config: Any) -> GraphConfig:
-    # Classes whose routers take a softmax have no bias of them, and normalise nothing whatever they are told.
+    # Routers that take a softmax have no bias; that of DeepSeek-V2 normalises nothing whatever it is told.
     is_sigmoid = any(name.endswith(".e_score_correction_bias") for name in model.state_dict())
-    dense = config.first_k_dense_replace
+    dense, architecture = config.first_k_dense_replace, ARCHITECTURES[graph.architecture]
     return replace(
         graph,
         dense=tuple(layer < dense for layer in range(graph.layers)) if dense else (),
         router=Router.SIGMOID if is_sigmoid else Router.SOFTMAX,
         router_bias=is_sigmoid,
-        normalised_experts=is_sigmoid and config.norm_topk_prob,
+        normalised_experts=config.norm_topk_prob and (is_sigmoid or architecture.softmax_normalises),
         scaled_experts=config.routed_scaling_factor != 1,
         shared_expert_ffn=config.n_shared_experts * graph.expert_ffn,
         shared_expert_gate=False,

@@ -63,7 +63,8 @@ def require_supported(model: Model, attention: AttentionKind) -> Architecture:
         )
     graph = model.config.graph
     if graph.latent is not None and graph.experts and graph.router is Router.SOFTMAX:
-        for name, has in (("a bias", graph.router_bias), ("weights that are normalised", graph.normalised_experts)):
+        normalised = graph.normalised_experts and not ARCHITECTURES[model.architecture].softmax_normalises
+        for name, has in (("a bias", graph.router_bias), ("weights that are normalised", normalised)):
             if has:
                 raise UsageError(f"{model.path}: its router takes a softmax and has {name}: transformers has none so")
     return ARCHITECTURES[model.architecture]
@@ -129,6 +130,8 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     found |= _layer_settings(graph) | _expert_settings(config) | _latent_settings(graph)
+    if graph.latent is not None:
+        del found["head_dim"]  # a class knows what its RoPE takes for a head
     if config.norm_offset and not graph.recurrent:
         scalar = config.score_scale**-2
         found |= {
@@ -168,7 +171,7 @@ def _latent_settings(graph: GraphConfig) -> dict[str, Any]:
         return {}
     return {
         "kv_lora_rank": latent.rank, "q_lora_rank": latent.query_rank or None, "qk_nope_head_dim": latent.nope,
-        "qk_rope_head_dim": latent.rope, "v_head_dim": latent.value, "head_dim": latent.rope,
+        "qk_rope_head_dim": latent.rope, "v_head_dim": latent.value,
         "num_key_value_heads": graph.heads,
     }  # fmt: skip
 
@@ -205,6 +208,11 @@ def _rope_parameters(model: Model, two_bases: bool) -> dict[str, Any]:
         # YaRN reads the same length.
         length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
         growth = config.query_temperature or QueryTemperature(0.0, length)
+        if config.rope.yarn is not None and growth.length != length:
+            raise UsageError(
+                f"{model.path}: queries grow every {growth.length} positions, YaRN is from a context of {length}: "
+                "transformers has one number for both"
+            )
         rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
     if config.graph.latent is not None and config.rope.yarn is not None:
         rope = _rope_of_scores(rope, config)

@@ -976,11 +976,9 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
         q_rope, k_rope = Input("q_norm"), Input("k_norm")
     yield of_heads("q_post_rope", Op.ROPE, (q_rope,), config.q_width)
     yield of_heads("k_post_rope", Op.ROPE, (k_rope,), config.kv_width)
-    queries = "q_post_rope"
-    if config.query_temperature:
-        queries = "q_temp_scaled"
-        yield of_heads(queries, Op.POSITION_SCALE, (Input("q_post_rope"),), config.q_width, extension=True)
-    yield from _map_stages(config, queries)
+    queries = _scaled_queries(config, "q_post_rope", of_heads)
+    yield from queries
+    yield from _map_stages(config, queries[-1].name if queries else "q_post_rope")
     yield of_heads("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
     attended = "attention"
     if config.gated_attention:
@@ -994,6 +992,14 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
 
 def _of_attention(**fields: Any) -> Callable[..., Stage]:
     return partial(Stage, column="attention", mixer=TokenMixer.ATTENTION, **fields)
+
+
+def _scaled_queries(config: GraphConfig, queries: str, of_heads: Callable[..., Stage]) -> tuple[Stage, ...]:
+    """The stage `queries` scaled by position, where the model does that."""
+    if not config.query_temperature:
+        return ()
+    stage = of_heads("q_temp_scaled", Op.POSITION_SCALE, (Input(queries),), config.q_width)
+    return (replace(stage, extension=True),)
 
 
 def _map_stages(config: GraphConfig, queries: str, keys: str = "k_post_rope") -> Iterator[Stage]:
@@ -1052,7 +1058,9 @@ def _absorbed_stages(config: GraphConfig, latent: LatentAttention) -> Iterator[S
     yield of_latents("q_nope_absorbed", Op.HEAD_MATMUL, (Input("q_nope"),), wide, ("attn_k_b",))
     yield joined("q_latent", Op.HEAD_JOIN, (Input("q_nope_absorbed"), Input("q_pe")), config.q_width)
     yield joined("k_latent", Op.HEAD_JOIN, (Input("kv_cmpr"), Input("k_pe")), config.kv_width)
-    yield from _map_stages(config, "q_latent", "k_latent")
+    queries = _scaled_queries(config, "q_latent", joined)
+    yield from queries
+    yield from _map_stages(config, queries[-1].name if queries else "q_latent", "k_latent")
     yield of_latents("attn_latent", Op.ATTEND, (Input("attn_softmax"), Input("kv_cmpr")), wide)
     yield _of_attention(head_size=latent.value)(
         "attention", Op.HEAD_MATMUL, (Input("attn_latent"),), config.heads * latent.value, ("attn_v_b",)
@@ -1072,7 +1080,9 @@ def _expanded_stages(config: GraphConfig, latent: LatentAttention) -> Iterator[S
     yield replace(of_values("v_heads", Op.HEAD_BACK, (Input("mla_kv"),), heads * latent.value), extension=True)
     yield joined("q_post_rope", Op.HEAD_JOIN, (Input("q_nope"), Input("q_pe")), config.q_width)
     yield joined("k_post_rope", Op.HEAD_JOIN, (Input("k_nope"), Input("k_pe")), config.kv_width)
-    yield from _map_stages(config, "q_post_rope")
+    queries = _scaled_queries(config, "q_post_rope", joined)
+    yield from queries
+    yield from _map_stages(config, queries[-1].name if queries else "q_post_rope")
     yield of_values("attention", Op.ATTEND, (Input("attn_softmax"), Input("v_heads")), heads * latent.value)
 
 

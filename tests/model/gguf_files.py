@@ -31,6 +31,7 @@ _PRE_TOKENIZERS = {
     "mistral3": "tekken",
     "glm4moe": "glm4",
     "deepseek2": "deepseek-llm",
+    "mistral4": "tekken",
 }
 EXPERT_FFN = 256
 LINEAR_HEAD, LINEAR_KEYS, LINEAR_VALUES, TAPS = 32, 2, 4, 4
@@ -224,8 +225,9 @@ def model_file(
             "rope.dimension_count": width // 2, "leading_dense_block_count": LEADING_DENSE, "expert_shared_count": 2,
             "expert_gating_func": 2, "expert_weights_scale": 1.5, "expert_weights_norm": True,
         }  # fmt: skip
-    if architecture == "deepseek2":
+    if ARCHITECTURES[architecture].latent is not None:
         values |= _latent_keys(heads, query_rank, absorbed=absorbed) | (_SIGMOID_KEYS if sigmoid else {})
+        values |= _OF_MISTRAL4 if architecture == "mistral4" else {}
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
         file.metadata |= byte_pair_vocabulary(_PRE_TOKENIZERS.get(architecture, "qwen2"))
@@ -240,6 +242,9 @@ def model_file(
     return file
 
 
+_OF_MISTRAL4 = {
+    "attention.temperature_length": 8, "rope.scaling.yarn_log_multiplier": 0.1, "expert_weights_norm": True
+}  # fmt: skip
 _SIGMOID_KEYS = {"expert_gating_func": 2, "expert_weights_scale": 1.5, "expert_weights_norm": True}
 
 

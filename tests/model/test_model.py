@@ -91,6 +91,7 @@ def test_only_relatives_of_llama_turn_neighbouring_channels(tmp_path: Path) -> N
         "gemma2": RopeLayout.HALF_SPLIT,
         "gemma3": RopeLayout.HALF_SPLIT,
         "mistral3": RopeLayout.INTERLEAVED,
+        "mistral4": RopeLayout.INTERLEAVED,
         "smollm3": RopeLayout.INTERLEAVED,
         "glm4moe": RopeLayout.HALF_SPLIT,
         "gpt-oss": RopeLayout.HALF_SPLIT,

@@ -71,10 +71,13 @@ def test_every_stage_is_that_of_our_reference(tmp_path: Path, architecture: str)
 
 
 @needs_llama_cpp
+@pytest.mark.parametrize("architecture", ["deepseek2", "mistral4"])
 @pytest.mark.parametrize("absorbed", [True, False], ids=["absorbed", "expanded"])
-def test_latent_attention_is_that_of_our_reference_in_the_form_of_the_file(tmp_path: Path, absorbed: bool) -> None:
-    options: dict[str, Any] = {"absorbed": absorbed, "query_rank": 64, "sigmoid": True}
-    file = model_file(architecture="deepseek2", weight_type=WeightType.F32, **options)
+def test_latent_attention_is_that_of_our_reference_in_the_form_of_the_file(
+    tmp_path: Path, absorbed: bool, architecture: str
+) -> None:
+    options: dict[str, Any] = {"absorbed": absorbed, "query_rank": 64, "sigmoid": architecture == "deepseek2"}
+    file = model_file(architecture=architecture, weight_type=WeightType.F32, **options)
     model = load_model(file.write(tmp_path / "model.gguf"))
     whole, flash = (captured(model, tmp_path / name, flash_attention=name == "flash") for name in ("whole", "flash"))
     queries = set() if absorbed else {"q_nope", "q_pe"}

@@ -49,6 +49,8 @@ FUSED = {
     "qwen3moe": _EXPERTS,
     "deepseek2": _EXPERTS - {"moe_router", "ffn_moe_weights"}
     | {"q_pe_raw", "q_nope_absorbed", "q_latent", "k_latent", "attn_latent"},
+    "mistral4": _EXPERTS - {"moe_router"}
+    | {"q_pe_raw", "q_nope", "q_pe", "q_nope_absorbed", "q_latent", "k_latent", "attn_latent", "q_temp_scaled"},
     "glm4moe": _EXPERTS - {"moe_router"} | {"qkv_matmul", "ffn_moe_weights_norm"},
 }  # fmt: skip
 """Stages that exist nowhere in transformers."""

@@ -199,6 +199,9 @@ class Architecture:
     """The class of transformers that runs such a model."""
     sigmoid_class: str = ""
     """The class that runs it where its router takes a sigmoid, if that is another one."""
+    softmax_normalises: bool = True
+    """Whether the class that runs it where its router takes a softmax has the weights of the chosen experts add up to 1
+    if the model says so."""
     experts: bool = False
     """Whether the feed-forward blocks of all layers have experts."""
     partial_rope: bool = False

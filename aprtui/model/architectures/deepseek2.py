@@ -120,6 +120,7 @@ ARCHITECTURE = Architecture(
     latent=_latent,
     transformers_class="DeepseekV2ForCausalLM",
     sigmoid_class="DeepseekV3ForCausalLM",
+    softmax_normalises=False,
     keys=_KEYS,
     complete=_complete,
     transformers_modules=_MODULES,
