@@ -62,6 +62,7 @@ class Criteria:
     tell rows in captures that state no shapes. `everywhere` are errors of a side that no single stage is to blame for.
     `causes` were proved by replays of the sides, and `alternatives` tried there.
     `proven` are stages that follow from their inputs on both sides, as all before them do: no floor fails them.
+    `groups` are those that the model chooses its experts by, for captures that do not state its dimensions.
     """
 
     bounds: Bounds | None = None
@@ -75,6 +76,7 @@ class Criteria:
     causes: tuple[Cause, ...] = ()
     alternatives: tuple[TriedAlternative, ...] = ()
     proven: frozenset[Node] = frozenset()
+    groups: ExpertGroups | None = None
 
 
 NO_CRITERIA = Criteria()
@@ -169,7 +171,7 @@ def _compare(
     measured = measure(pair.a, pair.b, causal=pair.causal)
     bounds = [*tolerances, *(criteria.bounds(pair.node) if criteria.bounds else ())]
     if graph[pair.node.stage].holds_indices:
-        groups = None if graph.config is None else graph.config.expert_groups
+        groups = criteria.groups or (None if graph.config is None else graph.config.expert_groups)
         verdict = _judged_choice(pair, _routers(pair.node, graph, pair_of), groups)
     else:
         verdict = _judged(pair, measured.metrics, bounds, criteria)

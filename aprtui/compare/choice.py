@@ -52,7 +52,7 @@ def _are_explained(
     if groups is not None:
         differing = np.flatnonzero((a != b).any(axis=1))
         return all(
-            _is_best_of_groups(wide[token], side[token].astype(np.int64), float(slack[token]), any_order, groups)
+            _is_best_of_groups(wide[token], side[token].astype(np.int64), float(slack[token]), groups)
             for token in differing
             for side in (a, b)
         )
@@ -63,15 +63,15 @@ def _are_explained(
 
 
 def _is_best_of_groups(
-    values: NDArray[np.float64], choice: NDArray[np.int64], slack: float, any_order: bool, groups: ExpertGroups
+    values: NDArray[np.float64], choice: NDArray[np.int64], slack: float, groups: ExpertGroups
 ) -> bool:
-    """Whether `choice` are the best experts of the best groups, by `values` of which any two may be `slack` nearer to
-    each other, or farther."""
+    """Whether `choice`, in any order, are the best experts of the best groups, by `values` of which any two may be
+    `slack` nearer to each other, or farther. (Side B comes in the order of A, where both chose the same.)"""
     allowed = _groups_of(values, choice, slack, groups)
     if allowed is None:
         return False
     best = np.sort(values.reshape(groups.count, -1)[list(allowed)].ravel())[::-1][: len(choice)]
-    found = np.sort(values[choice])[::-1] if any_order else values[choice]
+    found = np.sort(values[choice])[::-1]
     return bool((np.abs(best - found) <= slack).all())
 
 

@@ -115,6 +115,7 @@ def criteria_by_model(
         causes=tuple(cause for side in own.values() for cause in side.causes),
         alternatives=tuple(one for side in own.values() for one in side.alternatives),
         proven=own["A"].proven & own["B"].proven if len(own) == 2 and not foreign else frozenset(),
+        groups=model.config.graph.expert_groups,
     )  # fmt: skip
 
 

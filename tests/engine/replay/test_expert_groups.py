@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.choice import judge_choice
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.cpu.nodes import CpuNodes
 from aprtui.engine.evaluation.cause_detection import CauseOutcome, CausePlants, cause_outcome
+from aprtui.engine.evaluation.honest_pairs import judge_honest_pairs
 from aprtui.engine.evaluation.planted_causes import PLANTED_CAUSES
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.opening import open_engine
@@ -29,6 +31,7 @@ from aprtui.oracle.requests import Evaluation
 from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
 from aprtui.oracle.transformers_model import DataType
 from aprtui.progress import no_progress
+from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ROUTER_CHOICE, ExpertGroups, GroupScore, Node
 from tests.engine.embedded_captures import captured
@@ -183,6 +186,27 @@ def test_of_two_captures_each_may_choose_by_its_own_router_alone() -> None:
     ignored = choose_experts(ROUTER, 4)
     for sides in ((a, ignored), (ignored, a)):
         assert judge_choice(CHOICE, *sides, ROUTER, other, groups=BY_TWO).verdict is Verdict.FAIL
+
+
+def test_captures_that_state_no_dimensions_are_judged_by_the_groups_of_the_model(tmp_path: Path) -> None:
+    """As those without a manifest do not; without groups, experts of another group are a fault."""
+    other = ROUTER.copy()
+    other[0, 3] += 0.01
+    for name, router in (("A", ROUTER), ("B", other)):
+        (tmp_path / name / "layer-1").mkdir(parents=True)
+        for stage, values in (("ffn_moe_probs_biased", router), (ROUTER_CHOICE, choose_experts(router, 4, BY_TWO))):
+            write_aprt(tmp_path / name / "layer-1" / f"{stage}.bin", 1, values)
+    a, b = (Capture.open(tmp_path / name) for name in "AB")
+    for groups, verdict in ((BY_TWO, Verdict.PASS), (None, Verdict.FAIL)):
+        result = compare_captures(a, b, DiffOptions(tokens=(7,)), None, Criteria(groups=groups))
+        assert {stage.node: stage.verdict.verdict for stage in result.stages}[CHOICE] is verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["v3"], indirect=True)
+def test_honest_engines_that_take_other_groups_are_no_divergence(model: Model, evaluators: Evaluators) -> None:
+    judged = list(judge_honest_pairs(model, TOKENS, evaluators, no_progress))
+    assert len(judged) == 15 and {one.verdict for one in judged} == {Verdict.PASS}
 
 
 def test_odd_numbers_are_chosen_alike_by_the_reference_and_compiled_kernels(model: Model) -> None:
