@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import platform
@@ -16,7 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.thinning import mark_slow_cases
+
 pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
+
+# Collecting makes a million objects that stay, and walking them for garbage took a third of its time.
+gc.disable()
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -114,7 +120,13 @@ _MISSING = pytest.StashKey[str]()
 _REASON = "group "
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: for a fifth of its time a test of the app waits for what it draws."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow_cases(items)
     required = {name for name in os.environ.get("APRTUI_REQUIRE", "").split(",") if name}
     unknown = required - GROUPS.keys()
     if unknown:
@@ -129,6 +141,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.stash[_MISSING] = f"required by APRTUI_REQUIRE: {mark.args[0]}: {reason}"
             else:
                 item.add_marker(pytest.mark.skip(reason=f"{_REASON}{mark.args[0]}: {reason}"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

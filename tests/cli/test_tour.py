@@ -27,6 +27,7 @@ def test_the_text_has_every_command_and_the_way_to_other_engines(aprtui: Run) ->
         assert max(map(len, lines)) <= 110
 
 
+@pytest.mark.gate
 def test_the_commands_of_the_text_find_the_fault(aprtui: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for words in (shlex.split(command)[1:] for step in STEPS for command in step.commands):
