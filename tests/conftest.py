@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.thinning import mark_slow_cases
 
@@ -25,6 +26,10 @@ pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
 gc.disable()
 
 CHECKOUT = Path(__file__).parent.parent
+
+# A machine that is busy makes inputs slowly, which says nothing of the code.
+settings.register_profile("gate", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gate")
 
 os.environ["APRTUI_CONFIG"] = os.devnull  # what a user has configured changes no test
 
