@@ -62,11 +62,23 @@ def documented() -> Iterator[tuple[str, list[str]]]:
                 yield f"{document.name}: {text}", shlex.split(re.split(r" [|>;&]", text)[0], comments=True)[1:]
 
 
+def leaves(group: click.Group = cli, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that is no group, with the words that call it."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*before, name))
+        else:
+            yield (*before, name), command
+
+
 def examples() -> Iterator[tuple[str, list[str]]]:
-    """Those of `--help`."""
-    for name, texts in {**EXAMPLES, "--help": FIRST}.items():
-        for text in texts:
-            yield f"{name}: {text}", shlex.split(re.split(r" [|>] ", text)[0])
+    """Those of `--help`, of the program and of each command."""
+    texts = [text for group in (*EXAMPLES.values(), FIRST) for text in group]
+    texts += [line[len("  aprtui ") :] for _, command in leaves() for line in (command.epilog or "").splitlines()[2:]]
+    for text in dict.fromkeys(texts):
+        yield text, shlex.split(re.split(r" [|>] ", text)[0])
 
 
 def test_every_command_has_examples_of_its_own() -> None:
@@ -77,6 +89,9 @@ def test_every_command_has_examples_of_its_own() -> None:
         assert command is not None
         shown = command.get_help(click.Context(command, info_name=name)).splitlines()
         assert {f"    aprtui {text}" for text in texts} <= set(shown)
+    for words, command in leaves():
+        told = command.get_help(click.Context(command)).split("Examples:")
+        assert len(told) == 2 and f"  aprtui {' '.join(words)}" in told[1], words
 
 
 @pytest.mark.parametrize(("told", "least"), [(documented, 200), (examples, 40)], ids=["documents", "help"])
