@@ -60,9 +60,7 @@ def unknown_source(path: Path) -> str:
     if not path.exists():
         return f"{path}: does not exist: expected a capture, or one of another tool"
     if is_capture(path):
-        return (
-            f"{path}: is a capture already: aprtui replay {path} judges it, aprtui export {path} converts it"
-        )
+        return f"{path}: is a capture already: aprtui replay {path} judges it, aprtui export {path} converts it"
     samples = sample_format_of(path)
     if samples is not None:
         return f"{path}: {samples.name} holds parts of tensors, which are no capture: aprtui diff CAPTURE {path}"
