@@ -17,6 +17,8 @@ from pathlib import Path
 
 from aprtui import __version__
 
+DOCUMENTATION = "https://github.com/aprtui/aprtui/tree/main/docs"
+"""Where the pages are: a wheel brings none."""
 BUILD_FILE = "aprtui/data/build.json"
 """Where a wheel says what it was built from; an sdist brings the file along for the wheel that is built of it."""
 _REVISION_DIGITS = 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from aprtui import __version__
 from aprtui.build import (
     BUILD_FILE,
+    DOCUMENTATION,
     Build,
     BuildState,
     build_of_checkout,
@@ -104,6 +106,12 @@ def test_files_name_the_build_that_wrote_them(aprtui: Callable[..., Outcome], tm
     assert json.loads((tmp_path / "session.jsonl").read_text().splitlines()[0])["program"] == build
     sarif = json.loads(aprtui("contracts", "lint", CHECKOUT / "contracts", "--format", "sarif").out)
     assert sarif["runs"][0]["tool"]["driver"]["version"] == build
+
+
+def test_help_and_tour_say_where_the_pages_are(aprtui: Callable[..., Outcome]) -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Documentation"] == DOCUMENTATION
+    assert DOCUMENTATION in aprtui("--help").out and DOCUMENTATION in aprtui("tour", "--text").out
 
 
 def test_the_release_is_read_from_what_a_build_is_called(checkout: Path) -> None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from aprtui.build import DOCUMENTATION
 from aprtui.cli.lazy_group import LazyGroup, listed
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.terminal_output import guard_streams
@@ -152,7 +153,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     package="aprtui.cli",
     summaries=COMMANDS,
     examples=EXAMPLES,
-    epilog=listed(FIRST),
+    epilog=f"{listed(FIRST)}\n\nDocumentation: {DOCUMENTATION}",
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from aprtui.compare.survey import Lost, held_values
 from aprtui.model.model import Model
+from aprtui.trace.aprt import trailing_bytes
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node
 
@@ -31,7 +34,7 @@ def misfit(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str 
         return "token ids are not recorded, and no embedding stage tells them: give the ids with --tokens"
     if max(tokens, default=0) >= graph.vocabulary:
         return f"token id {max(tokens)} is not in MODEL's vocabulary of {graph.vocabulary}: another model"
-    return _more_rows(capture, model, len(tokens))
+    return _written_otherwise(capture, model, tokens)
 
 
 def _counted_otherwise(capture: Capture, layers: int) -> str | None:
@@ -45,20 +48,43 @@ def _counted_otherwise(capture: Capture, layers: int) -> str | None:
     )
 
 
-def _more_rows(capture: Capture, model: Model, total: int) -> str | None:
-    """What is to be said where the stages of a layer agree that there are more rows than tokens are known."""
+def _written_otherwise(capture: Capture, model: Model, tokens: Sequence[int]) -> str | None:
+    """What is to be said of a folder that no manifest describes, where the stages of a layer have other bytes, another
+    order, or other rows, than a capture has."""
     if capture.manifest is not None:
         return None
-    layer = min((node.layer for node in capture.files if node.layer is not None), default=None)
-    of_layer = (node for node in model.graph.nodes if node.layer == layer and node in capture.files)
-    rows = set()
-    for node in of_layer:
-        stage, values = model.graph[node.stage], held_values(capture, node)
-        if not (stage.is_attention_map or isinstance(values, Lost)):
-            rows.add(values.size / stage.width)
-    if len(rows) != 1 or not (held := rows.pop()).is_integer() or held <= total:
-        return None
-    return (
-        f"its stages have {int(held)} rows, {total} token ids are known: give those of all rows; or several runs were "
-        "appended in one folder: begin with an empty one"
-    )
+    first = min((node.layer for node in capture.files if node.layer is not None), default=None)
+    rows, wide = set(), set()
+    for node in model.graph.nodes:
+        stage = model.graph[node.stage]
+        if node.layer == first and node in capture.files and not stage.is_attention_map:
+            values = held_values(capture, node)
+            if not isinstance(values, Lost) and values.size:
+                rows.add(values.size / stage.width)
+                wide.add(trailing_bytes(capture.files[node].path) == values.nbytes)
+    if wide == {True}:
+        return "behind its values, every file has as many bytes again: float64? Write float32"
+    if len(rows) == 1 and (held := rows.pop()).is_integer() and held > len(tokens):
+        return (
+            f"its stages have {int(held)} rows, {len(tokens)} token ids are known: give those of all rows; or several "
+            "runs were appended in one folder: begin with an empty one"
+        )
+    if _is_turned(capture, model, tokens):
+        return "its embedding lies as [channels, tokens]: write all channels of a token, then those of the next"
+    return None
+
+
+def _is_turned(capture: Capture, model: Model, tokens: Sequence[int]) -> bool:
+    """Whether the embedding is that of `tokens`, channel by channel."""
+    node = Node(0, ENTRY)
+    values = held_values(capture, node) if node in capture.files else None
+    if (
+        values is None
+        or isinstance(values, Lost)
+        or len(tokens) < 2
+        or values.size != model.graph[ENTRY].size(len(tokens))
+    ):
+        return False
+    (table,) = model.params(node)
+    own = table.dequantize(list(tokens))
+    return np.array_equal(values.reshape(own.shape[::-1]).T, own) and not np.array_equal(values.reshape(own.shape), own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,23 +14,28 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.misfit import misfit
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
-from aprtui.trace.aprt import write_aprt
+from aprtui.trace.aprt import HEADER_BYTES, write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import ENTRY
+from aprtui.trace.graph import ENTRY, Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import evaluators, exact, model
 
 __all__ = ["evaluators", "exact", "model"]
 
 
-def written(source: Path, folder: Path, first_layer: int = 0, runs: int = 1) -> Capture:
-    """What an engine of somebody's writes that counts its layers from `first_layer`, and did not begin anew."""
+def written(
+    source: Path, folder: Path, first_layer: int = 0, runs: int = 1, kind: str = "f4", order: str = "C"
+) -> Capture:
+    """What an engine of somebody's writes that counts its layers from `first_layer`, does not begin anew, or has other
+    types and another order of values."""
     capture = Capture.open(source)
     for node in capture.files:
         layer = None if node.layer is None else node.layer + first_layer
         if not capture.graph[node.stage].is_attention_map:
-            path = folder / relative_path(type(node)(layer, node.stage))
-            write_aprt(path, layer, np.concatenate([capture.values(node)] * runs))
+            path = folder / relative_path(Node(layer, node.stage))
+            values = np.concatenate([capture.values(node)] * runs)
+            write_aprt(path, layer, values)
+            path.write_bytes(path.read_bytes()[:HEADER_BYTES] + values.astype(kind).tobytes(order))
     (folder / PROVENANCE).write_text(f"tokens: {list(capture.tokens or ())}\n")
     return Capture.open(folder)
 
@@ -39,11 +45,13 @@ def written(source: Path, folder: Path, first_layer: int = 0, runs: int = 1) -> 
     [
         ({"first_layer": 1}, "the capture has layers 1 to 4, and MODEL's are 0 to 3: count layers from 0"),
         ({"runs": 2}, "its stages have 26 rows, 13 token ids are known"),
+        ({"kind": "f8"}, "every file has as many bytes again: float64? Write float32"),
+        ({"order": "F"}, "its embedding lies as [channels, tokens]"),
     ],
-    ids=["layers from 1", "two runs"],
+    ids=["layers from 1", "two runs", "float64", "channels first"],
 )
 def test_a_right_engine_that_writes_it_wrongly_is_told_so_and_never_blamed(
-    numbering: dict[str, int], said: str, exact: Path, model: Model, evaluators: Evaluators, tmp_path: Path
+    numbering: dict[str, Any], said: str, exact: Path, model: Model, evaluators: Evaluators, tmp_path: Path
 ) -> None:
     capture = written(exact, tmp_path / "mine", **numbering)
     comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
