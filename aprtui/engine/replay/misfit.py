@@ -78,12 +78,7 @@ def _is_turned(capture: Capture, model: Model, tokens: Sequence[int]) -> bool:
     """Whether the embedding is that of `tokens`, channel by channel."""
     node = Node(0, ENTRY)
     values = held_values(capture, node) if node in capture.files else None
-    if (
-        values is None
-        or isinstance(values, Lost)
-        or len(tokens) < 2
-        or values.size != model.graph[ENTRY].size(len(tokens))
-    ):
+    if values is None or isinstance(values, Lost) or values.size != model.graph[ENTRY].size(len(tokens)):
         return False
     (table,) = model.params(node)
     own = table.dequantize(list(tokens))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ __all__ = ["evaluators", "exact", "model"]
 
 
 def written(
-    source: Path, folder: Path, first_layer: int = 0, runs: int = 1, kind: str = "f4", order: str = "C"
+    source: Path, folder: Path, first_layer: int = 0, runs: int = 1, kind: str = "f4", order: Literal["C", "F"] = "C"
 ) -> Capture:
     """What an engine of somebody's writes that counts its layers from `first_layer`, does not begin anew, or has other
     types and another order of values."""
