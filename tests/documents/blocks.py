@@ -12,13 +12,16 @@ from pathlib import Path
 from tests.conftest import CHECKOUT
 
 _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_PROMPT = "$ "
+"""How a command begins in a block that shows a session."""
 _FAILS = re.compile(r"\s# FAIL\b")
 _CODE = re.compile(r"\s# exit code (\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of `sh`: where it stands, its lines, and those of the block of `text` right behind it."""
+    """A block of `sh`: where it stands, its lines, and those of the block of `text` right behind it. Or a session: its
+    commands, and the lines between them."""
 
     page: str
     line: int
@@ -32,12 +35,17 @@ class Block:
 
 
 def blocks(document: Path) -> Iterator[Block]:
-    """All blocks of `sh` of a document, in their order."""
+    """All blocks of `sh`, and all sessions, of a document, in their order."""
     text = document.read_text()
     page = str(document.relative_to(CHECKOUT))
     found = list(_FENCED.finditer(text))
     for block, behind in zip_longest(found, found[1:]):
-        if block[2] == "sh":
+        if block[2] == "" and block[3].startswith(_PROMPT):
+            lines = block[3].splitlines(keepends=True)
+            typed = "".join(line.removeprefix(_PROMPT) for line in lines if line.startswith(_PROMPT))
+            shown = tuple(line for line in block[3].splitlines() if not line.startswith(_PROMPT))
+            yield Block(page, text[: block.start()].count("\n") + 1, typed, shown)
+        elif block[2] == "sh":
             adjacent = behind and behind[2] == "text" and not text[block.end() : behind.start()].strip()
             printed = behind[3].splitlines() if behind and adjacent else ()
             yield Block(page, text[: block.start()].count("\n") + 1, block[3], tuple(printed))

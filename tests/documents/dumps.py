@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.test_bisect import git
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, conformance_folder
 from tests.conversion.folders import folder_of
 from tests.documents.shelf import GOOD, PROMPT, WRONG_GATE, Shelf, invoked, traced
 from tests.engine.sessions.recorded_session import write_session
@@ -181,6 +182,36 @@ def repository(path: Path, shelf: Shelf) -> None:
 
 def contract(path: Path, _: Shelf) -> None:
     path.write_text(CONTRACT)
+
+
+def contract_of_aprender(path: Path, _: Shelf) -> None:
+    shutil.copy(conformance_folder() / "contracts" / "aprender" / "apr-cli-trace-save-tensor-v1.yaml", path)
+
+
+def contracts(path: Path, _: Shelf) -> None:
+    """Ours, with their evidence."""
+    shutil.copytree(CHECKOUT / "contracts", path)
+
+
+VACUOUS = """
+metadata: {version: 1.0.0, status: PROPOSED, description: What a capture is.}
+equations:
+  alive: {formula: "x = x"}
+falsification_tests:
+  - id: MY-003
+    rule: Files are of the format.
+    prediction: headers are right
+    test: a capture
+    if_fails: a writer is wrong
+    check: {name: byte_format}
+  - id: MY-004
+    rule: Stages point the same way.
+    prediction: a cosine is at least -1
+    test: a capture and a reference
+    if_fails: an engine is wrong
+    check: {name: cosine_floor, at_least: -1}
+"""
+"""A contract with a falsifier that no fault can fail."""
 
 
 def by_llamacpp(path: Path, shelf: Shelf) -> None:

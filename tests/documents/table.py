@@ -120,6 +120,14 @@ PAGES: Mapping[str, tuple[Row, ...]] = {
         NotExecuted("aprtui bench tui", "writes 17 GB"),
         NotExecuted("python -m aprtui.engine.cuda.images", _GPU),
     ),
+    "docs/contracts.md": (
+        Executed("aprtui trace", {"apr-cli-trace-save-tensor-v1.yaml": dumps.contract_of_aprender},
+                 groups=("conformance",)),
+        Executed("aprtui contracts faults", {"my-v1.yaml": text(dumps.VACUOUS)}, codes={"aprtui contracts": 1}),
+        Executed("aprtui contracts verify-evidence", {"contracts": dumps.contracts}),
+        NotExecuted("aprtui contracts promote", "its answer changes with each change of what the evidence is about"),
+        NotExecuted("aprtui contracts audit", "of contracts that are not brought along; tests/contracts/test_audit.py"),
+    ),
     "docs/embedded-model.md": (NotExecuted("python -m aprtui.demo.train", "hours of training"),),
     "docs/export.md": (
         Executed(
