@@ -79,7 +79,6 @@ PAGES: Mapping[str, tuple[Row, ...]] = {
             "aprtui run -p",
             dict.fromkeys(("model.gguf", "MODEL", "OLD.gguf", "NEW.gguf"), embedded),
             left_out={"aprtui contracts check": "takes minutes; tests/cli/test_contracts_check.py has fewer claims"},
-            in_gate=True,
         ),
     ),
     "docs/app.md": (

@@ -33,7 +33,8 @@ def placed() -> Iterator[tuple[Block, Executed]]:
 
 
 def marked(block: Block, row: Executed) -> object:
-    marks = [pytest.mark.group(group) for group in row.groups] + ([] if row.in_gate else [pytest.mark.slow])
+    marks = [pytest.mark.gate if row.in_gate else pytest.mark.slow]
+    marks += [pytest.mark.group(group) for group in row.groups]
     return pytest.param(block, row, marks=marks, id=f"{block.page}: {row.starts}")
 
 
