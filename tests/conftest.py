@@ -102,6 +102,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "fsspec": lambda: _module_missing("fsspec"),
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
+    "jq": lambda: _tool_missing("jq"),
     "llama_cpp": lambda: _module_missing("llama_cpp"),
     "msprobe": lambda: _module_missing("torch") or _module_missing("transformers") or _module_missing("msprobe"),
     "nvdisasm": _nvdisasm_missing,
