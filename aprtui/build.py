@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 from aprtui import __version__
 
+DOCUMENTATION = "https://github.com/aprtui/aprtui/tree/main/docs"
+"""Where the pages are: a wheel brings none."""
 BUILD_FILE = "aprtui/data/build.json"
 """Where a wheel says what it was built from; an sdist brings the file along for the wheel that is built of it."""
 _REVISION_DIGITS = 12
@@ -49,10 +53,16 @@ class Build:
         return f"{self.version} (revision {self.revision}, {self.state})"
 
 
+@cache
 def this_build() -> Build:
     """The build that runs: as its wheel says, or as git says of the checkout around the package."""
     root = Path(__file__).parent.parent
     return packed_build(root) or build_of_checkout(root)
+
+
+def release_of(version: str) -> str:
+    """The version without the revision, in what a `Build` is as a text; any other text as it is."""
+    return re.sub(r" \(revision .*\)$", "", version)
 
 
 def packed_build(root: Path) -> Build | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import platform
@@ -15,10 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.thinning import mark_slow_cases
 
 pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
 
+# Collecting makes a million objects that stay, and walking them for garbage took a third of its time.
+gc.disable()
+
 CHECKOUT = Path(__file__).parent.parent
+
+# How fast a busy machine makes inputs and runs tests says nothing of the code.
+settings.register_profile("gate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gate")
 
 os.environ["APRTUI_CONFIG"] = os.devnull  # what a user has configured changes no test
 
@@ -91,6 +102,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "fsspec": lambda: _module_missing("fsspec"),
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
+    "jq": lambda: _tool_missing("jq"),
     "llama_cpp": lambda: _module_missing("llama_cpp"),
     "msprobe": lambda: _module_missing("torch") or _module_missing("transformers") or _module_missing("msprobe"),
     "nvdisasm": _nvdisasm_missing,
@@ -114,7 +126,13 @@ _MISSING = pytest.StashKey[str]()
 _REASON = "group "
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: for a fifth of its time a test of the app waits for what it draws."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow_cases(items)
     required = {name for name in os.environ.get("APRTUI_REQUIRE", "").split(",") if name}
     unknown = required - GROUPS.keys()
     if unknown:
@@ -129,6 +147,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.stash[_MISSING] = f"required by APRTUI_REQUIRE: {mark.args[0]}: {reason}"
             else:
                 item.add_marker(pytest.mark.skip(reason=f"{_REASON}{mark.args[0]}: {reason}"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aprtui import __version__
-from aprtui.build import BUILD_FILE, Build, BuildState, build_of_checkout, packed_build, this_build, write_build
+from aprtui.build import (
+    BUILD_FILE,
+    DOCUMENTATION,
+    Build,
+    BuildState,
+    build_of_checkout,
+    packed_build,
+    release_of,
+    this_build,
+    write_build,
+)
+from aprtui.trace.capture import Capture
 from tests.cli.conftest import Outcome
 from tests.cli.conftest import aprtui as aprtui
 from tests.cli.test_bisect import git
+from tests.conftest import CHECKOUT
 
 
 @pytest.fixture
@@ -79,3 +93,27 @@ def test_version_and_doctor_name_the_build(aprtui: Callable[..., Outcome]) -> No
     assert build.startswith(f"{__version__} (revision ")
     assert aprtui("--version").out == aprtui("-V").out == f"aprtui {build}\n"
     assert aprtui("doctor").out.splitlines()[0].split(maxsplit=2)[2].startswith(f"{build}, Python")
+
+
+def test_files_name_the_build_that_wrote_them(aprtui: Callable[..., Outcome], tmp_path: Path) -> None:
+    build = str(this_build())
+    words = ("--tokens", "1,2", "--backend", "numpy", "--save-tensor", "embedding", "--save-tensor-dir")
+    assert aprtui("trace", *words, tmp_path / "capture").code == 0
+    manifest = Capture.open(tmp_path / "capture").manifest
+    assert manifest is not None and manifest.engine.version == build
+    run = ("run", "--tokens", "1,2", "-n", "1", "--backend", "numpy", "--record", tmp_path / "session.jsonl")
+    assert aprtui(*run).code == 0
+    assert json.loads((tmp_path / "session.jsonl").read_text().splitlines()[0])["program"] == build
+    sarif = json.loads(aprtui("contracts", "lint", CHECKOUT / "contracts", "--format", "sarif").out)
+    assert sarif["runs"][0]["tool"]["driver"]["version"] == build
+
+
+def test_help_and_tour_say_where_the_pages_are(aprtui: Callable[..., Outcome]) -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Documentation"] == DOCUMENTATION
+    assert DOCUMENTATION in aprtui("--help").out and DOCUMENTATION in aprtui("tour", "--text").out
+
+
+def test_the_release_is_read_from_what_a_build_is_called(checkout: Path) -> None:
+    assert release_of(str(build_of_checkout(checkout))) == release_of(str(Build(__version__))) == __version__
+    assert release_of("llama-cpp-python 0.3.36") == "llama-cpp-python 0.3.36"

@@ -21,4 +21,4 @@ def called_behind(module: Any, ids: Any, cache: Any) -> Any:
 
 def cache_in(found: Any) -> Any:
     """The cache among what a model was called with, or gave: a mapping, under either name; None where there is none."""
-    return found.get(_NAME, found.get(_OLDER_NAME))
+    return found[_NAME] if _NAME in found else found.get(_OLDER_NAME)

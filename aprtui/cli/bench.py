@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from aprtui.cli.json_lines import write_file, write_record
+from aprtui.cli.lazy_group import listed
 from aprtui.cli.options import MODEL_ARGUMENT, requested_model
 from aprtui.cli.progress import ProgressLine
 from aprtui.engine.backends.cuda import CUDA
@@ -62,7 +63,7 @@ def command() -> None:
     """Measure this build against its peers, as ratios in one run."""
 
 
-@command.command()
+@command.command(epilog=listed(("bench cpu --shape tiny", "bench cpu model.gguf --no-peer --json")))
 @MODEL_ARGUMENT
 @click.option(
     "--shape", default="0.57b", show_default=True,
@@ -90,7 +91,7 @@ def cpu(
             _print(figure, as_json)
 
 
-@command.command()
+@command.command(epilog=listed(("bench gpu --shape 1.5b --out gpu.json",)))
 @MODEL_ARGUMENT
 @click.option("--shape", default="7b", show_default=True, help="Without MODEL: random weights (tiny, 1.5b, 7b).")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; figures are medians.")
@@ -135,7 +136,7 @@ def gpu(
             _print(figure, as_json, record="figure")
 
 
-@command.command()
+@command.command(epilog=listed(("bench sweep",)))
 @click.option("--tasks", type=click.IntRange(30), default=3000, show_default=True, help="Empty tasks to schedule.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
 def sweep(tasks: int, as_json: bool) -> None:
@@ -161,7 +162,11 @@ def sweep(tasks: int, as_json: bool) -> None:
             click.echo(f"{figure.name:40} {figure.value:10.4g} {figure.unit}")
 
 
-@command.command()
+@command.command(
+    epilog=listed(
+        ("bench verdicts --part speed", "bench verdicts model.gguf --part kinds --every 8 --results judged.jsonl")
+    )
+)
 @MODEL_ARGUMENT
 @click.option(
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
@@ -227,7 +232,7 @@ def verdicts(
             _speed(as_json, progress)
 
 
-@command.command()
+@command.command(epilog=listed(("bench tui --part keys",)))
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds; figures are medians.")
 @click.option(
     "--dir", "directory", type=click.Path(path_type=Path, file_okay=False, exists=True),

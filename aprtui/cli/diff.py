@@ -100,7 +100,7 @@ def command(
 def _of_other_tools(*paths: Path) -> bool:
     """Whether one of several files is a capture of another tool, or parts of one."""
     from aprtui.importing.formats.registry import format_of
-    from aprtui.importing.importer import is_capture
+    from aprtui.importing.reading import is_capture
 
     return _hold_parts(*paths) or any(not is_capture(path) and format_of(path) is not None for path in paths)
 
@@ -108,7 +108,7 @@ def _of_other_tools(*paths: Path) -> bool:
 def _hold_parts(*paths: Path) -> bool:
     """Whether one of several files holds parts of the tensors of a capture."""
     from aprtui.importing.formats.registry import sample_format_of
-    from aprtui.importing.importer import is_capture
+    from aprtui.importing.reading import is_capture
 
     return any(not is_capture(path) and sample_format_of(path) is not None for path in paths)
 
@@ -178,7 +178,7 @@ def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[
     """Both captures; of another tool, read with the stages of the model that is given, or of the other side."""
     from aprtui.cli.comparison.recordings import readable
     from aprtui.cli.options import requested_model
-    from aprtui.importing.importer import is_capture
+    from aprtui.importing.reading import is_capture
     from aprtui.recordings.captures.as_capture import open_capture
     from aprtui.recordings.reading import is_recording
     from aprtui.trace.capture import Capture

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from aprtui.build import DOCUMENTATION
 from aprtui.cli.lazy_group import LazyGroup, listed
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.terminal_output import guard_streams
@@ -66,9 +67,21 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "diff old.gguf new.gguf --weights",
         ),
         "replay": ("replay mine --model model.gguf", "replay mine --layers 2 --stage ffn_gate --limit 50"),
-        "scan": ("scan model.gguf -p 'def quicksort' -n 512 --against mode=exact",),
-        "graft": ("graft mine --model model.gguf", "graft mine --at layer=12,stage=ffn_out"),
-        "parity": ("parity model.gguf", "parity prefill-capture decode-capture --model model.gguf"),
+        "scan": (
+            "scan model.gguf -p 'def quicksort' -n 512",
+            "scan model.gguf -p 'def quicksort' --against mode=exact --out jump",
+            "scan model.gguf -p 'def quicksort' --kv q8_0 --against kv=f32",
+        ),
+        "graft": (
+            "graft mine --model model.gguf",
+            "graft mine --at layer=12,stage=ffn_out",
+            "graft mine --at layer=12,stage=attn_norm --until layer=12,stage=attn_out",
+        ),
+        "parity": (
+            "parity model.gguf",
+            "parity --inject path=decode-*,layer=2,stage=k_post_rope,kind=position-off-by-one",
+            "parity prefill-capture decode-capture --model model.gguf",
+        ),
         "sweep": ("sweep plan.yaml", "sweep plan.yaml --workers 4"),
         "bisect": (
             "bisect --good v1.2 --build make --capture './engine --dump {out}' --model model.gguf",
@@ -140,7 +153,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     package="aprtui.cli",
     summaries=COMMANDS,
     examples=EXAMPLES,
-    epilog=listed(FIRST),
+    epilog=f"{listed(FIRST)}\n\nDocumentation: {DOCUMENTATION}",
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -233,7 +246,15 @@ def _unexpected(error: Exception) -> ExitCode:
         # What is left in the buffer would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.ENGINE
-    click.echo(f"aprtui: internal error: {type(error).__name__}: {error}: report written to {_report()}", err=True)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"aprtui: {place}too many open files: raise the limit (ulimit -n)", err=True)
+        return ExitCode.ENGINE
+    try:
+        where = f"report written to {_report()}"
+    except (OSError, ImportError) as problem:  # a module that cannot be opened is not found
+        where = f"no report can be written: {problem}"
+    click.echo(f"aprtui: internal error: {type(error).__name__}: {error}: {where}", err=True)
     return ExitCode.INTERNAL
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.lazy_group import listed
 from aprtui.cli.options import (
     MODEL_ARGUMENT,
     PATH,
@@ -182,7 +183,14 @@ def _oracle_options(function: Command) -> Command:
     return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
 
 
-@command.command()
+@command.command(
+    epilog=listed(
+        (
+            "oracle hf model.gguf -p 'def fib(n):' --out theirs",
+            "oracle hf model.gguf --chat -p Hello --dtype bfloat16 --attention sdpa",
+        )
+    )
+)
 @_oracle_options
 @torch_options
 def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) -> None:
@@ -190,10 +198,6 @@ def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) ->
     folder of Hugging Face, as transformers loads it.
 
     Stages that exist nowhere in transformers are left out. Needs `pip install 'aprtui[oracle]'`.
-
-    \b
-    aprtui oracle hf model.gguf -p "def fib(n):" --out theirs
-    aprtui oracle hf model.gguf --chat -p Hello --dtype bfloat16 --attention sdpa
     """
     from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
     from aprtui.oracle.transformers_model import AttentionKind, DataType
@@ -220,7 +224,14 @@ def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) ->
     )  # fmt: skip
 
 
-@command.command()
+@command.command(
+    epilog=listed(
+        (
+            "oracle llamacpp model.gguf -p 'def fib(n):' --out theirs",
+            "oracle llamacpp model.gguf --tokens 1,2,3 --decode-from 2 --flash-attention on --kv-type q8_0",
+        )
+    )
+)
 @_oracle_options
 @click.option(
     "--kv-type", "kv", type=click.Choice(["f16", "f32", "q8_0", "q4_0"]), default="f16", show_default=True,
@@ -239,10 +250,6 @@ def llamacpp(
     """Write a capture of MODEL by llama.cpp, through llama-cpp-python, as its graph hands out each tensor.
 
     Stages that are fused into others there are left out. Needs `pip install 'aprtui[oracle]'`.
-
-    \b
-    aprtui oracle llamacpp model.gguf -p "def fib(n):" --out theirs
-    aprtui oracle llamacpp model.gguf --tokens 1,2,3 --decode-from 2 --flash-attention on --kv-type q8_0
     """
     from aprtui.engine.protocol import KvType
     from aprtui.machine import default_threads

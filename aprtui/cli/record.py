@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.lazy_group import listed
 from aprtui.cli.options import (
     LOCAL_PATH,
     MODEL,
@@ -39,7 +40,7 @@ def command() -> None:
     """Write down every op that an engine executes, to compute each again from its own sources."""
 
 
-@command.command()
+@command.command(epilog=listed(("record llamacpp model.gguf -p 'def fib(n):' --out theirs",)))
 @click.argument("model", type=MODEL)
 @click.option("-p", "--prompt", help="The prompt, tokenised by llama.cpp; - reads stdin.")
 @click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
@@ -86,7 +87,7 @@ def llamacpp(
     _print(header, target, as_json)
 
 
-@command.command()
+@command.command(epilog=listed(("record torch model.gguf -p 'def fib(n):' --out reference",)))
 @MODEL_ARGUMENT
 @prompt_options
 @click.option(
@@ -128,7 +129,9 @@ def torch(
     _print(header, target, as_json)
 
 
-@command.command()
+@command.command(
+    epilog=listed(("record names mine", "record names mine 'h{layer}.mix=attention' 'h{layer}.up=ffn_up'"))
+)
 @click.argument("directory", type=LOCAL_PATH, metavar="RECORDING")
 @click.argument("names", nargs=-1, metavar="[NODE=STAGE…]")
 def names(directory: Path, names: tuple[str, ...]) -> None:
@@ -136,10 +139,6 @@ def names(directory: Path, names: tuple[str, ...]) -> None:
 
     NODE is what the engine calls a node, with {layer} for the number of the layer. All commands and screens then take
     the stages as those of a capture.
-
-    \b
-    aprtui record names mine
-    aprtui record names mine 'h{layer}.mix=attention' 'h{layer}.up=ffn_up'
     """
     from aprtui.recordings.listing import listed_nodes
     from aprtui.recordings.reading import Recording

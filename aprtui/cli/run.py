@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui import __version__
+from aprtui.build import this_build
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import (
     LOCAL_PATH,
@@ -122,7 +122,7 @@ def _recorded(
     faults = tuple(map(str, injected_faults(model, options)))
     start = SessionStart(
         description(opened, model, faults), sampling, model.tokenizer.decode(ids), said, tuple(ids), chat, system,
-        time.time(), __version__,
+        time.time(), str(this_build()),
     )  # fmt: skip
     return recorded(generation, opened, model, stack.enter_context(SessionWriter(path, start)))
 

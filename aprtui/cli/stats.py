@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aprtui.trace.graph import Node
     from aprtui.trace.stats import StageStats
 
+_HEAD = f"{'layer':>5} {'stage':<18} {'shape':<15}{'min':>10}{'max':>10}{'mean':>10}{'rms':>10}"
+
 
 @click.command()
 @click.argument("path", metavar="CAPTURE|FILE|MODEL|RECORDING", type=MODEL)
@@ -66,8 +68,7 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
         return _print_values(path, stages, layers, place, as_json)
     broken = False
     unwritten = []
-    if not as_json:
-        click.echo(f"{'layer':>5} {'stage':<18} {'shape':<15}{'min':>10}{'max':>10}{'mean':>10}{'rms':>10}")
+    headed = as_json
     for entry in _summaries(path, stages, layers):
         if isinstance(entry, BrokenStage):
             if entry.error is not None:
@@ -81,6 +82,9 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
             shape = {"layer": node.layer, "stage": node.stage, "shape": entry.shape}
             write_record({**shape, **asdict(entry.stats), **experts})
         else:
+            if not headed:
+                click.echo(_HEAD)
+                headed = True
             click.echo(_line(entry))
             if entry.experts is not None:
                 click.echo(f"{'':>6}experts: {', '.join(expert_words(entry.experts))}")

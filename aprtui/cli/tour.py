@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from aprtui.build import DOCUMENTATION
 from aprtui.errors import EngineError, ExitCode
 
 
@@ -55,7 +56,7 @@ def _text() -> Iterator[str]:
         yield ""
         yield from textwrap.wrap(step.plain, 78, initial_indent=f"{number}. ", subsequent_indent="   ")
         yield from (f"     {line}" for line in step.commands)
-    yield "\nNow on your own engine:"
+    yield f"\nNow on your own engine; the pages that are named are at {DOCUMENTATION}:"
     for engine in OWN_ENGINES:
         yield f"\n{engine.name}, as {engine.page} has it:"
         yield from (f"     {line}" for line in engine.lines)

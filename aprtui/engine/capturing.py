@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui import __version__
+from aprtui.build import this_build
 from aprtui.engine.faults.faults import Fault
 from aprtui.engine.generation import evaluate, generate
 from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Taps, TapSink
@@ -175,7 +175,7 @@ def _planned(engine: Engine, model: Model, request: CaptureRequest, faults: tupl
         model=ModelInfo(model.name, model.sha256(), model.architecture, model.quantization),
         graph=graph,
         engine=EngineInfo(
-            "aprtui", __version__, engine.backend, engine.device, engine.code_path, str(engine.mode),
+            "aprtui", str(this_build()), engine.backend, engine.device, engine.code_path, str(engine.mode),
             engine.rounding.stated(), engine.threads, faults,
         ),
         tokens=tuple(request.tokens),

@@ -27,9 +27,9 @@ from aprtui.engine.floors.measure import Run, flip_floors, run_forward
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation, rounding_text
 from aprtui.engine.replay.disturbed import LAST_BITS, MORE_FLIPS, Disturb, disturbance
 from aprtui.engine.replay.identify import identify_capture
+from aprtui.engine.replay.misfit import misfit
 from aprtui.engine.replay.place import captured_range
 from aprtui.engine.replay.recompute import CapturedStages
-from aprtui.engine.replay.replay import misfit
 from aprtui.engine.replay.token_ids import tokens_of
 from aprtui.errors import UsageError
 from aprtui.model.model import Model

@@ -15,18 +15,15 @@ from aprtui.importing.import_format import PartChoice
 from aprtui.importing.planning import plan
 from aprtui.importing.ranks.result import description_of, join_ranks
 from aprtui.importing.ranks.sources import rank_numbers
-from aprtui.importing.reading import ImportRequest, contents, stated_tokens, unknown_source
+from aprtui.importing.reading import ImportRequest, contents, is_capture, stated_tokens, unknown_source
 from aprtui.importing.samples import write_pair
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
 from aprtui.importing.writing import Imported, write_import
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.aprt import is_aprt
-from aprtui.trace.archive import is_archive
-from aprtui.trace.capture import Capture, claimed_files
+from aprtui.trace.capture import Capture
 from aprtui.trace.export.tensors import MAPPING_FILE
 from aprtui.trace.graph import StageGraph
-from aprtui.trace.manifest import FILE_NAME
 
 
 def import_capture(
@@ -46,18 +43,13 @@ def import_capture(
 
 
 def propose_mapping(path: Path, request: ImportRequest) -> GuessedMapping:
-    """A mapping for the tensors at `path`, guessed."""
+    """A mapping for the tensors at `path`, guessed. Raises `UsageError` and `UnreadableError`."""
+    if is_capture(path):
+        raise UnreadableError(unknown_source(path))
     source = Source(path, read_tensors(path))
     if request.format_name is not None:
         source, _ = format_named(request.format_name).read(path, request.choice, request.graph)
     return guess(source, request.graph)
-
-
-def is_capture(path: Path) -> bool:
-    """Whether `path` is read as it is: a stage file, a folder that holds a capture, an archive, or nothing at all."""
-    if not path.is_dir():
-        return not path.exists() or is_archive(path) or is_aprt(path)
-    return (path / FILE_NAME).is_file() or next(claimed_files(path), None) is not None
 
 
 def _holds_tensors(path: Path) -> bool:

@@ -10,7 +10,11 @@ from aprtui.importing.formats.registry import format_named, format_of, sample_fo
 from aprtui.importing.import_format import PartChoice
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
+from aprtui.trace.aprt import is_aprt
+from aprtui.trace.archive import is_archive
+from aprtui.trace.capture import claimed_files
 from aprtui.trace.graph import StageGraph
+from aprtui.trace.manifest import FILE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,19 @@ def contents(path: Path, request: ImportRequest) -> tuple[Source, TensorMapping]
     return replace(source, facts={"format": entry.name, **source.facts}), mapping
 
 
+def is_capture(path: Path) -> bool:
+    """Whether `path` is read as it is: a stage file, a folder that holds a capture, an archive, or nothing at all."""
+    if not path.is_dir():
+        return not path.exists() or is_archive(path) or is_aprt(path)
+    return (path / FILE_NAME).is_file() or next(claimed_files(path), None) is not None
+
+
 def unknown_source(path: Path) -> str:
     """Why nothing can be read at `path`, and what to do."""
     if not path.exists():
         return f"{path}: does not exist: expected a capture, or one of another tool"
+    if is_capture(path):
+        return f"{path}: is a capture already: aprtui replay {path} judges it, aprtui export {path} converts it"
     samples = sample_format_of(path)
     if samples is not None:
         return f"{path}: {samples.name} holds parts of tensors, which are no capture: aprtui diff CAPTURE {path}"

@@ -84,7 +84,8 @@ def write_pair(
         write_aprt(right / relative_path(stage.node), stage.node.layer, stage.values)
         written += 1
     if not written:
-        raise UnreadableError(f"{samples.path}: no stage in common with {reference.path}: nothing to compare")
+        lacks = f"which lacks {', '.join(missing[:6])}, or has other rows of it" if missing else "by its name"
+        raise UnreadableError(f"{samples.path}: no stage in common with {reference.path}, {lacks}: nothing to compare")
     known = ids is not None and reference.tokens is not None
     shown = [reference.tokens[row] for row in samples.rows] if known and reference.tokens is not None else None
     for side in (left, right):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui import __version__
+from aprtui.build import this_build
 from aprtui.trace.aprt import read_aprt, write_aprt, write_atomically
 from aprtui.trace.capture import PROVENANCE
 from aprtui.trace.graph import Op, RopeLayout, StageGraph, graph_for
@@ -43,7 +43,7 @@ def _provenance(directory: Path, manifest: Manifest) -> str:
         "with_attn_substages": "attn_softmax" in stages,
         "vocab_size": manifest.graph.vocabulary,
         "argmax_token": _best_token(directory, graph),
-        "aprtui_version": __version__,
+        "aprtui_version": str(this_build()),
         "generated_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     text = "".join(f"{key}: {value}\n" for key, value in lines.items() if value is not None)

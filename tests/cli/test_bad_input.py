@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -229,16 +231,29 @@ def test_interrupt_is_exit_130() -> None:
     assert err.strip() == "aprtui: interrupted"
 
 
-def test_internal_error_names_its_report(aprtui: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def raising(error: Exception) -> Callable[..., None]:
     def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("planted")
+        raise error
 
-    monkeypatch.setattr("aprtui.engine.opening.open_engine", broken)
+    return broken
+
+
+def test_internal_error_names_its_report(aprtui: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aprtui.engine.opening.open_engine", raising(RuntimeError("planted")))
     outcome = aprtui("run", tiny_model, "--tokens", "1")
     assert_one_line(outcome, ExitCode.INTERNAL, "planted", "report written to")
     report = Path(outcome.err.strip().rsplit(" ", 1)[1])
     assert "RuntimeError: planted" in report.read_text()
     report.unlink()
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", raising(OSError(errno.EMFILE, "Too many open files")))
+    again = aprtui("run", tiny_model, "--tokens", "1")
+    assert_one_line(again, ExitCode.INTERNAL, "planted", "no report can be written: [Errno 24] Too many open files")
+
+
+def test_no_more_files_to_open_is_one_line(aprtui: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aprtui.engine.opening.open_engine", raising(OSError(errno.EMFILE, "Too many", "x.bin")))
+    outcome = aprtui("run", tiny_model, "--tokens", "1")
+    assert_one_line(outcome, ExitCode.ENGINE, "x.bin: too many open files", "ulimit -n")
 
 
 @pytest.mark.parametrize(

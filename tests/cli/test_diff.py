@@ -66,6 +66,7 @@ def test_exit_code_is_the_verdict(a: Path, b: Path) -> None:
     assert diff(a, b, "--tolerance", "max_abs=100").return_value == 0
 
 
+@pytest.mark.gate
 def test_process_exits_with_the_verdict_and_keeps_stderr_for_messages(a: Path, b: Path) -> None:
     assert process(a, b).returncode == 125
     failed = process(a, b, "--tolerance", "rel_l2=0.1")

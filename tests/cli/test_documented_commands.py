@@ -1,4 +1,4 @@
-"""The commands that a newcomer types first do what the documents say, and no document tells one that is refused."""
+"""No document and no help text tells a command that is refused; tests/documents executes those of blocks."""
 
 from __future__ import annotations
 
@@ -6,47 +6,12 @@ import contextlib
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import click
 import pytest
 
 from aprtui.cli.main import COMMANDS, EXAMPLES, FIRST, cli
-from aprtui.resources import embedded_model
-from tests.cli.conftest import Outcome
-from tests.conftest import CHECKOUT
 from tests.test_documents import DOCUMENTS, lines
-
-FILES = {"MODEL", "model.gguf", "OLD.gguf", "NEW.gguf"}
-"""What stands for a model of the reader's."""
-CODES = {"replay C": 1}
-"""Exit codes other than 0."""
-SLOW = {"contracts check --capture A"}
-"""What takes a minute: tests/cli/test_contracts_check.py runs it with fewer claims."""
-
-
-def commands(document: str, heading: str) -> list[list[str]]:
-    """Words of the commands in the blocks of code below a heading."""
-    text = (CHECKOUT / document).read_text().split(f"{heading}\n", 1)[1]
-    text = re.split(r"\n#+ ", text, maxsplit=1)[0]
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("aprtui ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
-
-
-@pytest.mark.parametrize(
-    ("document", "heading"),
-    [("README.md", "## Use"), ("docs/index.md", "# aprtui"), ("docs/installation.md", "# Installation")],
-)
-def test_the_first_commands_do_what_they_say(
-    document: str, heading: str, aprtui: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    found = [words for words in commands(document, heading) if " ".join(words) not in SLOW]
-    assert found
-    for words in found:
-        result = aprtui(*(embedded_model() if word in FILES else word for word in words))
-        assert result.code == CODES.get(" ".join(words), 0), (words, result.out, result.err)
 
 
 def documented() -> Iterator[tuple[str, list[str]]]:
@@ -62,11 +27,23 @@ def documented() -> Iterator[tuple[str, list[str]]]:
                 yield f"{document.name}: {text}", shlex.split(re.split(r" [|>;&]", text)[0], comments=True)[1:]
 
 
+def leaves(group: click.Group = cli, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that is no group, with the words that call it."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*before, name))
+        else:
+            yield (*before, name), command
+
+
 def examples() -> Iterator[tuple[str, list[str]]]:
-    """Those of `--help`."""
-    for name, texts in {**EXAMPLES, "--help": FIRST}.items():
-        for text in texts:
-            yield f"{name}: {text}", shlex.split(re.split(r" [|>] ", text)[0])
+    """Those of `--help`, of the program and of each command."""
+    texts = [text for group in (*EXAMPLES.values(), FIRST) for text in group]
+    texts += [line[len("  aprtui ") :] for _, command in leaves() for line in (command.epilog or "").splitlines()[2:]]
+    for text in dict.fromkeys(texts):
+        yield text, shlex.split(re.split(r" [|>] ", text)[0])
 
 
 def test_every_command_has_examples_of_its_own() -> None:
@@ -77,6 +54,9 @@ def test_every_command_has_examples_of_its_own() -> None:
         assert command is not None
         shown = command.get_help(click.Context(command, info_name=name)).splitlines()
         assert {f"    aprtui {text}" for text in texts} <= set(shown)
+    for words, command in leaves():
+        told = command.get_help(click.Context(command)).split("Examples:")
+        assert len(told) == 2 and f"  aprtui {' '.join(words)}" in told[1], words
 
 
 @pytest.mark.parametrize(("told", "least"), [(documented, 200), (examples, 40)], ids=["documents", "help"])

@@ -16,7 +16,7 @@ from aprtui.cli.comparison.options import ComparisonOptions
 from aprtui.cli.main import cli
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
-from aprtui.compare.comparison import Cause, Comparison, Everywhere
+from aprtui.compare.comparison import Cause, Comparison, Everywhere, Focus, FocusKind
 from aprtui.compare.verdict import NO_BOUND, UNSETTLED, Verdict
 from aprtui.engine.replay.common_error import ALIKE
 from aprtui.engine.replay.evaluators import Evaluators
@@ -139,3 +139,11 @@ def test_causes_that_come_out_alike_name_the_stages_that_tell_them_apart(honest:
     cause = Cause("mask", "no mask", "mask", (AT,), False, 0.1, 1e-7, 2e-6, ("a window",), "attn_softmax", "", (AT,))
     failing = replace(honest, verdict=Verdict.FAIL, causes=(cause,))
     assert any("--save-tensor ffn_gate" in line for line in replay_steps(failing, Path("capture"), None, [], RUN))
+
+
+def test_a_command_that_looks_closer_names_its_layers_once(honest: Comparison) -> None:
+    failing = replace(honest, verdict=Verdict.FAIL, focus=Focus(AT, FocusKind.DIVERGENCE))
+    words = ["--tolerance", "rel_l2=1e-9", "--layers", "0..3"]
+    (command,) = commands(list(replay_steps(failing, Path("capture"), None, words, RUN)))
+    assert command.count("--layers") == 1 and "0..3" not in command and "--tolerance rel_l2=1e-9" in command
+    parsed(command)

@@ -233,3 +233,8 @@ def test_layers_with_experts_say_how_they_were_chosen(aprtui: Callable[..., Outc
     (capture / "layer-1" / "moe_router.bin").write_bytes(b"")
     without = {(line["layer"], line["stage"]): line for line in records(capture)}[1, "moe_router_indices"]["experts"]
     assert without == experts | {"entropy": None}, "the choices are known without the router"
+
+
+def test_a_wrong_stage_is_told_before_anything_is_printed(tmp_path: Path, aprtui: Callable[..., Outcome]) -> None:
+    refused = aprtui("stats", write_capture(tmp_path / "a"), "--stage", "nosuch")
+    assert refused.code == 2 and refused.out == "" and refused.err.count("\n") == 1

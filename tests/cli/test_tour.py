@@ -6,13 +6,12 @@ import errno
 import shlex
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from aprtui.tui.tour.steps import OWN_ENGINES, STEPS
 from tests.cli.conftest import Outcome
-from tests.cli.test_documented_commands import commands
+from tests.documents.blocks import commands
 
 Run = Callable[..., Outcome]
 
@@ -27,15 +26,8 @@ def test_the_text_has_every_command_and_the_way_to_other_engines(aprtui: Run) ->
         assert max(map(len, lines)) <= 110
 
 
-def test_the_commands_of_the_text_find_the_fault(aprtui: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for words in (shlex.split(command)[1:] for step in STEPS for command in step.commands):
-        done = aprtui(*words)
-        assert done.code == (1 if words[0] in ("diff", "replay") else 0), (words, done.out, done.err)
-        assert done.code == 0 or "layer 2 q_post_rope: computed with theta 20000" in done.out
-
-
 def test_the_page_of_the_tour_has_the_same_commands() -> None:
+    """tests/documents executes them."""
     expected = [shlex.split(command)[1:] for step in STEPS for command in step.commands]
     assert commands("docs/tour.md", "## Without a terminal") == expected
 

@@ -184,6 +184,7 @@ def test_an_automatic_choice_with_a_wrong_reason_fails(
     assert words in judgement.reason
 
 
+@pytest.mark.gate
 def test_an_honest_engine_passes_the_gate_and_one_with_a_fault_does_not(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,13 @@ def test_a_contract_edited_on_disk_is_read_again_and_others_are_not(tmp_path: Pa
     (tmp_path / "b.yaml").write_text(edited("status: ACTIVE", "status: DRAFTED"))
     after = before.refreshed()
     assert [read.life_cycle for read in after.readable] == ["ACTIVE", "DRAFTED"]
-    assert after.files[0] is before.files[0]
+    assert after.files[0].document is before.files[0].document
+
+
+def test_screens_that_show_the_same_contracts_read_them_once(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(SOUND)
+    first, second = load_documents([tmp_path]), load_documents([tmp_path])
+    assert first.files[0].document is second.files[0].document
 
 
 def test_a_replaced_file_of_the_same_size_and_time_is_read_again(tmp_path: Path) -> None:

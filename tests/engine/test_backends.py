@@ -50,6 +50,7 @@ def test_a_registered_backend_runs(tmp_path: Path) -> None:
     assert tokens == [json.loads(line) for line in reference.stdout.splitlines()[:-1]]
 
 
+@pytest.mark.gate
 def test_a_registered_backend_captures_and_its_capture_is_replayed(tmp_path: Path) -> None:
     capture = tmp_path / "capture"
     traced = aprtui_with_toy("trace", "--tokens", "1,2,3", "--backend", "toy", "--save-tensor-dir", capture)

@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import CHECKOUT
 from tests.install.environment import NO_NETWORK
 
@@ -47,6 +49,7 @@ print("all done")
 """
 
 
+@pytest.mark.gate
 def test_the_main_job_and_the_app_open_no_connection(tiny_model: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-c", SCRIPT, str(tiny_model), str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

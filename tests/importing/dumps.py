@@ -34,13 +34,18 @@ class Ours:
     model: Model
     capture: Capture
 
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        assert self.capture.tokens is not None
+        return self.capture.tokens
+
     def values(self, layer: int | None, stage: str) -> NDArray[np.float32]:
         return np.array(self.capture.values(Node(layer, stage)))
 
     def heads(self, layer: int, stage: str) -> NDArray[np.float32]:
         """Queries or keys as transformers keeps them: `[1, heads, tokens, channels]`."""
         dim = self.model.config.graph.head_dim
-        return self.values(layer, stage).reshape(len(TOKENS), -1, dim).swapaxes(0, 1)[None]
+        return self.values(layer, stage).reshape(len(self.tokens), -1, dim).swapaxes(0, 1)[None]
 
     def parts(self, layer: int, stage: str) -> tuple[NDArray[np.float32], ...]:
         """Q, K and V of a fused stage."""
@@ -50,10 +55,10 @@ class Ours:
         return tuple(np.split(values, ends, axis=1))
 
 
-def ours(folder: Path, architecture: str = "qwen2") -> Ours:
-    model = load_model(write_model(folder / f"{architecture}.gguf", architecture=architecture, layers=2))
-    request = CaptureRequest(TOKENS, None, frozenset(model.graph.nodes), Logits.ALL)
-    with closing(open_engine(model, backend="numpy", context=len(TOKENS))) as engine:
+def ours(folder: Path, architecture: str = "qwen2", tokens: tuple[int, ...] = TOKENS, layers: int = 2) -> Ours:
+    model = load_model(write_model(folder / f"{architecture}.gguf", architecture=architecture, layers=layers))
+    request = CaptureRequest(tokens, None, frozenset(model.graph.nodes), Logits.ALL)
+    with closing(open_engine(model, backend="numpy", context=len(tokens))) as engine:
         write_capture(engine, model, request, folder / "own")
     return Ours(model, Capture.open(folder / "own"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +100,24 @@ def test_tensorrt_llm_modules_are_told_by_class_and_order(qwen2: Ours, tmp_path:
     assert judged.code == 0, judged
 
 
-def test_edge_llm_holds_keys_of_all_positions_and_the_last_logits(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+def edge_llm(ours: Ours, path: Path, lengths: Sequence[int]) -> Path:
+    """A file with a round for each of `lengths`."""
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
-    for number, length in enumerate((8, 12)):
+    for number, length in enumerate(lengths):
         for layer in range(2):
-            keys = qwen2.heads(layer, "k_post_rope")[:, :, :length]
+            keys = ours.heads(layer, "k_post_rope")[:, :, :length]
             room = np.zeros((1, 2, keys.shape[1], 16, keys.shape[3]), np.float32)
             room[:, 0, :, :length] = keys
             tensors[f"round_{number}.layer_{layer}.kv"] = ("F32", room.shape, room.tobytes())
-        logits = qwen2.values(None, "lm_head")[length - 1][None]
+        logits = ours.values(None, "lm_head")[length - 1][None]
         tensors[f"round_{number}.logits"] = ("F32", logits.shape, logits.tobytes())
         tensors[f"round_{number}.context_lengths"] = ("I32", (1,), np.int32(length).tobytes())
         tensors[f"round_{number}.generated_token_ids"] = ("I32", (1, 1), np.int32(3).tobytes())
-    path = write_safetensors(tmp_path / "dump.safetensors", tensors)
+    return write_safetensors(path, tensors)
+
+
+def test_edge_llm_holds_keys_of_all_positions_and_the_last_logits(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    path = edge_llm(qwen2, tmp_path / "dump.safetensors", (8, 12))
     assert aprtui("import", path, "--out", tmp_path / "out").code == 0
     capture = Capture.open(tmp_path / "out")
     assert capture.token_count == 12
@@ -126,16 +131,21 @@ def test_edge_llm_holds_keys_of_all_positions_and_the_last_logits(qwen2: Ours, t
     assert done.code == 2 and "has the rounds 0 … 1" in done.err
 
 
+def llama_debug(ours: Ours, folder: Path, name: str) -> None:
+    """As `examples/debug/debug.cpp` of llama.cpp writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ours.values(None, "lm_head")[-1].tofile(folder / f"{name}.bin")
+    np.array(ours.tokens, np.int32).tofile(folder / f"{name}-tokens.bin")
+    (folder / f"{name}-prompt.txt").write_text(f"prompt: x\nn_tokens: {len(ours.tokens)}\n")
+    np.zeros(8, np.float32).tofile(folder / f"{name}-embeddings.bin")
+
+
 @pytest.mark.parametrize("prefix", ["llamacpp", "pytorch"])
 def test_logits_of_llama_debug_are_those_of_the_last_token(
     qwen2: Ours, tmp_path: Path, aprtui: Command, prefix: str
 ) -> None:
-    """As `examples/debug/debug.cpp` of llama.cpp writes them."""
+    llama_debug(qwen2, tmp_path, f"{prefix}-qwen2")
     logits = qwen2.values(None, "lm_head")[-1]
-    logits.tofile(tmp_path / f"{prefix}-qwen2.bin")
-    np.array(TOKENS, np.int32).tofile(tmp_path / f"{prefix}-qwen2-tokens.bin")
-    (tmp_path / f"{prefix}-qwen2-prompt.txt").write_text(f"prompt: x\nn_tokens: {len(TOKENS)}\n")
-    np.zeros(8, np.float32).tofile(tmp_path / f"{prefix}-qwen2-embeddings.bin")
     out = tmp_path / "out"
     for source in (tmp_path, tmp_path / f"{prefix}-qwen2.bin"):
         done = aprtui("import", source, "--out", out, "--overwrite", "--model", qwen2.model.path)
@@ -150,15 +160,19 @@ def test_logits_of_llama_debug_are_those_of_the_last_token(
     assert done.code == 3 and "of another model" in done.err
 
 
-def test_trees_of_single_positions_are_joined(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
-    """As `apr parity --per-op` lays them out."""
-    for position in range(len(TOKENS)):
-        for node in qwen2.capture.files:
-            values = qwen2.values(node.layer, node.stage)
+def apr_positions(ours: Ours, tree: Path) -> None:
+    """As `apr parity --per-op` lays out those of a device."""
+    for position in range(len(ours.tokens)):
+        for node in ours.capture.files:
+            values = ours.values(node.layer, node.stage)
             row = values[:, position] if node.stage in ("attn_scores", "attn_softmax") else values[position]
-            folder = tmp_path / "cpu" / f"pos-{position:04d}"
+            folder = tree / f"pos-{position:04d}"
             write_aprt(folder / (f"layer-{node.layer}" if node.layer is not None else "") / f"{node.stage}.bin",
                        node.layer, np.ascontiguousarray(row))  # fmt: skip
+
+
+def test_trees_of_single_positions_are_joined(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    apr_positions(qwen2, tmp_path / "cpu")
     assert aprtui("import", tmp_path / "cpu", "--out", tmp_path / "out").code == 0
     maps = {"attn_scores", "attn_softmax"}
     require_same(qwen2, tmp_path / "out", {node for node in qwen2.capture.files if node.stage not in maps})
@@ -171,3 +185,12 @@ def test_every_format_is_listed_and_none_takes_a_capture_of_ours(qwen2: Ours, ap
     told = aprtui("import", "--formats")
     assert told.code == 0 and all(entry.name in told.out for entry in FORMATS)
     assert format_of(qwen2.capture.path) is None
+
+
+def test_a_capture_is_told_to_be_one_and_what_takes_it(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    own = qwen2.capture.path
+    for path in (own, own / "layer-0", own / "layer-0" / "attn_norm.bin"):
+        for how in (("--out", tmp_path / "out"), ("--guess",)):
+            refused = aprtui("import", path, *how)
+            assert refused.code == 3 and f"{path}: is a capture already: aprtui replay {path}" in refused.err
+    assert not (tmp_path / "out").exists()

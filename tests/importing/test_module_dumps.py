@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from aprtui.model.model import Model
 from aprtui.oracle.requests import Evaluation
 from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
 from aprtui.oracle.transformers_model import AttentionKind, DataType, load
@@ -159,7 +160,7 @@ def sglang_dumper(ours: Ours, folder: Path) -> Path:
             for number, part in enumerate(value) if isinstance(value, list) else (("", value),):
                 yield f"non_intrusive__{name}.output" + (f".{number}" if number != "" else ""), layer, part
         yield "non_intrusive__logits_processor.output.next_token_logits", None, ours.values(None, "lm_head")[-1:]
-        yield "my_attention", 1, ours.values(1, "attention")
+        yield "my_attn", 1, ours.values(1, "attention")
 
     for index, (name, layer, values) in enumerate(files(), 1):
         tags = {"step": 0, "rank": 0, "dump_index": index, "name": name, "recompute_status": "disabled"}
@@ -175,7 +176,7 @@ def test_the_dumper_of_sglang_is_read_by_the_layer_that_called(qwen2: Ours, tmp_
     assert done.code == 0, done
     capture = require_same_rows(qwen2, out)
     assert set(capture.files) == expected_nodes(qwen2, *FUSED_AWAY) and capture.tokens == TOKENS
-    (tmp_path / "map.yaml").write_text('stages: {attention: "my_attention/layer={layer}/step=0"}')
+    (tmp_path / "map.yaml").write_text('stages: {attention: "my_attn/layer={layer}/step=0"}')
     done = aprtui("import", dump, "--as", "sglang-dumper", "--map", tmp_path / "map.yaml", "--out", out, "--overwrite")
     assert done.code == 0
     require_same(qwen2, out, {Node(1, "attention")})
@@ -213,13 +214,17 @@ def transformers_values(ours: Ours) -> Iterator[tuple[str, str, Array]]:
 NOT_OF_MODULES = ("qkv_matmul", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax")
 
 
-def test_msprobe_is_read_by_step_and_rank(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
-    folder = tmp_path / "dump" / "step0" / "rank"
-    for module, kind, values in transformers_values(qwen2):
+def msprobe_dump(ours: Ours, folder: Path) -> Path:
+    for module, kind, values in transformers_values(ours):
         name = f"Module.{module}.Qwen2Thing.forward.0.{kind}.0.pt"
         write_torch(folder / "dump_tensor_data" / name, values)
     write_torch(folder / "dump_tensor_data" / "Functional.linear.3.forward.output.0.pt", np.zeros((2, 2), np.float32))
     (folder / "dump.json").write_text(json.dumps({"task": "tensor", "level": "mix", "data": {}}))
+    return folder
+
+
+def test_msprobe_is_read_by_step_and_rank(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    folder = msprobe_dump(qwen2, tmp_path / "dump" / "step0" / "rank")
     for path in (tmp_path / "dump", folder):
         out = tmp_path / f"out-{path.name}"
         done = aprtui("import", path, "--out", out, "--model", qwen2.model.path)
@@ -242,20 +247,25 @@ def test_without_a_model_stages_follow_from_modules_but_for_q_k_and_v(
     require_same(qwen2, out, expected_nodes(qwen2, *NOT_OF_MODULES, "qkv_bias"))
 
 
+def debugged(model: Model, folder: Path) -> None:
+    """What the debugger of transformers writes of a model."""
+    torch = importlib.import_module("torch")
+    debugging = importlib.import_module("transformers.model_debugging_utils")
+    loaded = load(model, DataType.FLOAT32, AttentionKind.EAGER, None).module
+    with debugging.model_addition_debugger_context(loaded, debug_path=str(folder), use_repr=False):
+        loaded.forward(torch.tensor([TOKENS]))
+
+
 @pytest.mark.group("transformers")
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
 def test_what_the_debugger_of_transformers_writes_is_what_the_oracle_captures(
     tmp_path: Path, aprtui: Command, architecture: str
 ) -> None:
     """Held against the capture by hooks of the same model."""
-    torch = importlib.import_module("torch")
-    debugging = importlib.import_module("transformers.model_debugging_utils")
     model = ours(tmp_path, architecture).model
     work = {tmp_path / "theirs": Evaluation(TOKENS, None, len(TOKENS))}
     write_transformers_captures(model, work, TransformersOptions(), no_progress)
-    loaded = load(model, DataType.FLOAT32, AttentionKind.EAGER, None).module
-    with debugging.model_addition_debugger_context(loaded, debug_path=str(tmp_path / "debug"), use_repr=False):
-        loaded.forward(torch.tensor([TOKENS]))
+    debugged(model, tmp_path / "debug")
     done = aprtui("import", tmp_path / "debug", "--out", tmp_path / "out", "--model", model.path)
     assert done.code == 0, done
     theirs, found = Capture.open(tmp_path / "theirs"), Capture.open(tmp_path / "out")

@@ -51,7 +51,7 @@ def ggml_lines(
 def eval_text(ours: Ours, path: Path) -> Path:
     """What llama-eval-callback prints of our numbers: only the last token behind the attention of the last layer."""
     heads = ours.model.config.graph
-    lines = [f"number of input tokens = {len(TOKENS)}", *(f"  {token}" for token in TOKENS)]
+    lines = [f"number of input tokens = {len(ours.tokens)}", *(f"  {token}" for token in ours.tokens)]
 
     def say(name: str, op: str, values: Array, a: str = "x", b: str = "") -> None:
         lines.extend(ggml_lines(name, op, a, b, values))
@@ -65,7 +65,7 @@ def eval_text(ours: Ours, path: Path) -> Path:
             cur = f"{name.upper()}cur-{layer}"
             say(cur, "ADD", part, cur, f"blk.{layer}.attn_{name}.bias")
             if name != "v":
-                turned = ours.values(layer, f"{name}_post_rope").reshape(len(TOKENS), width, -1)
+                turned = ours.values(layer, f"{name}_post_rope").reshape(len(ours.tokens), width, -1)
                 say(cur, "ROPE", turned, f"{cur} (reshaped)", "inp_pos")
         say(f"attn_out-{layer}", "MUL_MAT", ours.values(layer, "attn_out"), f"blk.{layer}.attn_output.weight", "kqv")
         say(f"ffn_inp-{layer}", "ADD", ours.values(layer, "post_attn_residual")[rows])
@@ -130,7 +130,7 @@ def kld(ours: Ours, path: Path, noise: float = 0.0) -> Path:
     """As `log_softmax` of llama.cpp's perplexity tool packs a row, of one chunk with our tokens."""
     logits = ours.values(None, "lm_head")
     context, vocabulary = logits.shape
-    data = b"_logits_" + struct.pack("<iii", context, vocabulary, 1) + np.array(TOKENS, "<i4").tobytes()
+    data = b"_logits_" + struct.pack("<iii", context, vocabulary, 1) + np.array(ours.tokens, "<i4").tobytes()
     for row in logits[context // 2 : context - 1] + np.float32(noise) * np.arange(vocabulary, dtype=np.float32):
         largest, least = row.max(), max(row.min(), row.max() - 16)
         total = np.log(np.exp((row - largest).astype(np.float64)).sum())
@@ -174,7 +174,7 @@ def imatrix(ours: Ours, path: Path, factor: float = 1.0) -> Path:
             if (layer, stage) == (1, "ffn_swigl"):
                 sums *= np.float32(factor)
             writer.add_tensor(f"blk.{layer}.{weight}.weight.in_sum2", sums[None])
-            writer.add_tensor(f"blk.{layer}.{weight}.weight.counts", np.full((1, 1), len(TOKENS), np.float32))
+            writer.add_tensor(f"blk.{layer}.{weight}.weight.counts", np.full((1, 1), len(ours.tokens), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -67,6 +67,7 @@ def test_a_wheel_of_the_sdist_is_the_wheel(wheel: Path, tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.gate
 def test_an_unpacked_wheel_finds_a_planted_bug(unpacked: Place, tmp_path: Path) -> None:
     """By numpy: kernels would be compiled again for the place where it lies."""
     assert printed(unpacked, tmp_path, "aprtui --version").out == f"aprtui {build_of_checkout(CHECKOUT)}\n"

@@ -121,6 +121,7 @@ def test_bytes_that_are_no_utf_8_and_sequences_without_sense_leave_the_keyboard_
     assert RESTORED in terminal.output
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_terminal_that_goes_away_ends_the_app_and_its_engine(
     start: Callable[..., PseudoTerminal], ignored: bool

@@ -72,6 +72,7 @@ def answered(terminal: Terminal) -> None:
     terminal.until("■ (ready|cancelled)", PATIENCE)
 
 
+@pytest.mark.gate
 def test_from_a_conversation_to_the_faulty_stage_and_the_same_verdict_headless(
     terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

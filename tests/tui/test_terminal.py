@@ -159,6 +159,7 @@ def test_conversation_of_two_turns_goes_on_while_the_first_answer_still_comes(
     terminal.until("exit code 0")
 
 
+@pytest.mark.gate
 def test_ctrl_c_leaves_with_the_code_for_interrupted(terminals: list[Terminal]) -> None:
     terminal = start(terminals)
     terminal.press("C-c")

@@ -136,12 +136,18 @@ def replay_steps(
     if comparison.verdict is Verdict.FAIL:
         if focus is not None and "--stage" not in words:
             layers = [] if focus.node.layer is None else ["--layers", str(focus.node.layer)]
-            more = [*words, "--stage", focus.node.stage, *layers, "--limit", "50"]
+            more = [*_without(words, "--layers"), "--stage", focus.node.stage, *layers, "--limit", "50"]
             yield "next  see more of that stage:"
             yield shlex.join(["aprtui", "replay", str(capture), *named, *more])
         yield from _telling_apart(comparison, run)
         return
     yield from _settling_lines(comparison, capture, named, words, run)
+
+
+def _without(words: Sequence[str], option: str) -> list[str]:
+    """`words` without an option and its value."""
+    before = ("", *words)
+    return [word for earlier, word in zip(before, words, strict=False) if option not in (earlier, word)]
 
 
 def _settling_lines(

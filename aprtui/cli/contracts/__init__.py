@@ -25,8 +25,41 @@ SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Each lives in `aprtui.cli.contracts.<name>` as `command`."""
+EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "validate": ("contracts validate contracts", "contracts validate my-v1.yaml --json"),
+        "lint": (
+            "contracts lint contracts --source .",
+            "contracts lint contracts --suppress LINT-003@old-v1",
+            "contracts lint contracts --baseline known.json --write-baseline",
+        ),
+        "audit": (
+            "contracts audit contracts",
+            "contracts audit contracts --binding contracts/binding.yaml --source . --min-score 0.6",
+            "contracts audit contracts --suppress 'PV-ENF-*'",
+        ),
+        "explain": ("contracts explain LINT-012", "contracts explain --json"),
+        "check": ("contracts check --capture mine", "contracts check my-v1.yaml --capture mine --id 'MY-*' --record"),
+        "faults": ("contracts faults", "contracts faults my-v1.yaml --id 'MY-*' --json"),
+        "verify-evidence": (
+            "contracts verify-evidence contracts/evidence/forward-parity-v1",
+            "contracts verify-evidence FILE.json --model MODEL.gguf --reference hf-capture",
+        ),
+        "status": ("contracts status", "contracts status contracts --json"),
+        "promote": (
+            "contracts promote MY-001 FUNCTIONAL contracts",
+            "contracts promote MY-001 MY-002 DISCHARGED contracts/my-v1.yaml",
+        ),
+        "withdraw": (
+            "contracts withdraw MY-001 contracts",
+            "contracts withdraw MY-001 MY-002 BLOCKER_NO_GPU contracts/my-v1.yaml",
+        ),
+        "diff": ("contracts diff old-v1.yaml new-v1.yaml", "contracts diff old-v1.yaml new-v1.yaml --json"),
+    }
+)
+"""What `--help` of each ends with, without the program's name."""
 
 
-@click.group(cls=LazyGroup, package="aprtui.cli.contracts", summaries=SUBCOMMANDS)
+@click.group(cls=LazyGroup, package="aprtui.cli.contracts", summaries=SUBCOMMANDS, examples=EXAMPLES)
 def command() -> None:
     """Contracts: what is claimed of an engine, by what evidence, and whether it still holds."""

@@ -52,12 +52,6 @@ def command(
     verify-evidence.
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract or the registry cannot be read.
-
-    \b
-    Examples:
-      aprtui contracts audit contracts
-      aprtui contracts audit contracts --binding contracts/binding.yaml --source . --min-score 0.6
-      aprtui contracts audit contracts --suppress 'PV-ENF-*'
     """
     from aprtui.contracts.audit.bindings import read_bindings
     from aprtui.contracts.audit.rules import AuditContext, audit, duplicates

@@ -17,11 +17,6 @@ def command(codes: tuple[str, ...], as_json: bool) -> int:
     """Say what the CODEs of findings demand, and what to do where it is not so; all of them without CODE.
 
     Exit code 0; 2: there is no such code.
-
-    \b
-    Examples:
-      aprtui contracts explain LINT-012
-      aprtui contracts explain --json
     """
     from aprtui.contracts.codes import CODES
 

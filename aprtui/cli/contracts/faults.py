@@ -34,11 +34,6 @@ def command(paths: tuple[Path, ...], model_path: Path | None, ids: tuple[str, ..
 
     Exit code 0: each can fail; 1: one is vacuous, no fault fails it; 3: a contract or the model cannot be read; 125: no
     falsifier is judged on captures.
-
-    \b
-    Examples:
-      aprtui contracts faults
-      aprtui contracts faults my-v1.yaml --id 'MY-*' --json
     """
     from aprtui.cli.progress import ProgressLine
     from aprtui.contracts.checks.mapping import check_of, own_mapping

@@ -112,7 +112,7 @@ def _escaped(text: str) -> str:
 
 def write_sarif(found: Reported, command: str) -> None:
     """SARIF 2.1.0 for code scanning, with the meaning of each code that occurs and what to do."""
-    from aprtui import __version__
+    from aprtui.build import this_build
     from aprtui.contracts.codes import CODES
 
     rules = [
@@ -120,7 +120,7 @@ def write_sarif(found: Reported, command: str) -> None:
         for code, known in CODES.items()
         if command in known.command
     ]
-    driver = {"name": f"aprtui contracts {command}", "version": __version__, "rules": rules}
+    driver = {"name": f"aprtui contracts {command}", "version": str(this_build()), "rules": rules}
     run = {"tool": {"driver": driver}, "results": [_sarif_result(finding) for finding in found.findings]}
     click.echo(json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1))
 

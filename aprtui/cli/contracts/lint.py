@@ -34,12 +34,6 @@ def command(
     without PATH. What evidence refutes cannot be suppressed.
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
-
-    \b
-    Examples:
-      aprtui contracts lint contracts --source .
-      aprtui contracts lint contracts --suppress LINT-003@old-v1
-      aprtui contracts lint contracts --baseline known.json --write-baseline
     """
     from aprtui.contracts.evidence.assessment import ledger_of
     from aprtui.contracts.lint.rules import LintContext, lint, reverse_coverage

@@ -33,11 +33,6 @@ def command(words: tuple[str, ...], evidence_dir: Path | None) -> int:
     Exit code 0: done, or the status was so already; 1: evidence does not carry one of them, none is raised, and stderr
     says what is lacking; 2: no such falsifier or level; 3: a contract cannot be read, or not be edited in place; 4: it
     cannot be written.
-
-    \b
-    Examples:
-      aprtui contracts promote MY-001 FUNCTIONAL contracts
-      aprtui contracts promote MY-001 MY-002 DISCHARGED contracts/my-v1.yaml
     """
     from aprtui.contracts.changes.promotion import missing_evidence
     from aprtui.contracts.checks.mapping import check_of, own_mapping

@@ -41,11 +41,6 @@ def command(
 
     Exit code 0: the same, or moved within its spread; 1: refuted, or it fails still; 3: a file is no evidence, or was
     edited since; 125: some cannot be executed here.
-
-    \b
-    Examples:
-      aprtui contracts verify-evidence contracts/evidence/forward-parity-v1
-      aprtui contracts verify-evidence FILE.json --model MODEL.gguf --reference hf-capture
     """
     from aprtui.cli.progress import ProgressLine
     from aprtui.contracts.rerun import RerunOutcome, rerun_evidence

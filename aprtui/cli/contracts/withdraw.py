@@ -28,11 +28,6 @@ def command(words: tuple[str, ...]) -> int:
 
     Exit code 0: done, or the status was so already; 2: no such falsifier or level, or one above the present status;
     3: a contract cannot be read, or not be edited in place; 4: it cannot be written.
-
-    \b
-    Examples:
-      aprtui contracts withdraw MY-001 contracts
-      aprtui contracts withdraw MY-001 MY-002 BLOCKER_NO_GPU contracts/my-v1.yaml
     """
     from aprtui.contracts.changes.promotion import Promotion
 

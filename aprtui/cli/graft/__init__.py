@@ -52,13 +52,6 @@ def command(
     --at puts one captured tensor into a pass that is otherwise ours as well; so does --stage, one after the other. The
     rest of a pass is always ours: what another engine would have made of a tensor cannot be asked of its files.
 
-    \b
-    Examples:
-      aprtui graft capture --model model.gguf
-      aprtui graft capture --model model.gguf --at layer=12,stage=ffn_out
-      aprtui graft capture --model model.gguf --at layer=12,stage=attn_norm --until layer=12,stage=attn_out
-      aprtui graft capture --model model.gguf --stage attn_out,ffn_out --rounding matmul_input=none
-
     Exit codes: 0 done, 2 usage, 3 unreadable input, 4 engine failed, 70 internal error, 130 interrupted.
     """
     if at is not None and (stages or layers):

@@ -49,14 +49,6 @@ def command(
     Captures (of one engine, by several of its paths; the first is the reference) are compared at the tokens that they
     share; of a folder that holds several, as cpu and gpu of apr parity --per-op, all of them.
 
-    \b
-    Examples:
-      aprtui parity model.gguf
-      aprtui parity model.gguf --length 4096 --mode q8
-      aprtui parity --inject path=decode-*,layer=2,stage=k_post_rope,kind=position-off-by-one
-      aprtui parity prefill-capture decode-capture --model model.gguf
-      aprtui parity per-op/ --model model.gguf
-
     Exit codes: 0 pass, 1 a path parts, 2 usage, 3 unreadable input, 4 engine failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.
     """

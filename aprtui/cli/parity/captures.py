@@ -28,7 +28,7 @@ def captures_in(targets: Sequence[Path]) -> tuple[Path, ...]:
     Raises `UsageError` for models among captures, and for a capture alone.
     """
     from aprtui.importing.formats.registry import format_of
-    from aprtui.importing.importer import is_capture
+    from aprtui.importing.reading import is_capture
     from aprtui.recordings.reading import is_recording
     from aprtui.trace.archive import is_archive
 

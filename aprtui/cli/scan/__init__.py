@@ -69,13 +69,6 @@ def command(
     token's logits. With --against, another engine evaluates the same tokens: an error beyond the noise of the walk
     itself is a jump; another first token within that noise is none. --inject acts in the engine that is scanned only.
 
-    \b
-    Examples:
-      aprtui scan model.gguf -p "def quicksort" -n 512
-      aprtui scan model.gguf -p "def quicksort" --against mode=exact --out jump
-      aprtui scan model.gguf -p "def quicksort" --kv q8_0 --against kv=f32
-      aprtui scan model.gguf --mode exact --against base.kld
-
     Exit codes: 0 nothing jumps, 1 a jump, 2 usage, 3 unreadable input, 4 engine failed, 70 internal error, 125 the
     noise cannot be told from fewer than 8 tokens, 130 interrupted.
     """

@@ -12,7 +12,7 @@ from aprtui.engine.scanning.walk import StoredLogits
 from aprtui.errors import UnreadableError
 from aprtui.importing.formats.registry import sample_format_of
 from aprtui.importing.import_format import PartChoice
-from aprtui.importing.importer import is_capture
+from aprtui.importing.reading import is_capture
 from aprtui.model.model import Model
 
 

@@ -1,13 +1,10 @@
-"""Contracts on disk: the files below given paths, read once, and read again after they change.
-
-documents = load_documents([folder])
-documents = documents.refreshed()      # cheap: only files that changed are read
-"""
+"""Contracts on disk: the files below given paths, read once by a process, and again after they change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from aprtui.contracts.documents.document import ContractError, Document
@@ -47,38 +44,39 @@ class Documents:
         return tuple(loaded.document for loaded in self.files if loaded.document is not None)
 
     def refreshed(self) -> Documents:
-        """The contracts on disk now: only new and changed files are read. The same object where nothing changed."""
-        now = _load(self.paths, {loaded.path: loaded for loaded in self.files})
+        """The contracts on disk now. The same object where nothing changed."""
+        now = load_documents(self.paths)
         return self if now == self else now
 
 
 def load_documents(paths: Iterable[Path]) -> Documents:
     """The contracts among and below `paths`. Raises nothing: a file that cannot be read has an `error`."""
-    return _load(tuple(paths), {})
-
-
-def _load(paths: tuple[Path, ...], before: Mapping[Path, LoadedContract]) -> Documents:
+    given = tuple(paths)
     files: list[LoadedContract] = []
     problems: list[str] = []
-    for path in paths:
+    for path in given:
         try:
             found = contract_files([path])
         except (AprtuiError, OSError) as error:
             problems.append(str(error))
             continue
         known = {loaded.path for loaded in files}
-        files += [_loaded(file, before.get(file)) for file in found if file not in known]
-    return Documents(paths, tuple(files), "; ".join(problems) or None)
+        files += [_loaded(file) for file in found if file not in known]
+    return Documents(given, tuple(files), "; ".join(problems) or None)
 
 
-def _loaded(path: Path, before: LoadedContract | None) -> LoadedContract:
+def _loaded(path: Path) -> LoadedContract:
     stamp = _stamp(path)
-    if before is not None and before.stamp == stamp and stamp is not None:
-        return before
     try:
-        return LoadedContract(path, read_document(path), None, stamp)
+        return LoadedContract(path, read_document(path) if stamp is None else _read(path, stamp), None, stamp)
     except AprtuiError as error:
         return LoadedContract(path, None, str(error), stamp)
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, stamp: Stamp) -> Document:
+    """The document of a file that is as `stamp` says. Every screen shows contracts, and YAML is slow to read."""
+    return read_document(path)
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from aprtui import __version__
+from aprtui.build import release_of
 from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.registry import CHECKS, ContractCheck, ModelCheck, PairCheck
@@ -137,14 +138,14 @@ def _device_of(backend: str | None) -> str:
 
 
 def _side(role: str, capture: Capture) -> JudgedOn:
-    """A capture with what its manifest says of it."""
+    """A capture with what its manifest says of it; the evidence itself has the revision."""
     manifest = capture.manifest
     if manifest is None:
         return JudgedOn(role, None, None, None, None, None, None, None, ())
     engine, model = manifest.engine, manifest.model
     return JudgedOn(
-        role, model.name, model.sha256, engine.name, engine.version, engine.backend, engine.device, engine.mode,
-        engine.faults, _files_digest(manifest), _run_of(manifest),
+        role, model.name, model.sha256, engine.name, release_of(engine.version), engine.backend, engine.device,
+        engine.mode, engine.faults, _files_digest(manifest), _run_of(manifest),
     )  # fmt: skip
 
 

@@ -15,9 +15,9 @@ from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, rounding_text
 from aprtui.engine.replay.bounds import OUTPUT_STEP
 from aprtui.engine.replay.identify import FoundEngine, IdentifiedCapture, identify_capture, states_weights
+from aprtui.engine.replay.misfit import misfit
 from aprtui.engine.replay.place import captured_range
 from aprtui.engine.replay.recompute import CapturedStages
-from aprtui.engine.replay.replay import misfit
 from aprtui.engine.replay.spread import honest_roundings, other_roundings
 from aprtui.engine.result_cache import cached, python_digest
 from aprtui.model.model import Model
@@ -52,7 +52,7 @@ def criteria_by_model(
     what a stage adds to its own inputs is a fault, however small it is against the floor.
     """
     problems = [(name, misfit(capture, model, tokens)) for name, capture in (("A", a), ("B", b))]
-    doubts = tuple(f"MODEL is not that of {name}: {problem}" for name, problem in problems if problem)
+    doubts = tuple(f"{name} cannot be held against MODEL: {problem}" for name, problem in problems if problem)
     if doubts:
         return Criteria(doubts=doubts, unjudgeable=True)
     captures = {"A": a, "B": b}

@@ -33,6 +33,7 @@ from aprtui.engine.replay.causes.finder import CauseFinder
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
+from aprtui.engine.replay.misfit import misfit
 from aprtui.engine.replay.other_layers import OtherLayers
 from aprtui.engine.replay.place import captured_range, position_ranges, row_positions
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
@@ -41,7 +42,7 @@ from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, GroupScore, Node, Op
+from aprtui.trace.graph import MATRIX_PRODUCTS, GroupScore, Node, Op
 
 ANYWHERE = (
     "no stage shows that the capture begins with the first token{positions}: give the ids of all tokens from the first "
@@ -96,27 +97,6 @@ def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tup
     if options.tokens is not None:
         return options.tokens, USER_SOURCE
     return tokens_of(capture, model), TABLE_SOURCE
-
-
-def misfit(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str | None:
-    """Why `capture` cannot be held against `model` at all, or None."""
-    graph = model.config.graph
-    if capture.manifest is not None and capture.manifest.graph != graph:
-        form = graph.latent
-        if form is not None and capture.manifest.graph.latent == replace(form, absorbed=not form.absorbed):
-            theirs, ours = ("expanded", "absorbed") if form.absorbed else ("absorbed", "expanded")
-            return (
-                f"the capture is of latent attention in the {theirs} form, MODEL's file has the {ours} one: give a "
-                "file of the other form, or capture by aprtui oracle hf MODEL"
-            )
-        return f"the capture is of {capture.manifest.model.name}, whose dimensions are not those of MODEL"
-    if tokens is None and Node(0, ENTRY) in capture.files:
-        return "token ids are not recorded, and the embedding is none of MODEL's: give its own --model, or --tokens"
-    if tokens is None:
-        return "token ids are not recorded, and no embedding stage tells them: give the ids with --tokens"
-    if max(tokens, default=0) >= graph.vocabulary:
-        return f"token id {max(tokens)} is not in MODEL's vocabulary of {graph.vocabulary}: another model"
-    return None
 
 
 def _unjudged(capture: Capture, coverage: Coverage, options: ReplayOptions, problem: str | None) -> Comparison:

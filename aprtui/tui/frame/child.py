@@ -87,6 +87,8 @@ class ChildSource:
             [sys.executable, "-P", "-m", *words, "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths, RECORDS_VARIABLE: "1"}, start_new_session=True,
+            # Where pipes can be widened. One of the usual 64 KiB, emptied once a poll, is slower than the child.
+            pipesize=BYTES_A_POLL,
         )  # fmt: skip
         self._rests = {}
         for pipe in (self._process.stdout, self._process.stderr):

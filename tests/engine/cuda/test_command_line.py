@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.gate
 def test_the_command_line_runs_traces_and_replays_on_the_device(
     aprtui: Callable[..., Outcome],  # noqa: F811
     tmp_path: Path,

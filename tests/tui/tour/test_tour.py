@@ -60,6 +60,7 @@ def strips(app: TourApp) -> list[TourStrip]:
     return [strip for screen in app._screens.values() for strip in screen.query(TourStrip)]
 
 
+@pytest.mark.gate
 async def test_the_fault_is_found_by_the_keys_that_the_strip_names(folder: Path) -> None:
     async with touring(folder) as (pilot, app):
         await pilot.press("down")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -18,7 +19,7 @@ from aprtui.compare.report.records import read_comparison
 from aprtui.config import Config
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record
+from aprtui.tui.frame.child import BYTES_A_POLL, ChildSource, Ended, Event, Progressed, Record
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid
@@ -50,6 +51,17 @@ def headless(words: list[str]) -> tuple[int, dict[str, object]]:
         [sys.executable, "-m", *words, "--json"], capture_output=True, text=True, timeout=SECONDS, check=False
     )
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_GETPIPE_SZ"), reason="only Linux tells how much a pipe holds")
+def test_a_poll_can_take_all_that_it_may(tmp_path: Path) -> None:
+    source = ChildSource()
+    source.start(DiffRequest(tmp_path, tmp_path))
+    process = source._process
+    assert process is not None and process.stdout is not None
+    held = fcntl.fcntl(process.stdout.fileno(), fcntl.F_GETPIPE_SZ)
+    source.cancel()
+    assert held >= BYTES_A_POLL
 
 
 def test_records_arrive_as_the_command_writes_them(tmp_path: Path) -> None:
