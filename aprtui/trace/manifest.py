@@ -191,7 +191,9 @@ def are_dimensions(graph: GraphConfig) -> bool:
     sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
     chosen = not graph.experts or (graph.expert_ffn > 0 and 0 < graph.experts_used <= graph.experts)
     groups = graph.expert_groups
-    chosen = chosen and (groups is None or groups.fits(graph.experts, graph.experts_used))
+    chosen = chosen and (
+        groups is None or (groups.used < groups.count and groups.fits(graph.experts, graph.experts_used))
+    )
     by_layer = all(
         len(values) in (0, graph.layers) for values in (graph.windows, graph.no_rope, graph.recurrent, graph.dense)
     )

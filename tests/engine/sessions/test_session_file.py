@@ -168,7 +168,11 @@ def test_dimensions_that_no_model_has_are_refused(tmp_path: Path) -> None:
     document = json.loads(path.read_bytes().partition(b"\n")[0])
     groups = {"experts": 8, "experts_used": 5, "expert_ffn": 8}
     few = {"expert_groups": {"count": 4, "used": 2, "score": "largest"}}
-    odd = {"layers": 0}, {"layers": 1 << 30}, {"recurrent": [True]}, {"experts": 4, "experts_used": 9}, groups | few
+    every = {"experts_used": 2, "expert_groups": {"count": 4, "used": 4, "score": "largest"}}
+    odd = (
+        {"layers": 0}, {"layers": 1 << 30}, {"recurrent": [True]}, {"experts": 4, "experts_used": 9}, groups | few,
+        groups | every,
+    )  # fmt: skip
     for graph in odd:
         engine = {**document["engine"], "graph": {**document["engine"]["graph"], **graph}}
         path.write_text(json.dumps({**document, "engine": engine}) + "\n")
