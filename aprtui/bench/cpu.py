@@ -28,7 +28,7 @@ from aprtui.model.model import load_model
 from aprtui.oracle.ggml import load_ggml
 from aprtui.progress import Progress
 from aprtui.trace.aprt import HEADER_BYTES
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import Accumulator
 from aprtui.trace.writer import planned_files
 

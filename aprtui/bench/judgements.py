@@ -16,7 +16,7 @@ from aprtui.engine.evaluation.cause_detection import CauseCase, CauseOutcome, Ju
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.engine.evaluation.fault_detection import DetectionOutcome, JudgedFault
 from aprtui.errors import EngineError, UnreadableError, UsageError
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.json_value import json_number, json_value
 
 _CASE = TypeVar("_CASE")

@@ -21,7 +21,8 @@ from aprtui.model.gguf_file import StringArray
 from aprtui.model.open_file import open_model_file
 from aprtui.model.weight_types import WeightType
 from aprtui.progress import Progress
-from aprtui.trace.graph import GraphConfig, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo, relative_path
 from aprtui.trace.writer import CaptureWriter, planned_files
 

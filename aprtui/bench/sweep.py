@@ -23,7 +23,8 @@ from aprtui.sweep.cluster import ClusterRequest, connected
 from aprtui.sweep.folder import SweepFolder
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import GraphConfig, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.writer import planned_bytes, planned_files
 

@@ -8,17 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aprtui.errors import UsageError
-from aprtui.trace.graph import (
-    ENTRY,
-    LATENT_STAGES,
-    Node,
-    Part,
-    Scope,
-    StageGraph,
-    canonical_name,
-    graph_from_names,
-    known_names,
-)
+from aprtui.trace.graph.attention import LATENT_STAGES
+from aprtui.trace.graph.names import graph_from_names, known_names
+from aprtui.trace.graph.ops import Part, Scope
+from aprtui.trace.graph.stage import ENTRY, Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Stages = Callable[[tuple[Any, ...], Any], Mapping[str, Any]]
 """Gives the tensors of stages from what a module was called with, and what it returned."""

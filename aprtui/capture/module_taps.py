@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from aprtui.trace.graph import ENTRY, ROUTER, ROUTER_CHOICE, GraphConfig, Node, Op, StageGraph, TokenMixer
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ENTRY, ROUTER, ROUTER_CHOICE, Node, TokenMixer
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _HOLDERS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.MATMUL, Op.BIAS)
 """Ops that are a module each in transformers."""

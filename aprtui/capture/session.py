@@ -32,7 +32,8 @@ from aprtui.capture.transformers_graph import architecture_of_module, module_gra
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import write_atomically
 from aprtui.trace.capture import COMPLETE, PROVENANCE
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.growing import GrowingCapture
 from aprtui.trace.manifest import EngineInfo, FileInfo, Manifest, ModelInfo, unavailable_stages, write_manifest
 

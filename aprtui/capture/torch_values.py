@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from aprtui.capture.module_taps import MAPS, ModuleTap
 from aprtui.errors import UsageError
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, GraphConfig, Node, RopeLayout, StageGraph, TokenMixer
+from aprtui.trace.graph.config import GraphConfig, RopeLayout
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node, TokenMixer
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Array = NDArray[np.float32]
 

@@ -11,16 +11,9 @@ from aprtui.errors import UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.trace.graph import (
-    MAX_LAYERS,
-    ExpertGroups,
-    GraphConfig,
-    GroupScore,
-    LatentAttention,
-    Router,
-    StageGraph,
-    graph_for,
-)
+from aprtui.trace.graph.config import ExpertGroups, GraphConfig, GroupScore, LatentAttention, Router
+from aprtui.trace.graph.stage import MAX_LAYERS
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 
 
 def architecture_of_module(model: Any) -> Architecture:

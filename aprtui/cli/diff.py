@@ -29,7 +29,7 @@ from aprtui.trace.archive import is_folder, is_single_file
 if TYPE_CHECKING:
     from aprtui.model.model import Model
     from aprtui.trace.capture import Capture
-    from aprtui.trace.graph import StageGraph
+    from aprtui.trace.graph.stage_graph import StageGraph
 
 _APR_FORMAT = "apr-stage-diff-v1"
 
@@ -141,7 +141,8 @@ def _diff_files(a: Path, b: Path, options: ComparisonOptions, as_apr: bool) -> i
 
 def _remark_on_names(a: Path, b: Path) -> None:
     """Say on stderr that two files are named after different stages: only its name says which stage a file holds."""
-    from aprtui.trace.graph import canonical_name, known_names
+    from aprtui.trace.graph.names import known_names
+    from aprtui.trace.graph.stage import canonical_name
 
     left, right = canonical_name(a.stem), canonical_name(b.stem)
     if left != right and {left, right} <= set(known_names()):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aprtui.importing.reading import ImportRequest
-    from aprtui.trace.graph import Node
+    from aprtui.trace.graph.stage import Node
 
 
 def _list_formats(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -130,7 +130,7 @@ class _OracleOptions:
         self._print(model, {here[local]: manifest for local, manifest in made.items()})
 
     def _print(self, model: Path | None, written: Mapping[Path, Manifest]) -> None:
-        from aprtui.trace.graph import graph_for
+        from aprtui.trace.graph.stage_graph import graph_for
 
         for directory, manifest in written.items():
             total = sum(info.bytes or 0 for info in manifest.files.values())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aprtui.model.tensor_table import TensorInfo, TensorSummary
     from aprtui.trace.capture import StageFile
     from aprtui.trace.experts import ExpertUse
-    from aprtui.trace.graph import Node
+    from aprtui.trace.graph.stage import Node
     from aprtui.trace.stats import StageStats
 
 _HEAD = f"{'layer':>5} {'stage':<18} {'shape':<15}{'min':>10}{'max':>10}{'mean':>10}{'rms':>10}"
@@ -101,7 +101,7 @@ def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[E
     from aprtui.trace.aprt import read_aprt
     from aprtui.trace.archive import is_single_file
     from aprtui.trace.capture import Capture
-    from aprtui.trace.graph import Node, canonical_name
+    from aprtui.trace.graph.stage import Node, canonical_name
     from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
     if is_single_file(path):

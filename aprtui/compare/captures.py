@@ -24,7 +24,10 @@ from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, ExpertGroups, Node, Op, StageGraph
+from aprtui.trace.graph.config import ExpertGroups
+from aprtui.trace.graph.ops import Axis, Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """The bounds of each stage; none for a stage where nothing says how far it may differ."""

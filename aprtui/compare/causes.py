@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from aprtui.compare.comparison import Cause, Comparison, TriedAlternative
 from aprtui.compare.wording import counted, listed, number_text, ranges
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _NAMED = 2
 """Causes beside the first that a headline names."""

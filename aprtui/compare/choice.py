@@ -12,7 +12,8 @@ from aprtui.compare.metrics.logits import measure_indices
 from aprtui.compare.verdict import StageVerdict, Verdict, judge_indices
 from aprtui.compare.wording import counted
 from aprtui.trace.experts import group_scores
-from aprtui.trace.graph import ExpertGroups, GroupScore, Node
+from aprtui.trace.graph.config import ExpertGroups, GroupScore
+from aprtui.trace.graph.stage import Node
 
 ROUTER_NOISE = 2e-6
 """How far two honest float32 routers are apart at most, relative L2 of a token."""

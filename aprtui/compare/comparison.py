@@ -15,7 +15,8 @@ from aprtui.compare.metrics.extras import UlpHistogram
 from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import Signal, StageVerdict, Tolerance, Verdict, is_plausible
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 class ErrorState(StrEnum):

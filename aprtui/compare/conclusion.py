@@ -36,7 +36,8 @@ from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.rank_parts import RankParts
 
 

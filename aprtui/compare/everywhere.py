@@ -13,7 +13,9 @@ import numpy as np
 
 from aprtui.compare.comparison import Everywhere, StageComparison
 from aprtui.compare.verdict import Signal, Verdict
-from aprtui.trace.graph import Node, Op, StageGraph
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 OP_WORDS: Mapping[Op, str] = MappingProxyType(
     {

@@ -17,7 +17,8 @@ from aprtui.compare.verdict import DEFAULT_METRIC, NO_BOUND, StageVerdict, Toler
 from aprtui.compare.wording import UNBOUNDED, counted
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import AprtFile
-from aprtui.trace.graph import Node, canonical_name, graph_from_names
+from aprtui.trace.graph.names import graph_from_names
+from aprtui.trace.graph.stage import Node, canonical_name
 
 
 def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], limit: int) -> Comparison:

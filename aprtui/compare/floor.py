@@ -20,7 +20,7 @@ from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
 from aprtui.compare.verdict import ROUNDING_REL_L2, Tolerance
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 L2_RATIO = 3.0
 LINF_RATIO = 5.0

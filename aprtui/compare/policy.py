@@ -20,7 +20,7 @@ from typing import Any
 
 from aprtui.compare.verdict import Tolerance, parse_tolerance
 from aprtui.errors import UsageError
-from aprtui.trace.graph import MAX_LAYERS, Node, canonical_name
+from aprtui.trace.graph.stage import MAX_LAYERS, Node, canonical_name
 from aprtui.trace.select import parse_layers
 from aprtui.yaml_file import fields_of, read_settings, texts_of
 

@@ -17,7 +17,7 @@ from aprtui.trace.address import Address
 from aprtui.trace.aprt import AprtError, value_count
 from aprtui.trace.capture import Capture
 from aprtui.trace.experts import ExpertCounts, ExpertUse, counted_experts, router_gives_logits
-from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Node
+from aprtui.trace.graph.stage import ROUTER, ROUTER_CHOICE, Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 
 DAMAGED = "damaged"

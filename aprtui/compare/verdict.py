@@ -21,7 +21,7 @@ from aprtui.compare.metrics.logits import IndexMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 DEFAULT_METRIC = Metric.REL_L2
 """The metric that is shown where no tolerance names another: it does not depend on a stage's scale or size."""

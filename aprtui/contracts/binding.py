@@ -9,7 +9,10 @@ from functools import cache
 from aprtui.contracts.checks.arguments import known_stages, named_layers, named_stages
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.errors import UsageError
-from aprtui.trace.graph import ALIASES, Node, Scope, StageGraph, canonical_name, known_names
+from aprtui.trace.graph.names import known_names
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import ALIASES, Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 @dataclass(frozen=True, slots=True)

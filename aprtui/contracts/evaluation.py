@@ -29,7 +29,7 @@ from aprtui.contracts.evidence.recording import judged_on
 from aprtui.engine.backends.registry import device_backends, is_host
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),

@@ -36,7 +36,8 @@ from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.aprt import HEADER_BYTES
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Scope
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import read_manifest, relative_path, write_manifest
 
 PROMPT = "def fib(n):\n    if n < 2:\n        return n\n"

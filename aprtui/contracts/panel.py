@@ -26,7 +26,7 @@ from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, ledger_of
 from aprtui.contracts.settling import Settling, settling
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 
 @dataclass(frozen=True, slots=True)

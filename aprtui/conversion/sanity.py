@@ -13,7 +13,7 @@ from aprtui.errors import UnreadableError
 from aprtui.model.model import Model
 from aprtui.model.weights import BLOCK_VALUES, Weight
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _ZEROS = "the layer adds nothing there: text is a little worse, or makes no sense"
 _DEFAULTED = {"rope.freq_base": ("10000", "q_post_rope", "right for the first tokens, worse with every position")}

@@ -29,7 +29,9 @@ from aprtui.model.weight_difference.findings import cosine
 from aprtui.model.weight_difference.judgement import WeightJudgement
 from aprtui.model.weights import StoredTensor, Weight
 from aprtui.progress import Progress
-from aprtui.trace.graph import BIASES, Node, Op, RopeLayout, TokenMixer
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.ops import BIASES, Op
+from aprtui.trace.graph.stage import Node, TokenMixer
 
 _COMPARED = ("F32", "F16", "BF16")
 """Types that safetensors and ggml have alike, by one name."""

@@ -16,7 +16,7 @@ from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Taps, TapSink
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
 from aprtui.trace.stats import Accumulator
 from aprtui.trace.writer import CaptureWriter, planned_files

@@ -35,7 +35,7 @@ from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]

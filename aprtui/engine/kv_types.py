@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import KvType
 from aprtui.engine.rounding import ROUND
 from aprtui.errors import UsageError
-from aprtui.trace.graph import GraphConfig
+from aprtui.trace.graph.config import GraphConfig
 
 Array = NDArray[np.float32]
 

@@ -13,7 +13,8 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.sampling import NO_TOKEN, Candidate
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 def layer_outputs(graph: StageGraph) -> tuple[Node, ...]:

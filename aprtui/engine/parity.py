@@ -35,7 +35,7 @@ from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.resources import parity_cache
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 POSITIONS = 96
 """Of the prompt: more keys than one block of a kernel takes, so that joining them is seen too."""

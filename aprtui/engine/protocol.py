@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from aprtui.engine.sampling import Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stats import Accumulator
 
 

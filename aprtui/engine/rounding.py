@@ -18,7 +18,7 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.model.weight_types import BlockPart, InputRounding, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
 
 Array = NDArray[np.float32]
 _FP8_BLOCK = 128

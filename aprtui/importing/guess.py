@@ -17,7 +17,9 @@ from aprtui.importing.elements import INTEGERS, SourceTensor
 from aprtui.importing.mapping import SCOPES, Operation, Piece, Rule, SourceAxis, TensorMapping, as_document
 from aprtui.importing.planning import MAPS, default_axes
 from aprtui.importing.source import Source
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Part, Scope, StageGraph, canonical_name
+from aprtui.trace.graph.ops import Part, Scope
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _QKV = ("qkv:q", "qkv:k", "qkv:v")
 _WORDS: Sequence[tuple[str, str]] = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.source import Source
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 @dataclass(frozen=True, slots=True)

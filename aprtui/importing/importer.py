@@ -23,7 +23,7 @@ from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.export.tensors import MAPPING_FILE
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 def import_capture(

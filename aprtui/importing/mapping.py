@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.errors import UsageError
-from aprtui.trace.graph import MAX_LAYERS, Scope, canonical_name, known_stages
+from aprtui.trace.graph.names import known_stages
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import MAX_LAYERS, canonical_name
 from aprtui.yaml_file import fields_of, read_settings
 
 _MOST_PATTERN, _MOST_STARS, _MOST_PARTS, _MOST_DEPTH = 500, 3, 64, 3

@@ -26,7 +26,10 @@ from aprtui.importing.mapping import Operation, Piece, Rule, SourceAxis
 from aprtui.model.architectures import gemma
 from aprtui.model.architectures.base import DENSE_MODULES, EXPERT_MODULES
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.trace.graph import ENTRY, Activation, GraphConfig, Node, Op, StageGraph, graph_for
+from aprtui.trace.graph.config import Activation, GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ENTRY, Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,5})(?=\.)")
 _INPUTS = ("input", "input.0", "input.hidden_states", "input.input", "input.x")

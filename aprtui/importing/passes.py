@@ -21,7 +21,7 @@ from aprtui.importing.import_format import PartChoice
 from aprtui.importing.mapping import Operation, Piece, Rule, SourceAxis, TensorMapping
 from aprtui.importing.module_names import module_rules
 from aprtui.importing.source import Source
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _PREFIX = "pass{token}/"
 _LOGITS = ("lm_head.output", "logits_processor.output")

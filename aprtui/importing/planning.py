@@ -12,7 +12,8 @@ import numpy as np
 from aprtui.errors import UsageError
 from aprtui.importing.elements import Floats, SourceTensor
 from aprtui.importing.mapping import Operation, PairOrder, Piece, Rule, SourceAxis, TensorMapping, expression
-from aprtui.trace.graph import ENTRY, MAX_LAYERS, Node, known_stages
+from aprtui.trace.graph.names import known_stages
+from aprtui.trace.graph.stage import ENTRY, MAX_LAYERS, Node
 
 MAPS = frozenset(name for name, stage in known_stages().items() if stage.is_attention_map)
 """Stages that are attention maps."""

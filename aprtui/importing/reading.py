@@ -13,7 +13,7 @@ from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
 from aprtui.trace.aprt import is_aprt
 from aprtui.trace.archive import is_archive
 from aprtui.trace.capture import claimed_files
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.manifest import FILE_NAME
 
 

@@ -18,7 +18,7 @@ from aprtui.importing.import_format import PartChoice
 from aprtui.model.model import Model
 from aprtui.trace.aprt import AprtError, write_aprt, write_atomically
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 
 

@@ -23,7 +23,7 @@ from aprtui.trace.address import Address
 from aprtui.trace.aprt import MAX_VALUES, output_error, write_aprt, write_atomically
 from aprtui.trace.capture import INCOMPLETE, PROVENANCE
 from aprtui.trace.delivery import delivered
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.writer import remove_capture, require_usable
 

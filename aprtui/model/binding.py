@@ -14,7 +14,10 @@ from aprtui.model.header_reader import ROPE_FACTORS
 from aprtui.model.model_file import ModelFile
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight, stored_tensor, type_name
-from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import BIASES, Op, Part, Scope
+from aprtui.trace.graph.stage import Node, Stage
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import GraphConfig, Stage
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Stage
 
 
 class RopeAngles(StrEnum):

@@ -15,7 +15,9 @@ from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Activation, GraphConfig, GroupScore, Node, Router, StageGraph, graph_for
+from aprtui.trace.graph.config import Activation, GraphConfig, GroupScore, Router
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 
 _USUAL_BASES = (1e4, 5e5, 1e6)
 _USUAL_EPSILONS = (1e-5, 1e-6)

@@ -23,7 +23,8 @@ from aprtui.model.split_files import model_stem
 from aprtui.model.tokenizer import Tokenizer, build_tokenizer
 from aprtui.model.vocabulary import read_strings
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, StageGraph, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 
 _SHORT_ARRAY = 64
 

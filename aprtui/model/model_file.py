@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aprtui.model.conversion import Conversion
 from aprtui.model.gguf_file import TensorEntry
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 
 class ModelFile(Protocol):

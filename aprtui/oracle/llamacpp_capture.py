@@ -28,7 +28,7 @@ from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_e
 from aprtui.oracle.stage_parts import StageParts
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import EngineInfo, Manifest
 from aprtui.trace.writer import CaptureWriter
 

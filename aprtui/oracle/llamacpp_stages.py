@@ -17,18 +17,11 @@ from typing import Any
 from aprtui.model.binding import parameter_names
 from aprtui.model.model import Model
 from aprtui.oracle.ggml import sources, viewed
-from aprtui.trace.graph import (
-    BIASES,
-    ENTRY,
-    LAYER_OUTPUT,
-    ROUTER,
-    ROUTER_CHOICE,
-    Activation,
-    Node,
-    Op,
-    StageGraph,
-    graph_from_tensors,
-)
+from aprtui.trace.graph.config import Activation
+from aprtui.trace.graph.ops import BIASES, Op
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, ROUTER, ROUTER_CHOICE, Node
+from aprtui.trace.graph.stage_graph import StageGraph
+from aprtui.trace.graph.tensors import graph_from_tensors
 
 _WITH_WEIGHTS: Mapping[Op, str] = MappingProxyType(
     {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo, unavailable_stages
 from aprtui.trace.writer import planned_files, require_usable
 

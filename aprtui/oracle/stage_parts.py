@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.oracle.llamacpp_stages import StagePlace
-from aprtui.trace.graph import Node, Op, Stage, StageGraph
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node, Stage
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Floats = NDArray[np.float32]
 

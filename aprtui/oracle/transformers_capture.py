@@ -19,7 +19,7 @@ from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_e
 from aprtui.oracle.transformers_model import AttentionKind, DataType, TransformersModel, libraries, load
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, TokenMixer
+from aprtui.trace.graph.stage import Node, TokenMixer
 from aprtui.trace.manifest import EngineInfo, Manifest
 from aprtui.trace.writer import CaptureWriter
 

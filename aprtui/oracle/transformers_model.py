@@ -23,7 +23,9 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, Router, Stage, TokenMixer
+from aprtui.trace.graph.config import Activation, GraphConfig, RopeLayout, Router
+from aprtui.trace.graph.ops import BIASES, Op
+from aprtui.trace.graph.stage import Node, Stage, TokenMixer
 
 # The class of gpt-oss has its SwiGLU fixed.
 _ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.SWIGLU_OAI: "silu"}

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from aprtui.build import this_build
 from aprtui.trace.aprt import read_aprt, write_aprt, write_atomically
 from aprtui.trace.capture import PROVENANCE
-from aprtui.trace.graph import Op, RopeLayout, StageGraph, graph_for
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.trace.manifest import FILE_NAME, Manifest, relative_path
 
 NOT_HOOKED = "post_attn_residual"

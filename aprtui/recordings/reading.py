@@ -28,7 +28,7 @@ from aprtui.recordings.format import (
     TensorView,
 )
 from aprtui.trace.decode import DecodeError, decode
-from aprtui.trace.graph import known_names
+from aprtui.trace.graph.names import known_names
 from aprtui.trace.mapped_files import remember_mapped
 
 Record = TypeVar("Record")

@@ -15,7 +15,9 @@ from types import MappingProxyType
 from aprtui.errors import UsageError
 from aprtui.oracle.llamacpp_stages import ON_THE_WAY, StagePlace, StagePlaces
 from aprtui.recordings.format import OpGraph, OpNode, RootKind
-from aprtui.trace.graph import ENTRY, Node, StageGraph, canonical_name, graph_from_names, known_names
+from aprtui.trace.graph.names import graph_from_names, known_names
+from aprtui.trace.graph.stage import ENTRY, Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _WEIGHT = re.compile(r"(?:[a-z]+\.)?blk\.(\d{1,6})\..*")
 _NAMED = re.compile(r"(.*?)-(\d{1,6})(?: .*)?")

@@ -20,18 +20,10 @@ from aprtui.errors import UnreadableError
 from aprtui.trace.address import Address, listed
 from aprtui.trace.aprt import AprtError, AprtFile, read_aprt, trailing_bytes, value_count
 from aprtui.trace.archive import is_folder, is_single_file, members, read_whole
-from aprtui.trace.graph import (
-    ALIASES,
-    ENTRY,
-    MAX_LAYERS,
-    Node,
-    Op,
-    StageGraph,
-    canonical_name,
-    graph_for,
-    graph_from_names,
-    known_names,
-)
+from aprtui.trace.graph.names import graph_from_names, known_names
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ALIASES, ENTRY, MAX_LAYERS, Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.trace.manifest import Manifest, ModelInfo, read_manifest, relative_path
 from aprtui.trace.rank_parts import RANKS, RANKS_DIFFER, RankParts, parse_rank_parts
 

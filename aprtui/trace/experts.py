@@ -10,7 +10,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, ExpertGroups, GroupScore, Op, StageGraph
+from aprtui.trace.graph.config import ExpertGroups, GroupScore
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ROUTER, ROUTER_CHOICE
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 

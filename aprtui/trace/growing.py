@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import HEADER_BYTES, header, output_error
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.manifest import FileInfo, relative_path
 from aprtui.trace.stats import Accumulator, accumulate, causal
 from aprtui.trace.writer import file_crc, take_directory, write_at

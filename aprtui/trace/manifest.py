@@ -16,7 +16,10 @@ from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import write_atomically
 from aprtui.trace.archive import read_whole
 from aprtui.trace.decode import DecodeError, decode
-from aprtui.trace.graph import MAX_LAYERS, Axis, GraphConfig, Node, StageGraph, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import MAX_LAYERS, Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.trace.stats import StageStats
 
 FILE_NAME = "manifest.json"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 RANKS = "ranks"
 """The key of the line."""

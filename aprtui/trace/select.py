@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from aprtui.errors import UsageError
-from aprtui.trace.graph import Node, Scope, StageGraph, canonical_name
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 
 ALL = "all"
 _LAYER = re.compile("[0-9]{1,9}")

@@ -24,7 +24,8 @@ from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.trace.aprt import HEADER_BYTES, header, output_error, write_atomically
 from aprtui.trace.capture import INCOMPLETE, PROVENANCE, claimed_files
 from aprtui.trace.checksum import combine
-from aprtui.trace.graph import Node, Stage, StageGraph, graph_for
+from aprtui.trace.graph.stage import Node, Stage
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.trace.manifest import FILE_NAME, FileInfo, Manifest, read_manifest, relative_path, write_manifest
 from aprtui.trace.stats import Accumulator, accumulate, causal
 

@@ -17,7 +17,7 @@ from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.engine.evaluation.fault_detection import DetectionCase, DetectionOutcome, JudgedFault
 from aprtui.engine.faults.faults import Fault
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 OF = {"record": "judgements", "part": "kinds", "model": "a.gguf", "sha256": "00ff"}
 NAMES = ("norms: float32", "norms: TF32", "logits: TF32")

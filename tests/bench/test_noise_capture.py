@@ -6,7 +6,8 @@ import numpy as np
 
 from aprtui.bench.random_data import write_noise_capture
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import GraphConfig, Node
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
 
 CONFIG = GraphConfig("qwen2", 2, 64, 4, 2, 16, 128, 256)
 

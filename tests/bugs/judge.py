@@ -27,7 +27,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
 from aprtui.oracle.transformers_model import AttentionKind, DataType, load
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.bugs.bug import Bug, Edit, Fault
 
 TEXT = "The capital of France is Paris, and 12 + 30 = 42; def f(x): return"

@@ -16,7 +16,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import write_model
 
 pytestmark = pytest.mark.group("torch")

@@ -23,7 +23,7 @@ from aprtui.oracle.transformers_capture import TransformersOptions, write_transf
 from aprtui.oracle.transformers_model import AttentionKind, DataType, load
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import write_model
 
 pytestmark = pytest.mark.group("transformers")

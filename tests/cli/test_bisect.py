@@ -20,7 +20,7 @@ _ENGINE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import scaled, write_capture
 SCALE = {scale}
 write_capture(Path(sys.argv[1]), edits={{}} if SCALE == 1 else {{Node(2, {stage!r}): scaled(SCALE)}})

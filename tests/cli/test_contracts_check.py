@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.compare.synthetic import write_capture
 from tests.contracts.captures import NAN_AT, nan_capture

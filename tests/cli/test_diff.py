@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from aprtui.cli.diff import command
 from aprtui.errors import ExitCode, UnreadableError, UsageError
 from aprtui.trace.aprt import write_aprt
-from aprtui.trace.graph import Node, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import EngineInfo
 from tests.compare.synthetic import (
     CONFIG,

@@ -19,7 +19,7 @@ import pytest
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.archive import open_archive
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.compare.synthetic import write_capture
 

@@ -25,7 +25,7 @@ from aprtui.engine.replay.replay import ANYWHERE, ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import evaluators, exact, model
 
 __all__ = ["evaluators", "exact", "model"]

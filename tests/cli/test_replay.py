@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from aprtui.cli.main import cli
 from aprtui.errors import ExitCode
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import edit
 
 PROMPT = "def fibonacci(n):"

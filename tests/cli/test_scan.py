@@ -11,7 +11,7 @@ import numpy as np
 
 from aprtui.model.model import load_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 
 TOKENS = ",".join(str(7 * at % 260) for at in range(40))

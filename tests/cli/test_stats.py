@@ -18,7 +18,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.compare.synthetic import NODES, TOKENS, changed, stage_values, write_capture
 from tests.model.gguf_files import write_model

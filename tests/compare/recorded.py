@@ -15,7 +15,7 @@ from aprtui.compare.manifests import compare_manifests
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.json_value import json_value
 from tests.compare.synthetic import Edit, scaled, write_capture
 

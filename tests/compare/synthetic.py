@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.trace.aprt import write_aprt
-from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo, relative_path, write_manifest
 from aprtui.trace.writer import planned_files
 

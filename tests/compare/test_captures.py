@@ -15,7 +15,9 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, RopeLayout, graph_for
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import read_manifest, write_manifest
 from tests.compare.synthetic import CONFIG, NODES, TOKENS, changed, scaled, stage_values, with_config, write_capture
 

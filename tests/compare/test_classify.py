@@ -9,7 +9,8 @@ from aprtui.compare.comparison import ErrorState
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import StageVerdict, Verdict
-from aprtui.trace.graph import Node, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from tests.compare.synthetic import CONFIG
 
 GRAPH = graph_for(CONFIG)

@@ -17,7 +17,7 @@ from aprtui.compare.survey import BrokenStage, survey
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.errors import UnreadableError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import NODES, scaled, write_capture
 
 STAGE = Node(1, "ffn_gate")

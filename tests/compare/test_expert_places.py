@@ -17,7 +17,8 @@ from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.model.model import load_model
 from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Node, graph_from_names
+from aprtui.trace.graph.names import graph_from_names
+from aprtui.trace.graph.stage import ROUTER, ROUTER_CHOICE, Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import captured
 from tests.model.gguf_files import EXPERT_FFN, write_model

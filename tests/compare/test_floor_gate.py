@@ -12,7 +12,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.floor import reference_criteria
 from aprtui.compare.verdict import Verdict
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import Edit, Values, write_capture
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 20, 100))

@@ -11,7 +11,7 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison, Focus, FocusKind
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import HEADS_OF_16, Edit, changed, interleaved, reordered, scaled, write_capture
 
 

@@ -21,7 +21,7 @@ from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
 from tests.compare.synthetic import Edit, changed, scaled, write_capture
 

@@ -17,7 +17,7 @@ from aprtui.compare.report.records import comparison_records
 from aprtui.compare.report.svg import render_svg
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import changed, scaled, write_capture
 
 Records = list[dict[str, Any]]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from aprtui.compare.comparison import Support
 from aprtui.compare.explain.hypotheses import SIGNATURES, StageEvidence, hypothesise
-from aprtui.trace.graph import GraphConfig, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage_graph import graph_for
 
 CONFIG = GraphConfig("qwen2", 3, 256, 8, 4, 32, 512, 40, qkv_bias=True)
 GRAPH = graph_for(CONFIG)

@@ -11,7 +11,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.conclusion import judge_by_bound
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import TOLERABLE, Tolerance, Verdict, moved_bound
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.recorded import FAULT, read_back, two_captures
 from tests.compare.synthetic import changed, write_capture
 

@@ -14,7 +14,10 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import GraphConfig, Node, Part, StageGraph, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Part
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from tests.compare.synthetic import TOKENS, Edit, Values, write_capture
 
 CONFIG = GraphConfig("qwen2", 3, 64, 4, 2, 16, 48, 40, qkv_bias=True)

@@ -14,7 +14,8 @@ from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics import blocks as blocks_module
 from aprtui.compare.metrics.measure import Metric, measure, token_values
 from aprtui.compare.verdict import Tolerance, judge
-from aprtui.trace.graph import Axis, Node
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import Node
 
 Values = NDArray[np.float32]
 

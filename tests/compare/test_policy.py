@@ -13,7 +13,7 @@ from aprtui.compare.policy import Policy, read_policy
 from aprtui.compare.verdict import Verdict
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import scaled, write_capture
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "policy.md"

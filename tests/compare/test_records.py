@@ -20,7 +20,7 @@ from aprtui.compare.report.records import SCHEMA, comparison_records, read_compa
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, parse_tolerance
 from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.json_value import json_value
 from tests.compare.recorded import FAULT, records_of, two_captures
 from tests.compare.synthetic import HEADS_OF_16, Edit, changed, reordered, scaled, write_capture

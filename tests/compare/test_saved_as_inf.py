@@ -11,7 +11,7 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import Edit, Values, write_capture
 
 LARGE = Node(1, "post_ffn_residual")

@@ -13,7 +13,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance, Verdict
 from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import CONFIG, TOKENS, Values, write_capture
 
 

@@ -14,7 +14,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import read_manifest, write_manifest
 from tests.compare.synthetic import NODES, TOKENS, Edit, changed, scaled, write_capture
 

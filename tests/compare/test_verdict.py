@@ -16,7 +16,7 @@ from aprtui.compare.verdict import (
     smallest_tolerance,
 )
 from aprtui.errors import UsageError
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 NODE = Node(1, "ffn_gate")
 

@@ -14,7 +14,7 @@ from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import ENGINE, Edit, Values, write_capture
 from tests.contracts.samples import document
 

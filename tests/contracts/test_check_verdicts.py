@@ -16,7 +16,7 @@ from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import changed, write_capture
 from tests.contracts.captures import ELEMENT, judged, of_layers
 from tests.contracts.samples import SOUND, document, edited

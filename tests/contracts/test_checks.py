@@ -15,7 +15,7 @@ from aprtui.engine.cuda import detect as cuda
 from aprtui.engine.cuda.detect import CudaDevice, Detection, Obstacle
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import ENGINE, NODES, changed, scaled, write_capture
 from tests.contracts.captures import ELEMENT, NAN_AT, judged, nan_capture, of_layers
 

@@ -20,7 +20,7 @@ from aprtui.contracts.lint.rules import COMMAND, LINT_RULES, STAGE, LintContext,
 from aprtui.contracts.source_tree import SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
-from aprtui.trace.graph import known_names
+from aprtui.trace.graph.names import known_names
 from tests.contracts.samples import PATH, SOUND, document, line_of
 from tests.contracts.test_lint_evidence import EVIDENCE_MUTANTS
 from tests.hangs import no_hang

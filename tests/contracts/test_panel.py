@@ -15,7 +15,7 @@ from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.panel import panel
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import write_capture
 from tests.contracts.captures import NAN_AT, nan_capture
 from tests.contracts.samples import SOUND, document, edited

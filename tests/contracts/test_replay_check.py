@@ -14,7 +14,7 @@ from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.contracts.captures import judged
 from tests.contracts.own_captures import plain_model

@@ -14,7 +14,7 @@ from aprtui.model.weight_types import WeightType
 from aprtui.oracle.transformers_model import libraries
 from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.test_bisect import git
 from tests.conftest import CHECKOUT, conformance_folder
 from tests.conversion.folders import folder_of

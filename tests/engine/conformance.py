@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.protocol import Engine, Logits, Taps
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import Accumulator
 
 

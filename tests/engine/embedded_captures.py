@@ -20,7 +20,7 @@ from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 
 TOKENS = (2045, 312, 282, 1355, 932, 297, 198, 258, 326, 319, 69, 325, 266)

@@ -14,7 +14,9 @@ from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Rounding, Taps
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
-from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.stats import accumulate, causal
 
 CONFIG = GraphConfig(

@@ -18,7 +18,9 @@ from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.rounding import ARITHMETIC, ROUND
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op, RopeLayout
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from tests.conftest import conformance_folder
 from tests.engine.conformance import (
     in_half_split_order,

@@ -18,7 +18,7 @@ from aprtui.engine.protocol import Logits, Mode, Taps
 from aprtui.errors import UsageError
 from aprtui.model.config import Rope, Yarn
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.conformance import Recorder
 from tests.engine.embedded_captures import TOKENS
 from tests.engine.tiny_model import CPU_MODELS, SMOLLM3, tiny_model

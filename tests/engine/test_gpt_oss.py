@@ -14,7 +14,7 @@ from aprtui.engine.reference import ops
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 from tests.data.gpt_oss.sampling import MODEL, TOKENS, sampled
 from tests.engine.conformance import record, relative_l2

@@ -16,7 +16,7 @@ from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import TOKENS
 
 K_ROPE = "layer=2,stage=k_post_rope,kind=position-off-by-one"

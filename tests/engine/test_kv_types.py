@@ -22,7 +22,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import TOKENS, captured
 from tests.model.gguf_files import write_model
 

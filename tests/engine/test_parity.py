@@ -19,7 +19,7 @@ from aprtui.engine.protocol import Engine, KvType, Mode, NodeCall
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
 from aprtui.progress import no_progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 DEVICE = CudaDevice(0, "a GPU", (9, 0), 80_000_000_000)
 

@@ -28,7 +28,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import captured
 
 VOCABULARY = 1000

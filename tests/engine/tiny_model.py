@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, Router, StageGraph, graph_for
+from aprtui.trace.graph.config import Activation, GraphConfig, RopeLayout, Router
+from aprtui.trace.graph.ops import BIASES, Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from tests.model.gguf_files import set_scales
 
 TINY = GraphConfig(

@@ -21,7 +21,7 @@ from aprtui.engine.scanning.against import parse_against
 from aprtui.errors import AprtuiError
 from aprtui.importing.mapping import as_document, read_mapping_file
 from aprtui.model.model import load_model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.select import parse_layers, parse_node, parse_positions, select_stages
 from aprtui.tui.frame.state import FIELDS, parse_state
 from aprtui.tui.screens.tensor.text import parse_place

@@ -19,7 +19,7 @@ from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import write_model
 
 TOKENS = tuple(range(5, 17))

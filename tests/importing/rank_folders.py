@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import PROVENANCE
-from aprtui.trace.graph import GraphConfig, Node
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 from tests.importing.dumps import TOKENS, Ours
 

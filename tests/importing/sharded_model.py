@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aprtui.model.model import Model
 from aprtui.oracle.transformers_model import AttentionKind, DataType, load
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 Tensor = Any

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aprtui.importing.formats.registry import FORMATS, format_of
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import EXACT, TOKENS, Ours, require_same, write_safetensors, write_torch
 from tests.importing.rank_folders import RankShare

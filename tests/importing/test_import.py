@@ -12,7 +12,7 @@ import pytest
 
 from aprtui.trace.capture import Capture
 from aprtui.trace.export.tensors import MAPPING_FILE
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import EXACT, TOKENS, Ours, require_same, write_safetensors, write_torch
 

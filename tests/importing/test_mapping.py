@@ -12,7 +12,7 @@ from aprtui.errors import UsageError
 from aprtui.importing.elements import ELEMENTS, SourceTensor
 from aprtui.importing.mapping import as_document, read_mapping_file
 from aprtui.importing.planning import plan, values_of
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 
 def stored(name: str, values: NDArray[np.float32]) -> SourceTensor:

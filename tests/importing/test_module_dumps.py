@@ -20,7 +20,7 @@ from aprtui.oracle.transformers_capture import TransformersOptions, write_transf
 from aprtui.oracle.transformers_model import AttentionKind, DataType, load
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import EXACT, TOKENS, Ours, ours, require_same, write_safetensors, write_torch
 from tests.importing.rank_folders import RankShare

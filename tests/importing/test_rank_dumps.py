@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import TOKENS, Ours, require_same, write_torch
 from tests.importing.rank_folders import SUMMED, RankShare, description

@@ -15,7 +15,7 @@ from aprtui.importing.dims import Sharing, parse_dims
 from aprtui.importing.ranks.copies import CopyState, compare_copies, honest_bound, unit_roundoff
 from aprtui.importing.ranks.gather import Held, SharedAxis, part_widths, put_together
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import EXACT, TOKENS, Ours, ours, require_same
 from tests.importing.rank_folders import (

@@ -17,7 +17,7 @@ from aprtui.model.model import Model, load_model
 from aprtui.oracle.transformers_model import DataType
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import TOKENS
 from tests.importing.rank_folders import TENSOR_PARALLEL, description, write_rank

@@ -22,7 +22,10 @@ from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
 from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import GraphConfig, Node, Op, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from tests.engine.tiny_model import TinyModel, _shape
 
 MULTIPROCESSORS = 132

@@ -8,7 +8,7 @@ import pytest
 from aprtui.engine.cuda.launches import attention_kernel
 from aprtui.engine.reference import ops
 from aprtui.model.config import ModelConfig, Rope
-from aprtui.trace.graph import GraphConfig
+from aprtui.trace.graph.config import GraphConfig
 from tests.kernels.cases import NO_Q8, assert_q8_of, q8_out, relative, step
 from tests.kernels.emulated import Images, InOut, Out, Struct
 

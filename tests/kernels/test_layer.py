@@ -14,7 +14,7 @@ from aprtui.engine.rounding import round_f16
 from aprtui.model.config import ModelConfig, Rope, RopeAngles
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import GraphConfig, RopeLayout
+from aprtui.trace.graph.config import GraphConfig, RopeLayout
 from tests.kernels.cases import (
     FLOAT_TYPES,
     KINDS,

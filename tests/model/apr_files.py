@@ -18,7 +18,7 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.gguf_file import GgufFile, StringArray
 from aprtui.model.model_file import ModelFile
 from aprtui.model.weights import stored_tensor
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 from tests.model.gguf_files import add_value
 
 ROW_MAJOR = 0x0400

@@ -13,7 +13,8 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.model.facts import described, model_facts
 from aprtui.model.model import Model, load_model
-from aprtui.trace.graph import BlockKind, ExpertGroups, GroupScore, LatentAttention, Node, Router
+from aprtui.trace.graph.config import ExpertGroups, GroupScore, LatentAttention, Router
+from aprtui.trace.graph.stage import BlockKind, Node
 from tests.model.gguf_files import NOPE, RANK, ROPE, VALUE, ModelFile, model_file
 
 YARN = 1 + 0.0707 * math.log(4)

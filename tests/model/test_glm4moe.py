@@ -11,7 +11,8 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.model.facts import described, model_facts
 from aprtui.model.model import Model, load_model
-from aprtui.trace.graph import BlockKind, Node, Router
+from aprtui.trace.graph.config import Router
+from aprtui.trace.graph.stage import BlockKind, Node
 from tests.model.gguf_files import ModelFile, Tensor, model_file
 
 

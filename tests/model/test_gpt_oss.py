@@ -13,7 +13,8 @@ from aprtui.errors import UnreadableError
 from aprtui.model.config import Yarn
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import Activation, Node
+from aprtui.trace.graph.config import Activation
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import ModelFile, Tensor, model_file
 
 

@@ -10,7 +10,7 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.model.config import QueryTemperature
 from aprtui.model.model import Model, load_model
-from aprtui.trace.graph import Router
+from aprtui.trace.graph.config import Router
 from tests.model.gguf_files import model_file
 
 

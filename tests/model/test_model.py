@@ -17,7 +17,8 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.config import Rope, RopeAngles
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import Node, RopeLayout
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import ModelFile, Tensor, model_file, sentence_piece_vocabulary, write_model
 
 Change = Callable[[ModelFile], object]

@@ -10,7 +10,8 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.model.facts import described, model_facts
 from aprtui.model.model import Model, load_model
-from aprtui.trace.graph import Node, Op, TokenMixer
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node, TokenMixer
 from tests.model.gguf_files import ModelFile, Tensor, model_file
 
 SHAPE: dict[str, Any] = {"hidden": 64, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 64, "layers": 4}

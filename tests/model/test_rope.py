@@ -15,7 +15,7 @@ from aprtui.engine.reference.ops import rope as turned
 from aprtui.errors import UnreadableError
 from aprtui.model.config import ModelConfig, Rope, RopeAngles, Yarn
 from aprtui.model.model import load_model
-from aprtui.trace.graph import GraphConfig
+from aprtui.trace.graph.config import GraphConfig
 from tests.model.gguf_files import model_file
 
 YARN: dict[str, Any] = {

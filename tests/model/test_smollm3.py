@@ -11,7 +11,7 @@ from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.errors import UnreadableError
 from aprtui.model.facts import described, model_facts
 from aprtui.model.model import load_model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import model_file, write_model
 
 

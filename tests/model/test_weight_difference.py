@@ -21,7 +21,7 @@ from aprtui.model.weight_difference.judgement import LIMIT, STEP_RATIO
 from aprtui.model.weight_difference.values import weight_metrics
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import StoredTensor
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import ModelFile, Tensor, model_file, random_blocks
 
 GATE, UP, DOWN = (f"blk.1.{name}.weight" for name in ("ffn_gate", "ffn_up", "ffn_down"))

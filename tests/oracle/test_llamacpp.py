@@ -23,7 +23,7 @@ from aprtui.oracle.llamacpp_capture import LlamaCppOptions, write_llamacpp_captu
 from aprtui.oracle.requests import Evaluation
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.writer import CaptureWriter
 from tests.model.gguf_files import model_file
 from tests.oracle.models import TOKENS, largest_error, model_of, own_capture

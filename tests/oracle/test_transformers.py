@@ -23,7 +23,7 @@ from aprtui.oracle.transformers_capture import TransformersOptions, write_transf
 from aprtui.oracle.transformers_model import AttentionKind, DataType, settings
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import model_file, write_model
 from tests.oracle.models import TOKENS, largest_error, model_of, own_capture
 

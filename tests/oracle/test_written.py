@@ -15,7 +15,7 @@ from aprtui.compare.verdict import parse_tolerance
 from aprtui.errors import UsageError
 from aprtui.oracle.written import rewrite_as_hooked, write_provenance
 from aprtui.trace.capture import PROVENANCE, Capture, read_provenance
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.oracle.models import TOKENS, model_of, own_capture
 
 

@@ -18,7 +18,7 @@ from aprtui.recordings.captures.as_capture import open_capture, recorded_model, 
 from aprtui.recordings.captures.stage_values import stage_values
 from aprtui.recordings.reading import Recording
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import write_model
 from tests.recordings.made import ATTENTION_TOKENS, attention_recording, edited, recorded
 

@@ -8,7 +8,7 @@ from aprtui.sweep.fields import PlanField
 from aprtui.sweep.folder import SweepFolder
 from aprtui.sweep.plan import SweepPlan, read_plan
 from aprtui.sweep.tasks import SweepGroup, planned_groups
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.yaml_file import parse_yaml
 from tests.compare.synthetic import scaled, write_capture
 

@@ -20,7 +20,7 @@ from aprtui.sweep.results import RESULTS, ResultRow, read_rows, write_rows
 from aprtui.trace import address
 from aprtui.trace.address import Address, place
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
 from tests.cli.conftest import aprtui as aprtui
 from tests.importing.dumps import Ours, ours

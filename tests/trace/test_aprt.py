@@ -13,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from aprtui.errors import EngineError, ExitCode, UnreadableError
 from aprtui.trace.aprt import AprtError, header, is_aprt, read_aprt, write_aprt
-from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import FileInfo
 from aprtui.trace.writer import planned_bytes, planned_files
 

@@ -21,7 +21,7 @@ from aprtui.errors import EngineError, UnreadableError
 from aprtui.trace import archive
 from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader
 

@@ -14,7 +14,10 @@ import pytest
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.trace.aprt import SMALL_VALUES, read_aprt, write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, GraphConfig, Node, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo, read_manifest
 from aprtui.trace.stats import accumulate, causal
 from aprtui.trace.writer import CaptureWriter, planned_files

@@ -10,7 +10,10 @@ import pytest
 from numpy.typing import ArrayLike
 
 from aprtui.trace.experts import ExpertCounts, counted_experts, expert_words, most_uneven, router_gives_logits
-from aprtui.trace.graph import ROUTER, GraphConfig, graph_for, graph_from_names
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.names import graph_from_names
+from aprtui.trace.graph.stage import ROUTER
+from aprtui.trace.graph.stage_graph import graph_for
 
 
 def add_choices(counts: ExpertCounts, chosen: ArrayLike, layer: int = 0) -> None:

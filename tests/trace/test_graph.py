@@ -7,22 +7,11 @@ from dataclasses import replace
 import pytest
 
 from aprtui.errors import UsageError
-from aprtui.trace.graph import (
-    CODES,
-    Activation,
-    Axis,
-    GraphConfig,
-    LatentAttention,
-    Node,
-    Op,
-    Part,
-    Router,
-    canonical_name,
-    graph_for,
-    graph_from_names,
-    known_names,
-    with_stages_of_its_kind,
-)
+from aprtui.trace.graph.config import Activation, GraphConfig, LatentAttention, Router
+from aprtui.trace.graph.names import graph_from_names, known_names, with_stages_of_its_kind
+from aprtui.trace.graph.ops import Axis, Op, Part
+from aprtui.trace.graph.stage import CODES, Node, canonical_name
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.select import parse_layers, select_nodes, select_stages
 
 QWEN2 = GraphConfig("qwen2", 3, 256, 4, 2, 64, 768, 1024, qkv_bias=True)

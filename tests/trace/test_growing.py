@@ -9,7 +9,9 @@ import pytest
 
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.trace.aprt import read_aprt
-from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.growing import GrowingCapture
 
 GRAPH = graph_for(GraphConfig("llama", 1, 8, 2, 1, 4, 16, 32))

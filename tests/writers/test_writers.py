@@ -18,7 +18,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.conftest import CHECKOUT
 
 _BLOCK = re.compile(r"^```(c|rust|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

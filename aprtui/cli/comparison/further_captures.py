@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 if TYPE_CHECKING:
     from aprtui.trace.capture import Capture

@@ -14,7 +14,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, Verdict
 from aprtui.compare.wording import counted, number_text
 from aprtui.trace.archive import is_folder
-from aprtui.trace.graph import ENTRY, Node
+from aprtui.trace.graph.stage import ENTRY, Node
 
 _UNKNOWN_RUN = Run()
 _LIMIT = 10

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aprtui.recordings.listing import ListedNode
-    from aprtui.trace.graph import StageGraph
+    from aprtui.trace.graph.stage_graph import StageGraph
 
 
 def are_recordings(*paths: Path) -> bool:

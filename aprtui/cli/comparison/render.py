@@ -15,7 +15,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.headline import alike_note, headline
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.compare.wording import NOTHING_COMPARED, counted, figures_text, first_tokens, number_text
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _WIDTH = 80
 _SHORT = {Metric.TOKEN_REL_L2: "worst l2"}

@@ -20,7 +20,7 @@ _CARRIES = 0.1
 
 if TYPE_CHECKING:
     from aprtui.engine.grafting import GraftedLogits, Grafting, GraftReport, Worth
-    from aprtui.trace.graph import Node
+    from aprtui.trace.graph.stage import Node
 
 
 @click.command()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aprtui.compare.comparison import Comparison
     from aprtui.progress import Progress
     from aprtui.trace.capture import Capture
-    from aprtui.trace.graph import StageGraph
+    from aprtui.trace.graph.stage_graph import StageGraph
 
 
 def captures_in(targets: Sequence[Path]) -> tuple[Path, ...]:

@@ -8,7 +8,9 @@ from fnmatch import fnmatchcase
 
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, StageGraph, canonical_name, graph_from_names
+from aprtui.trace.graph.names import graph_from_names
+from aprtui.trace.graph.stage import Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.metrics.blocks import Values
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, StageGraph
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _TOLD = "B's experts of a token put in A's order"
 

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
-from aprtui.trace.graph import HEAD_ROWS, GraphConfig, Op, Part, RopeLayout, Stage, TokenMixer
+from aprtui.trace.graph.config import GraphConfig, RopeLayout
+from aprtui.trace.graph.ops import HEAD_ROWS, Op, Part
+from aprtui.trace.graph.stage import Stage, TokenMixer
 
 Order = NDArray[np.intp]
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from aprtui.errors import UsageError
 from aprtui.trace.archive import is_single_file
 from aprtui.trace.capture import SUFFIXES, Capture, StageFile
-from aprtui.trace.graph import MAX_LAYERS, Node, StageGraph, canonical_name, graph_from_names, known_names
+from aprtui.trace.graph.names import graph_from_names, known_names
+from aprtui.trace.graph.stage import MAX_LAYERS, Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.yaml_file import fields_of, read_settings
 
 STATED = "stated"

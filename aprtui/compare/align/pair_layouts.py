@@ -18,7 +18,10 @@ from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.metrics.measure import compare_values
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import GraphConfig, Node, Op, Stage, StageGraph
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node, Stage
+from aprtui.trace.graph.stage_graph import StageGraph
 
 PairOf = Callable[[Node], StagePair | Unpaired]
 

@@ -13,7 +13,8 @@ from aprtui.compare.metrics.blocks import Values, unravel
 from aprtui.compare.survey import DAMAGED, Lost, held_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, Node, Stage
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import Node, Stage
 
 
 @dataclass(frozen=True, slots=True)

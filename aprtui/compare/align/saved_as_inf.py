@@ -15,7 +15,8 @@ from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.survey import Lost, held_values
 from aprtui.compare.wording import counted
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 LARGEST = float(np.finfo(np.float16).max)
 NEAR = 0.9

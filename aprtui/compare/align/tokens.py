@@ -17,7 +17,7 @@ from aprtui.compare.survey import Lost, held_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, Node
+from aprtui.trace.graph.stage import ENTRY, Node
 
 EMBEDDING_REL_L2 = 1e-6
 """Two engines that look up the same rows differ by at most a rounding of the table; other tokens differ by about √2."""

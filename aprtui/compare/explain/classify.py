@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from aprtui.compare.comparison import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import StageVerdict, Verdict
-from aprtui.trace.graph import RECURRENT_OPS, Node, Op, StageGraph
+from aprtui.trace.graph.ops import RECURRENT_OPS, Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _MIXES_TOKENS = frozenset({Op.SCORES, Op.SOFTMAX, Op.ATTEND}) | RECURRENT_OPS
 """Ops whose result at one token depends on earlier ones."""

@@ -15,7 +15,10 @@ from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageCompari
 from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Verdict, is_plausible
-from aprtui.trace.graph import Node, Op, StageGraph, with_stages_of_its_kind
+from aprtui.trace.graph.names import with_stages_of_its_kind
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 JUMP = 10.0
 """An honest stage adds noise of the order of its inputs' noise; a stage that multiplies it by this does more."""

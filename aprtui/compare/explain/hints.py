@@ -9,7 +9,9 @@ from aprtui.compare.comparison import Hint, StageComparison
 from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.metrics.measure import PairMetrics
 from aprtui.compare.verdict import PLAUSIBLE_REL_L2, is_plausible
-from aprtui.trace.graph import Node, Op, StageGraph
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _REORDERED = (1.0, 1.6)
 """rel_l2 of a stage against itself in another order: √2, less the channels that stay in place (2 of each head) and what

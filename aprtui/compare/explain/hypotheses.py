@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from aprtui.compare.comparison import Hypothesis, Support
 from aprtui.compare.wording import counted
-from aprtui.trace.graph import GraphConfig, Op, RopeLayout, Stage
+from aprtui.trace.graph.config import GraphConfig, RopeLayout
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Stage
 from aprtui.trace.rank_parts import RankParts
 
 Array = NDArray[np.float32]

@@ -13,7 +13,8 @@ from aprtui.compare.comparison import Element
 from aprtui.compare.metrics.blocks import Rows, Values, blocks
 from aprtui.compare.metrics.measure import Metric, PairMetrics, token_values
 from aprtui.compare.verdict import StageVerdict, Tolerance
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Stage
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node, Stage
 
 
 def first_failing_place(pair: StagePair, metrics: PairMetrics, verdict: StageVerdict) -> dict[str, int]:

@@ -41,7 +41,8 @@ from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.report.headline import headline
 from aprtui.compare.verdict import DEFAULT_METRIC, TOLERABLE, Signal, StageVerdict, Verdict, parse_tolerance
-from aprtui.trace.graph import Node, graph_from_names
+from aprtui.trace.graph.names import graph_from_names
+from aprtui.trace.graph.stage import Node
 
 Record = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, error_step
 from aprtui.compare.wording import figures_text
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Record = Mapping[str, Any]
 

@@ -10,7 +10,10 @@ from typing import Any
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name, known_names
+from aprtui.trace.graph.names import known_names
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import MAX_LAYERS, Node, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.select import ALL, parse_layers
 
 STAGES, LAYERS, BACKENDS, DEVICES_DIFFER = "stages", "layers", "backends", "devices_differ"

@@ -20,7 +20,8 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture, claimed_files
-from aprtui.trace.graph import ENTRY, Node, Op, Part
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import ENTRY, Node
 
 _ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.GELU, Op.SWIGLU_OAI, Op.SOFTCAP, Op.MULTIPLY)
 """Ops whose element [token, channel] depends on that element of the inputs alone: a NaN in an input must stay."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aprtui.compare.verdict import Verdict
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 NO_DEVICE = "not testable: no CUDA device"
 

@@ -20,7 +20,7 @@ from aprtui.contracts.checks.arguments import PairArguments
 from aprtui.contracts.checks.judgement import Judgement, Relation, counted_wrong, judged_by_node, passed_if, unknown
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 MAX_POSITIONS = 1 << 20
 

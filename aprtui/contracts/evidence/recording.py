@@ -23,7 +23,7 @@ from aprtui.engine.backends.registry import device_backends
 from aprtui.engine.cuda.detect import detect
 from aprtui.machine import processor_name
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY
+from aprtui.trace.graph.stage import ENTRY
 from aprtui.trace.manifest import Manifest
 
 

@@ -28,7 +28,7 @@ from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
 from aprtui.contracts.evidence.stated import ALGORITHM_EVIDENCE, EVIDENCE_FILE
 from aprtui.contracts.source_tree import NAME_PATH, SourceTree, missing_tests
 from aprtui.errors import UsageError
-from aprtui.trace.graph import known_names
+from aprtui.trace.graph.names import known_names
 
 PROGRAM = "aprtui"
 _TEST_NAME = re.compile(r"(?:test|prop|proptest|falsify)_\w+")

@@ -16,7 +16,8 @@ from aprtui.engine.gelu import gelu_tanh
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Wide = NDArray[np.float64]
 

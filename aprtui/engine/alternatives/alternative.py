@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 MOST_VALUES = 1 << 25
 """Of a matrix that is decoded as a whole: 256 MB in float64."""

@@ -12,7 +12,8 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import Node, Op, Part
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Node
 
 Mask = NDArray[np.bool_]
 TILE = 8

@@ -14,7 +14,9 @@ from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, Part, StageGraph
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]

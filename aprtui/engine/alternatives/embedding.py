@@ -8,7 +8,7 @@ import numpy as np
 
 from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance
 from aprtui.engine.alternatives.call import Array, StageCall
-from aprtui.trace.graph import Op
+from aprtui.trace.graph.ops import Op
 
 _MOST_TOKENS = 8
 _OFF = 1e-4

@@ -11,7 +11,9 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.model.model import Model
 from aprtui.trace.experts import in_groups
-from aprtui.trace.graph import ROUTER, GroupScore, Node, Op, Router
+from aprtui.trace.graph.config import GroupScore, Router
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ROUTER, Node
 
 
 def least_probable(call: StageCall) -> Array:

@@ -15,7 +15,8 @@ from aprtui.engine.alternatives.alternative import Alternative, Attempt, distanc
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.rounding import ROUND, round_f16
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Wide = NDArray[np.float64]
 Mask = NDArray[np.bool_]

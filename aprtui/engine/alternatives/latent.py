@@ -11,7 +11,8 @@ from aprtui.engine.alternatives.alternative import Alternative, plain
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 
 def has_latent_attention(model: Model, node: Node) -> bool:

@@ -14,7 +14,8 @@ from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, 
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 _FEW_KEYS = 32
 """Keys up to which every window is tried at the attention, of which no probability shows it."""

@@ -23,7 +23,8 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.places import behind, layer_words
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op, Part
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Node
 
 Wide = NDArray[np.float64]
 

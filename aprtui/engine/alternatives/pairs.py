@@ -8,7 +8,7 @@ from functools import partial
 
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import Array, StageCall
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 
 def paired(first: Alternative, second: Alternative) -> Alternative:

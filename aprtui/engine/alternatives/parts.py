@@ -13,7 +13,7 @@ from aprtui.compare.wording import counted, ranges
 from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance, nicest
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.results import captured_like, channel_words, named_number, of_result, source_words
-from aprtui.trace.graph import Op, Part
+from aprtui.trace.graph.ops import Op, Part
 
 Wide = NDArray[np.float64]
 Places = NDArray[np.intp]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 
 def behind(node: Node, other: Node) -> int | None:

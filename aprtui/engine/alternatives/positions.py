@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.rounding import round_bf16
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import Node, RopeLayout, TokenMixer
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.stage import Node, TokenMixer
 
 Wide = NDArray[np.float64]
 

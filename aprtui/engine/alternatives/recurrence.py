@@ -16,7 +16,7 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.engine.reference.recurrence import by_value_head
 from aprtui.model.model import Model
-from aprtui.trace.graph import Op
+from aprtui.trace.graph.ops import Op
 
 Wide = NDArray[np.float64]
 Rule = Callable[[Wide, Wide, Wide, Wide, Wide], Wide]

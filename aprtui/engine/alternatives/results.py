@@ -15,7 +15,8 @@ from aprtui.engine.alternatives.nearest_channels import nearest_channels
 from aprtui.engine.alternatives.places import layer_words
 from aprtui.engine.rounding import ROUND
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import ENTRY, Node, Op, Part
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import ENTRY, Node
 
 Wide = NDArray[np.float64]
 

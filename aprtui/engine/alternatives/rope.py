@@ -16,7 +16,8 @@ from aprtui.engine.alternatives.positions import pairs_of
 from aprtui.engine.rounding import ROUND, round_f16
 from aprtui.model.config import Rope, Yarn
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Wide = NDArray[np.float64]
 Turns = NDArray[np.complex128]

@@ -9,7 +9,8 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.gelu import gelu_tanh
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_bf16, round_f16
-from aprtui.trace.graph import Node, Part
+from aprtui.trace.graph.ops import Part
+from aprtui.trace.graph.stage import Node
 
 Wide = NDArray[np.float64]
 

@@ -10,7 +10,8 @@ import numpy as np
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.places import layer_words
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
 
 _NEIGHBOURS = 1
 

@@ -12,7 +12,7 @@ from aprtui.compare.wording import counted, ranges
 from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.results import of_result
-from aprtui.trace.graph import ENTRY
+from aprtui.trace.graph.stage import ENTRY
 
 Wide = NDArray[np.float64]
 Places = NDArray[np.intp]

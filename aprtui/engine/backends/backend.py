@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aprtui.errors import EngineError
 from aprtui.machine import available_memory
 from aprtui.progress import Progress
-from aprtui.trace.graph import TokenMixer
+from aprtui.trace.graph.stage import TokenMixer
 
 if TYPE_CHECKING:
     from aprtui.engine.protocol import Engine, Intervention, KvType, Mode, NodeEvaluator

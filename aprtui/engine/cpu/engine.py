@@ -30,7 +30,7 @@ from aprtui.engine.rounding import ARITHMETIC
 from aprtui.machine import processor_name
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import Accumulator
 
 Array = NDArray[np.float32]

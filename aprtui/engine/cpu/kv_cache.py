@@ -22,7 +22,7 @@ from aprtui.engine.cpu.memory import bits_float, float32s, float_bits, half_from
 from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.kv_types import KV_FORMATS
 from aprtui.engine.protocol import KvType
-from aprtui.trace.graph import Op
+from aprtui.trace.graph.ops import Op
 
 _F32, _F16, _Q8_0, _Q4_0 = range(4)
 _NUMBERS = {KvType.F32: _F32, KvType.F16: _F16, KvType.Q8_0: _Q8_0, KvType.Q4_0: _Q4_0}

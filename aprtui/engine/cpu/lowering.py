@@ -27,7 +27,9 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import GroupScore, Input, Node, Op, Part, RopeLayout, Stage
+from aprtui.trace.graph.config import GroupScore, RopeLayout
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Input, Node, Stage
 
 
 @dataclass(frozen=True, slots=True)

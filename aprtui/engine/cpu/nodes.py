@@ -19,7 +19,8 @@ from aprtui.engine.reference.history import ATTENTION_HISTORY
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import RECURRENT_OPS, Node, Op
+from aprtui.trace.graph.ops import RECURRENT_OPS, Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

@@ -37,7 +37,7 @@ from aprtui.engine.cpu.program import Opcode
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
 
 _Q8_1 = int(ActivationKind.Q8_1)
 Operation = Callable[[int, int, int, int, int], None]

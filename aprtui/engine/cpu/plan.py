@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import KernelProgram
 from aprtui.engine.protocol import Taps
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
 

@@ -18,7 +18,8 @@ from aprtui.engine.cpu.threads import ThreadTeam
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 _MAP_BYTES = 64 << 20

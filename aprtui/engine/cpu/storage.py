@@ -13,7 +13,9 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, TokenMixer
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import BIASES, Op
+from aprtui.trace.graph.stage import Node, TokenMixer
 
 Array = NDArray[np.float32]
 

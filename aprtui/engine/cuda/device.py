@@ -27,7 +27,7 @@ from aprtui.engine.cuda.usage import UsageMeter
 from aprtui.engine.protocol import NO_TAPS, DeviceUse, KvType, Mode, Taps
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _PLANS = 12
 """Plans of one token that are kept: one while nobody looks, one for what is on the screen, some in reserve."""

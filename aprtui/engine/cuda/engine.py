@@ -32,7 +32,7 @@ from aprtui.engine.sampling import Choice, Sampler, Sampling
 from aprtui.errors import EngineError
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import Accumulator
 
 Array = NDArray[np.float32]

@@ -18,7 +18,10 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
 from aprtui.model.weight_types import InputRounding, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Q8_TYPES = frozenset(kind for kind in WeightType if kind.format.cuda_input is InputRounding.Q8_1)
 """Weights that meet Q8_1 activations in `q8` mode; all others meet float32."""

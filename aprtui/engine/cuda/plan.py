@@ -13,7 +13,8 @@ from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.lowering import Lowering, Pass, Places
 from aprtui.engine.cuda.statistics import CountedNodes, Counting, StatisticsTable
 from aprtui.engine.protocol import Taps
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _GAP = 1 << 14  # unneeded bytes that cost less to copy than a second copy
 _ALIGNED = 16  # values at which tensors begin in the host's memory

@@ -10,7 +10,9 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
-from aprtui.trace.graph import Activation, GraphConfig, Op, StageGraph
+from aprtui.trace.graph.config import Activation, GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage_graph import StageGraph
 
 LOGIT_ROWS = 64
 """Most tokens of a pass whose logits are wanted: for more, the prompt is evaluated in smaller chunks."""

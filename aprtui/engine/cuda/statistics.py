@@ -16,7 +16,8 @@ from aprtui.engine.cuda.arguments import StageStatistics
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches
 from aprtui.engine.cuda.lowering import Places
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
 RECORD = np.dtype(

@@ -21,7 +21,7 @@ from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _STAGING = 16 << 20
 _STEP_BYTES = 16  # of `Step` in types.cuh

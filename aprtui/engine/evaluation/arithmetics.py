@@ -18,7 +18,7 @@ from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputa
 from aprtui.engine.replay.disturbed import LAST_BITS, Disturb, DisturbedNodes, disturbance
 from aprtui.engine.replay.flash_attention import ONLINE_F16
 from aprtui.model.model import Model
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
 
 
 @dataclass(frozen=True, slots=True)

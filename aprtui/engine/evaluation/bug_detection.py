@@ -39,7 +39,7 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 BUGGY_ENGINES = ("float32", "llama.cpp, f16 K/V", "bfloat16")

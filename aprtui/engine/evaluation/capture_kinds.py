@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from aprtui.engine.rounding import ROUND
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, RESIDUALS, Node, Op, StageGraph
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, RESIDUALS, Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.manifest import relative_path
 
 Tensors = Mapping[Node, NDArray[np.float32]]

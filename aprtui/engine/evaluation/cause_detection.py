@@ -34,7 +34,8 @@ from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 
 Array = NDArray[np.float32]

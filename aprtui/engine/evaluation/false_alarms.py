@@ -38,7 +38,7 @@ from aprtui.errors import UnreadableError
 from aprtui.model.model import Model, load_model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Scope
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import Node
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fib"
 REPLAY, DIFF = "replay", "diff"

@@ -22,7 +22,9 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, Op, StageGraph
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Array = NDArray[np.float32]
 

@@ -19,7 +19,8 @@ from aprtui.engine.rounding import round_bf16
 from aprtui.model.config import Yarn
 from aprtui.model.model import Model
 from aprtui.model.weight_types import BlockPart, ScalePacking
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from aprtui.engine.protocol import Mode, NodeCall
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.select import node_of
 
 _COUNTS = frozenset({"token", "channel", "head", "count", "seed"})

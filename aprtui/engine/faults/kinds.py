@@ -11,7 +11,8 @@ from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import BIASES, RECURRENT_OPS, Node, Op, Stage, TokenMixer
+from aprtui.trace.graph.ops import BIASES, RECURRENT_OPS, Op
+from aprtui.trace.graph.stage import Node, Stage, TokenMixer
 
 Compute = Callable[[FaultSetting, NodeCall], Array]
 Applies = Callable[[Model, Node, Stage], bool]

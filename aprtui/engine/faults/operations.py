@@ -13,7 +13,10 @@ from aprtui.engine.reference.history import HISTORY
 from aprtui.engine.rounding import ROUND
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op, RopeLayout, StageGraph
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 BLOCK = 32
 """Rows and columns of the block that `transpose-block` turns around, columns of the one that `block-sign` negates."""

@@ -16,7 +16,8 @@ from aprtui.engine.rounding import ROUND, Arithmetic
 from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Array = NDArray[np.float32]
 

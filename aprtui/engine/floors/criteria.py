@@ -24,7 +24,7 @@ from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.resources import floor_cache
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Floors = dict[Node, float]
 

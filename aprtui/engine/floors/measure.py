@@ -25,7 +25,9 @@ from aprtui.engine.replay.disturbed import LAST_BITS, MORE_FLIPS, Disturb, distu
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, Op, StageGraph
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Array = NDArray[np.float32]
 Run = Iterator[tuple[Node, Array]]

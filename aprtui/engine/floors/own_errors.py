@@ -17,7 +17,7 @@ from aprtui.engine.replay.identify import IdentifiedCapture, states_weights
 from aprtui.engine.replay.replay import ReplayOptions, of_side, replay_capture
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 OTHER_WEIGHTS = (
     "its products are not those of MODEL's weights, and nothing states whose they are: an estimated floor is too wide "

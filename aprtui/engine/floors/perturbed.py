@@ -14,7 +14,8 @@ from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stats import Accumulator
 
 Array = NDArray[np.float32]

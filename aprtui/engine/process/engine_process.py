@@ -24,7 +24,7 @@ from aprtui.engine.process.slots import RING, Slots, TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.experts import counted_experts
-from aprtui.trace.graph import graph_for
+from aprtui.trace.graph.stage_graph import graph_for
 
 QUIT_SECONDS = 1.0
 """How long an engine may take to end by itself."""

@@ -13,7 +13,8 @@ from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.model.prompt import ChatPrompt
-from aprtui.trace.graph import GraphConfig, Node
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
 
 
 class Control(StrEnum):

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import Taps
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
 from aprtui.trace.experts import ROUTER_STAGES, ExpertCounts, counted_experts, router_gives_logits
-from aprtui.trace.graph import LAYER_OUTPUT, ROUTER_CHOICE, Node, StageGraph
+from aprtui.trace.graph.stage import LAYER_OUTPUT, ROUTER_CHOICE, Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
 RING = 256

@@ -15,7 +15,8 @@ from aprtui.engine.reference.history import ATTENTION_HISTORY, HISTORY
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.machine import processor_name
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import accumulate, causal
 
 Array = NDArray[np.float32]

@@ -12,7 +12,8 @@ from aprtui.engine.reference import ops, recurrence
 from aprtui.engine.rounding import Arithmetic, unrounded_input
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import RECURRENT_OPS, Node, Op, Stage
+from aprtui.trace.graph.ops import RECURRENT_OPS, Op
+from aprtui.trace.graph.stage import Node, Stage
 
 Array = NDArray[np.float32]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprtui.trace.graph import Op
+from aprtui.trace.graph.ops import Op
 
 ATTENTION_HISTORY: frozenset[tuple[Op, int]] = frozenset({(Op.SCORES, 1), (Op.ATTEND, 1)})
 """Those of attention, by op and number of the input: the keys of the scores, the values of the attention."""

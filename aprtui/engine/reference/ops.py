@@ -16,7 +16,7 @@ from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.weights import Weight
 from aprtui.trace.experts import in_groups
-from aprtui.trace.graph import ExpertGroups, RopeLayout
+from aprtui.trace.graph.config import ExpertGroups, RopeLayout
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]

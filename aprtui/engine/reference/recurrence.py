@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import GraphConfig
+from aprtui.trace.graph.config import GraphConfig
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]

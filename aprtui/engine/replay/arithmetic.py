@@ -32,7 +32,8 @@ from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

@@ -17,7 +17,8 @@ from aprtui.compare.verdict import Tolerance
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import ATTENTION_OPS, KnownArithmetic, cached_type, factor_type, matmul_rounding
 from aprtui.model.model import Model
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import Node
 
 FLOAT32 = 3e-7
 LEAST_BOUND = 2e-6

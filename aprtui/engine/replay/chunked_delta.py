@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.reference.recurrence import by_value_head
 from aprtui.model.model import Model
-from aprtui.trace.graph import GraphConfig, Node, Op
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

@@ -17,7 +17,8 @@ from aprtui.engine.replay.recompute import CapturedStages, Recomputed, Recompute
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.weight_rounding import OWN_WEIGHTS, round_rows
 from aprtui.model.model import Model
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import Node
 
 _ALONE = f"more than {STANDS_OUT:g} times what the same stage of any other layer errs by"
 ALIKE = "errs as all matrix products do"

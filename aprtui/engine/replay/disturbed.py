@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.bounds import ANGLE_ERROR
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 Disturb = Callable[[Node, Array], Array]

@@ -25,7 +25,8 @@ from aprtui.engine.replay.value_types import half_step, rounding_steps
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op, Stage
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node, Stage
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]

@@ -30,7 +30,8 @@ from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.engine.weight_rounding import OWN_WEIGHTS, WEIGHT_ROUNDINGS, round_rows
 from aprtui.model.weights import Weight
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]

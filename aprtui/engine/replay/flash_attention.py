@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.engine.rounding import ROUND, round_f16, round_q8_0
-from aprtui.trace.graph import GraphConfig, Op
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Op
 
 Array = NDArray[np.float32]
 

@@ -41,7 +41,8 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
 
 _OF_WEIGHTS = frozenset({"weights", "sums", "input_limit"})
 _ROWS = 16

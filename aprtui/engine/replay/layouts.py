@@ -14,7 +14,9 @@ from aprtui.compare.align.layout import REORDERED, Layout, agreed, inherited_lay
 from aprtui.compare.metrics.measure import compare_values
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputer
-from aprtui.trace.graph import GraphConfig, Node, Op, Part, Stage, TokenMixer
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Node, Stage, TokenMixer
 
 _KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM, Op.CONVOLUTION})
 """Ops in which each channel has parameters of its own, so that they come out otherwise in another order."""

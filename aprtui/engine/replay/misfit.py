@@ -11,7 +11,7 @@ from aprtui.compare.survey import Lost, held_values
 from aprtui.model.model import Model
 from aprtui.trace.aprt import trailing_bytes
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, Node
+from aprtui.trace.graph.stage import ENTRY, Node
 
 
 def misfit(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str | None:

@@ -16,7 +16,7 @@ from aprtui.compare.verdict import StageVerdict, Tolerance, Verdict
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.recompute import Recomputed
 from aprtui.engine.replay.spread import Spreads
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 GROWN = "more than runs of this rounding part by, within what flips of its levels may grow to"
 """Why a segment that passes its bound by far more than our own runs need is UNKNOWN."""

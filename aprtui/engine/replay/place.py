@@ -13,7 +13,8 @@ from aprtui.engine.replay.token_ids import tokens_of
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 _POSITIONS = 4096
 _ROWS = 64

@@ -20,7 +20,8 @@ from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.engine.replay.disturbed import Disturb
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

@@ -42,7 +42,9 @@ from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import MATRIX_PRODUCTS, GroupScore, Node, Op
+from aprtui.trace.graph.config import GroupScore
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import Node
 
 ANYWHERE = (
     "no stage shows that the capture begins with the first token{positions}: give the ids of all tokens from the first "

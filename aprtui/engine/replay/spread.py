@@ -46,7 +46,8 @@ from aprtui.engine.replay.quiet_places import QuietPlace, quiet_place
 from aprtui.engine.replay.recompute import Array, CapturedStages, Recomputed, Recomputer
 from aprtui.engine.replay.value_types import before_storage
 from aprtui.model.model import Model
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
+from aprtui.trace.graph.stage import Node
 
 SEEDS = (1, 2)
 _APART_SEEDS = (3, 4, 5, 6)

@@ -9,7 +9,7 @@ from aprtui.compare.align.tokens import EMBEDDING_REL_L2
 from aprtui.compare.survey import Lost, held_values
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, Node
+from aprtui.trace.graph.stage import ENTRY, Node
 
 TABLE_SOURCE = "embedding, found in the model's table"
 

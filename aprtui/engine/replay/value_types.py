@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.replay.disturbed import Disturb
 from aprtui.engine.rounding import ROUND
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

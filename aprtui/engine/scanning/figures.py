@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.logit_noise import LIKELIEST
 from aprtui.engine.sampling import top_tokens
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]

@@ -18,7 +18,8 @@ from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Taps
 from aprtui.engine.scanning.figures import PositionFigures, token_figures
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stats import Accumulator
 
 Array = NDArray[np.float32]

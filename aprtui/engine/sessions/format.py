@@ -28,7 +28,7 @@ from aprtui.engine.process.slots import CANDIDATES, STATS, TokenRecord, candidat
 from aprtui.engine.sampling import Candidate, Sampling
 from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.decode import decode
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.json_value import json_number, json_value
 
 FORMAT = "aprtui-session"

@@ -21,7 +21,7 @@ from aprtui.engine.sessions.format import (
 )
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.trace.decode import DecodeError
-from aprtui.trace.graph import graph_for
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import are_dimensions
 
 MOST_LINE_BYTES = 64_000_000

@@ -20,7 +20,9 @@ from aprtui.importing.planning import MAPS
 from aprtui.importing.source import Source
 from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import claimed_files
-from aprtui.trace.graph import ENTRY, Scope, StageGraph
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import ENTRY
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _POSITION = re.compile(r"pos-(\d{4,9})")
 

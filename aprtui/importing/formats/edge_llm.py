@@ -16,7 +16,7 @@ from aprtui.importing.import_format import ImportFormat, PartChoice
 from aprtui.importing.mapping import Piece, Rule, SourceAxis, TensorMapping
 from aprtui.importing.safetensors_file import SUFFIX, read_safetensors
 from aprtui.importing.source import Source
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _ROUND = re.compile(r"round_(\d+)\.(logits|context_lengths|generated_token_ids|layer_\d+\.kv)")
 _KV_AXES = (SourceAxis.BATCH, SourceAxis.ONE, SourceAxis.HEAD, SourceAxis.TOKEN, SourceAxis.CHANNEL)

@@ -23,7 +23,8 @@ from aprtui.importing.import_format import PartChoice
 from aprtui.importing.samples import SampledStage, SampleFormat, Samples
 from aprtui.model.model import Model
 from aprtui.oracle.llamacpp_stages import StagePlace, StagePlaces
-from aprtui.trace.graph import BIASES, Node
+from aprtui.trace.graph.ops import BIASES
+from aprtui.trace.graph.stage import Node
 
 _HEAD = re.compile(
     r"(?:common_debug_cb_eval|ggml_debug):\s+(?P<name>\S.{0,63}?) = \(\w+\)\s+(?P<op>\w+)"

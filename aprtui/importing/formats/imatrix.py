@@ -19,7 +19,8 @@ from aprtui.importing.import_format import PartChoice
 from aprtui.importing.samples import SampledStage, SampleFormat, Samples
 from aprtui.model.gguf_file import MAGIC, GgufFile
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 _RELATIVE = 1e-5
 """Squares are added up in float32, a token after the other."""

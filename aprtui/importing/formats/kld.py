@@ -20,7 +20,7 @@ from aprtui.importing.import_format import PartChoice
 from aprtui.importing.raw_file import range_of
 from aprtui.importing.samples import SampledStage, SampleFormat, Samples
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _MAGIC = b"_logits_"
 _HEADER = len(_MAGIC) + 12

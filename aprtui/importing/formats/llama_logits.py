@@ -14,7 +14,7 @@ from aprtui.importing.import_format import ImportFormat, PartChoice
 from aprtui.importing.mapping import Piece, Rule, SourceAxis, TensorMapping
 from aprtui.importing.raw_file import raw_tensor, whole_numbers
 from aprtui.importing.source import Source
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _PREFIXES = ("llamacpp-", "pytorch-")
 _TOKENS = "-tokens.bin"

@@ -8,7 +8,7 @@ from aprtui.importing.import_format import ImportFormat, PartChoice
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.source import Source, read_tensors
 from aprtui.trace.export.tensors import MAPPING_FILE
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 def _recognises(path: Path) -> bool:

@@ -25,7 +25,7 @@ from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
 from aprtui.importing.source import Source
 from aprtui.importing.torch_file import load_torch
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _FILE = re.compile(r"(?:step|forward_pass_id)=(\d+)___rank=(\d+)___dump_index=(\d+)___name=(.*)\.pt", re.DOTALL)
 _LAYER_TAG = re.compile(r"___layer_id=(\d+)(?=___|$)")

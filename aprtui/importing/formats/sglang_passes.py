@@ -22,7 +22,7 @@ from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
 from aprtui.importing.source import Source
 from aprtui.importing.torch_file import flattened, load_torch
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _RANK = re.compile(r"TP\d+_PP\d+_Rank(\d+)_pid\d+")
 _PLACE = re.compile(r"TP(\d+)_PP(\d+)_Rank\d+_pid\d+")

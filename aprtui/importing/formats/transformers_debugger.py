@@ -21,7 +21,7 @@ from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
 from aprtui.importing.safetensors_file import read_safetensors
 from aprtui.importing.source import Source
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _TREE = "_debug_tree_FULL_TENSORS.json"
 _FILE = re.compile(r"([A-Za-z0-9]+)(?:\.(.+?))?_(inputs_args|inputs_kwargs|outputs)(?:_(\w+))?\.safetensors")

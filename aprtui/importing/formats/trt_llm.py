@@ -26,7 +26,7 @@ from aprtui.importing.mapping import TensorMapping
 from aprtui.importing.passes import ForwardPass, joined
 from aprtui.importing.source import Source
 from aprtui.importing.torch_file import read_torch
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _RANK = re.compile(r"rank(\d+)")
 _FILE = re.compile(r"((?:\d+\.\w+)(?:-\d+\.\w+)*)-(input|output)\.(\w+)\.pt")

@@ -26,7 +26,8 @@ from aprtui.importing.ranks.gather import (
 from aprtui.importing.ranks.judging import CopyJudge
 from aprtui.importing.ranks.sources import RankedSource, RankHoldings, RankTensor
 from aprtui.importing.ranks.stage_axes import TOKENS, fused_parts, stage_axes
-from aprtui.trace.graph import ROUTER_CHOICE, Node, Stage, StageGraph
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node, Stage
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.rank_parts import Runs
 
 _IGNORED = frozenset({"recompute_pseudo"})

@@ -20,7 +20,7 @@ from typing import Any
 
 from aprtui.errors import UsageError
 from aprtui.importing.dims import Dims, parse_dims
-from aprtui.trace.graph import canonical_name
+from aprtui.trace.graph.stage import canonical_name
 from aprtui.yaml_file import fields_of, read_settings
 
 FILE_NAME = "aprtui-ranks.yaml"

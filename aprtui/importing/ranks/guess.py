@@ -22,7 +22,9 @@ from aprtui.importing.ranks.sources import RankedSource, RankHoldings, rank_numb
 from aprtui.importing.ranks.stage_axes import fused_parts
 from aprtui.importing.reading import ImportRequest
 from aprtui.progress import Progress
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, StageGraph
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _ADDED = {"attn_out": "post_attn_residual", "ffn_out": LAYER_OUTPUT, "moe_ffn_out": LAYER_OUTPUT}
 """Stages that are added to the residual stream, and what comes of it."""

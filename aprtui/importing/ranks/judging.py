@@ -17,7 +17,9 @@ from aprtui.importing.ranks.copies import (
     strict_bound,
     unit_roundoff,
 )
-from aprtui.trace.graph import ROUTER, Axis, Node, Op, StageGraph
+from aprtui.trace.graph.ops import Axis, Op
+from aprtui.trace.graph.stage import ROUTER, Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 _STEEP = frozenset({Op.SOFTMAX, Op.ROUTER_SOFTMAX, Op.SOFTMAX_CHOSEN})
 """Ops that turn a difference of their inputs into a larger part of their result."""

@@ -19,7 +19,9 @@ from aprtui.importing.writing import new_capture
 from aprtui.progress import Progress
 from aprtui.trace.aprt import write_aprt, write_atomically
 from aprtui.trace.capture import PROVENANCE
-from aprtui.trace.graph import Node, StageGraph, graph_from_names
+from aprtui.trace.graph.names import graph_from_names
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.rank_parts import RANKS, RANKS_DIFFER, RankParts, rank_parts_text
 

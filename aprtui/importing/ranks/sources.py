@@ -20,7 +20,7 @@ from aprtui.importing.planning import Ingredient, plan, values_of
 from aprtui.importing.ranks.description import PIPELINE, RankDescription
 from aprtui.importing.reading import ImportRequest, contents, stated_tokens
 from aprtui.trace.capture import Capture, claimed_files
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import FILE_NAME
 
 _FOLDER = re.compile(r"rank[-_]?(\d{1,6})")

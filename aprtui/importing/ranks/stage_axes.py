@@ -9,7 +9,9 @@ from dataclasses import replace
 from aprtui.errors import UsageError
 from aprtui.importing.dims import ONE, Dim, Dims, Sharing
 from aprtui.importing.ranks.gather import SharedAxis, part_widths, shared_axis
-from aprtui.trace.graph import Node, Part, Stage, StageGraph
+from aprtui.trace.graph.ops import Part
+from aprtui.trace.graph.stage import Node, Stage
+from aprtui.trace.graph.stage_graph import StageGraph
 
 TOKENS = ("t", "s")
 """The axes that count tokens."""

@@ -26,7 +26,7 @@ from aprtui.model.apr.names import gguf_name
 from aprtui.model.conversion import Conversion
 from aprtui.model.gguf_file import TensorEntry
 from aprtui.model.header_reader import ROPE_FACTORS, HeaderReader, first_bytes, map_file
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 MAGICS = (b"APR\0", b"APR2", b"APR1")
 """Of all versions; files of version 1 are refused."""

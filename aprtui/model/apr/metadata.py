@@ -22,7 +22,7 @@ from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.gguf_file import StringArray, TensorEntry
 from aprtui.model.vocabulary import TokenType, VocabularyKind
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 _ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {name: found for found in ARCHITECTURES.values() for name in found.apr_names}

@@ -22,7 +22,8 @@ from aprtui.model.binding import rope_factors
 from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.gguf_file import StringArray
 from aprtui.model.model_file import ModelFile
-from aprtui.trace.graph import MAX_LAYERS, Activation, GraphConfig, LatentAttention, RopeLayout, Router
+from aprtui.trace.graph.config import Activation, GraphConfig, LatentAttention, RopeLayout, Router
+from aprtui.trace.graph.stage import MAX_LAYERS
 
 WITHOUT_EFFECT = frozenset({"vocab_size", "tensor_data_layout", "pooling_type"})
 """Keys that no computation reads, whatever the architecture."""

@@ -21,7 +21,7 @@ from aprtui.model.architectures.leading_dense import (
     with_leading_dense,
 )
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import LatentAttention, RopeLayout, Router
+from aprtui.trace.graph.config import LatentAttention, RopeLayout, Router
 
 _KEY, _VALUE = "attention.key_length", "attention.value_length"
 _KEY_MLA, _VALUE_MLA = "attention.key_length_mla", "attention.value_length_mla"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from aprtui.model.architectures import gemma
 from aprtui.model.architectures.base import Architecture, Keys, with_windows
 from aprtui.model.config import ModelConfig, Rope
-from aprtui.trace.graph import Activation, RopeLayout
+from aprtui.trace.graph.config import Activation, RopeLayout
 
 _LARGEST = 62
 """Layers of the 27B model."""

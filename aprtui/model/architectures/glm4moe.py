@@ -18,7 +18,7 @@ from aprtui.model.architectures.leading_dense import (
     with_leading_dense,
 )
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import RopeLayout, Router
+from aprtui.trace.graph.config import RopeLayout, Router
 
 _KEYS = replace(
     LEADING_DENSE_KEYS, required=MappingProxyType({**LEADING_DENSE_KEYS.required, "expert_gating_func": (2, 0)})

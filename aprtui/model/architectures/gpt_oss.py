@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from aprtui.model.architectures.base import EXPERT_KEYS, EXPERT_MODULES, Architecture, KeyRules, Keys, with_windows
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import Activation, RopeLayout
+from aprtui.trace.graph.config import Activation, RopeLayout
 
 _OWN_KEYS = frozenset({"attention.sliding_window_pattern"})
 

@@ -17,7 +17,7 @@ from aprtui.model.architectures.base import (
     Keys,
 )
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import ExpertGroups, GraphConfig, GroupScore, Router
+from aprtui.trace.graph.config import ExpertGroups, GraphConfig, GroupScore, Router
 
 _SHARED = "expert_shared_count"
 _SCALE = "expert_weights_scale"

@@ -6,7 +6,7 @@ Converters reorder the rows of Q and K so that RoPE turns neighbouring channels 
 from __future__ import annotations
 
 from aprtui.model.architectures.base import Architecture
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 ARCHITECTURE = Architecture(
     name="llama",

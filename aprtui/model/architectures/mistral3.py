@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from aprtui.model.architectures.base import DENSE_KEYS, Architecture, Keys
 from aprtui.model.config import ModelConfig, QueryTemperature
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 TEMPERATURE = "attention.temperature_scale"
 

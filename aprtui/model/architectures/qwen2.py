@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aprtui.model.architectures.base import Architecture
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 ARCHITECTURE = Architecture(
     name="qwen2",

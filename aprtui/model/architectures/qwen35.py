@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.qwen_hybrid import KEYS, MODULES, complete
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 ARCHITECTURE = Architecture(
     name="qwen35",

@@ -6,7 +6,7 @@ The weights of the chosen experts are divided by their sum: `norm_topk_prob` of 
 from __future__ import annotations
 
 from aprtui.model.architectures.base import EXPERT_KEYS, EXPERT_MODULES, Architecture
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 ARCHITECTURE = Architecture(
     name="qwen3moe",

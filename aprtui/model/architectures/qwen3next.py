@@ -9,7 +9,7 @@ from types import MappingProxyType
 from aprtui.model.architectures.base import Architecture, Keys
 from aprtui.model.architectures.qwen_hybrid import EXPERT_KEYS, EXPERT_MODULES, complete_experts
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 _LINEAR = "model.layers.{layer}.linear_attn"
 

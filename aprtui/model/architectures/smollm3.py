@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from aprtui.model.architectures.base import Architecture, Keys
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 
 _PERIOD = 4
 

@@ -36,7 +36,7 @@ from aprtui.model.weight_difference.nodes import graph_of, nodes_by_tensor, same
 from aprtui.model.weight_difference.values import WeightMetrics, weight_metrics
 from aprtui.model.weights import StoredTensor, stored_tensor
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _MEGABYTE = 1_000_000
 

@@ -10,7 +10,8 @@ from aprtui.model.architectures.registry import architecture_of
 from aprtui.model.binding import parameters, stored_name
 from aprtui.model.config import ModelConfig
 from aprtui.model.model_file import ModelFile
-from aprtui.trace.graph import Node, StageGraph, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aprtui.model.weight_difference.compare import ModelDifference, TensorDifference
 from aprtui.model.weight_difference.values import WeightRange
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Record = dict[str, Any]
 

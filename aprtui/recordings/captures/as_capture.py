@@ -25,7 +25,7 @@ from aprtui.recordings.format import DATA_NAME, FILE_NAME, OpSet
 from aprtui.recordings.reading import Recording, is_recording
 from aprtui.trace.aprt import write_aprt, write_atomically
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import EngineInfo, relative_path
 from aprtui.trace.writer import CaptureWriter, require_usable
 

@@ -21,7 +21,8 @@ from aprtui.recordings.format import OpGraph, OpNode, OpSet, RootKind
 from aprtui.recordings.memory import Bytes, Memory, four
 from aprtui.recordings.reading import Recording
 from aprtui.recordings.stages import NodeNames
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 Floats = NDArray[np.float32]
 

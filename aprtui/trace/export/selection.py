@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.select import ALL, parse_layers, parse_positions, select_nodes, select_stages
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 from aprtui.tui.draw.grid_layout import GridLayout
 from aprtui.tui.draw.numbers import short_number, signed_short_number

@@ -9,7 +9,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import CODES, Node, Scope, Stage, StageGraph
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import CODES, Node, Stage
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 
 PROMPT = "def fib(n):"

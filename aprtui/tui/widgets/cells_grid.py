@@ -8,7 +8,8 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.strip import Strip
 
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 

@@ -25,7 +25,7 @@ from aprtui.contracts.settling import Lack
 from aprtui.errors import AprtuiError
 from aprtui.recordings.captures.as_capture import open_capture
 from aprtui.resources import contracts as own_contracts
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.numbers import UNKNOWN, number
 from aprtui.tui.draw.text import SEPARATOR, clipped
 from aprtui.tui.widgets.table import Column, Row, Table, Tone

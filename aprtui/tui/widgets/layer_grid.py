@@ -12,7 +12,7 @@ from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.grid_layout import header_rows
 from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets

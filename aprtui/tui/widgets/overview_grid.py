@@ -12,7 +12,7 @@ from rich.segment import Segment
 from textual.geometry import Size
 from textual.strip import Strip
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.grid_layout import code_rows, header_rows
 from aprtui.tui.draw.overview import (
     ABSENT,

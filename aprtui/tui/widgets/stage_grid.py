@@ -18,7 +18,8 @@ from textual.events import Resize
 from textual.geometry import Size
 from textual.strip import Strip
 
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.tui.draw.bars import Bar, lens_cells
 from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile

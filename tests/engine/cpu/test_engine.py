@@ -23,7 +23,8 @@ from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op, TokenMixer
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node, TokenMixer
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.tiny_model import CPU_MODELS, MODELS, TINY, TinyModel

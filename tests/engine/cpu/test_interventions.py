@@ -14,7 +14,8 @@ from aprtui.engine.kv_types import fitting_kv_types, round_kv
 from aprtui.engine.protocol import Intervention, KvType, Logits, Mode, NodeCall, Taps
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.rounding import ARITHMETIC
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import Accumulator, accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cpu.test_nodes import MODELS, evaluator, inputs_of

@@ -14,7 +14,8 @@ from aprtui.engine.cpu.kv_cache import key_tile, kv_number, padded, put_key, put
 from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.kv_types import cache_bytes, round_kv
 from aprtui.engine.protocol import KvType, Logits, Mode, Taps
-from aprtui.trace.graph import Node, Op, Part
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Node
 from tests.engine.conformance import Recorder
 from tests.engine.tiny_model import MODELS
 

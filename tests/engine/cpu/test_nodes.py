@@ -17,7 +17,8 @@ from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.reference.history import rows_needed
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from tests.engine.conformance import Recorder
 from tests.engine.tiny_model import CPU_MODELS, TINY, TinyModel
 

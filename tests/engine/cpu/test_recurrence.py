@@ -13,7 +13,7 @@ from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.protocol import NO_TAPS, Engine, Intervention, KvType, Logits, Mode, NodeCall, Taps
 from aprtui.engine.reference.engine import NumpyEngine
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.tiny_model import CPU_MODELS, TinyModel
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.protocol import KvType, Logits, Mode, Taps, TapSink, takes_sums
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import Accumulator
 from tests.engine.tiny_model import tiny_model
 

@@ -33,7 +33,8 @@ from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cuda.trapping import open_and_trap

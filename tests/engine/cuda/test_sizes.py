@@ -9,7 +9,7 @@ import pytest
 from aprtui.engine.cuda.sizes import require_supported
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import Activation
+from aprtui.trace.graph.config import Activation
 from tests.engine.tiny_model import CPU_MODELS, TINY, tiny_model
 
 KNOWN = [kind for kind in WeightType if kind.format.cuda_struct is not None]

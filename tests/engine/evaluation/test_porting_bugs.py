@@ -29,7 +29,8 @@ from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.progress import no_progress
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node, Op, Part
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import TOKENS, evaluators, model
 from tests.model.gguf_files import write_model
 from tests.thinning import often

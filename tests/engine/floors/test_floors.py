@@ -21,7 +21,7 @@ from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, Node
+from aprtui.trace.graph.stage import ENTRY, Node
 from tests.engine.embedded_captures import TOKENS, captured, edit
 from tests.model.gguf_files import write_model
 

@@ -21,7 +21,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.identify import FoundEngine, identify
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import TOKENS
 from tests.thinning import often
 

@@ -17,7 +17,7 @@ from aprtui.engine.protocol import Mode
 from aprtui.errors import UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.progress import no_progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import model_file
 
 

@@ -26,7 +26,7 @@ from aprtui.engine.sampling import GREEDY
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import graph_for
+from aprtui.trace.graph.stage_graph import graph_for
 from tests.engine.process.test_engine_process import running, until
 
 SETTINGS = EngineSettings("cpu", Mode.Q8, KvType.F32, threads=1, context=128)

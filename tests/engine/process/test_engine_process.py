@@ -36,7 +36,8 @@ from aprtui.engine.sampling import GREEDY, NO_TOKEN
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from tests.engine.fake_engine import open_fake
 from tests.hangs import no_hang
 

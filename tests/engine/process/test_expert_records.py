@@ -15,7 +15,7 @@ from aprtui.engine.process.records import Recorder
 from aprtui.engine.process.slots import Slots
 from aprtui.engine.protocol import KvType, Mode, Taps
 from aprtui.trace.experts import ExpertCounts
-from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Node
+from aprtui.trace.graph.stage import ROUTER, ROUTER_CHOICE, Node
 from aprtui.trace.stats import Accumulator
 from tests.model.gguf_files import write_model
 

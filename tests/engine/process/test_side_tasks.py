@@ -36,7 +36,7 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
 from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import graph_for
+from aprtui.trace.graph.stage_graph import graph_for
 from tests.engine.fake_engine import open_fake
 from tests.engine.process.test_engine_process import E, pid, running, until
 

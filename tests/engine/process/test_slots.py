@@ -25,7 +25,7 @@ from aprtui.engine.process.slots import (
     experts_type,
 )
 from aprtui.engine.sampling import NO_TOKEN, Candidate
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.stats import SUMS, Accumulator, StageStats, accumulate
 from tests.engine.fake_engine import FakeEngine
 

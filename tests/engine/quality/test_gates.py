@@ -23,7 +23,7 @@ from aprtui.engine.quality.gates import NAMES, GateResult, run_quality
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import Manifest
 from aprtui.trace.stats import Accumulator
 from tests.engine.edit_gguf import _opened, _tensor

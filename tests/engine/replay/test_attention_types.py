@@ -18,7 +18,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import TOKENS
 
 Array = NDArray[np.float32]

@@ -41,7 +41,8 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op, Part
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import TOKENS, edit, evaluators, exact, model, replay
 from tests.model.gguf_files import Tensor, model_file

@@ -28,7 +28,8 @@ from aprtui.engine.replay.value_types import half_step
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, Node
+from aprtui.trace.graph.ops import Axis
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import TOKENS
 from tests.thinning import crossed, often
 

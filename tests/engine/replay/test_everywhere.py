@@ -26,7 +26,8 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import TOKENS, edit
 from tests.thinning import often

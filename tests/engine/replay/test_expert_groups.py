@@ -33,7 +33,8 @@ from aprtui.oracle.transformers_model import DataType
 from aprtui.progress import no_progress
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ROUTER_CHOICE, ExpertGroups, GroupScore, Node
+from aprtui.trace.graph.config import ExpertGroups, GroupScore
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node
 from tests.engine.embedded_captures import captured
 from tests.engine.replay.own_captures import assert_exactly_zero, replayed
 from tests.engine.replay.test_recurrence import failed

@@ -24,7 +24,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ROUTER_CHOICE, Node
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node
 from tests.engine.embedded_captures import captured, edit
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import write_model

@@ -28,7 +28,9 @@ from aprtui.engine.replay.spread import HONEST_ROUNDINGS
 from aprtui.engine.rounding import round_q4_0, round_q8_0
 from aprtui.errors import UsageError
 from aprtui.model.model import Model, load_model
-from aprtui.trace.graph import GraphConfig, Node, Op
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import write_model
 
 CONFIG = GraphConfig("qwen2", 1, 256, 4, 2, 64, 64, 32)

@@ -21,7 +21,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
 from tests.engine.embedded_captures import captured, edit
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import model_file, write_model

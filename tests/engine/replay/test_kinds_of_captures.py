@@ -21,7 +21,10 @@ from aprtui.engine.replay.value_types import before_storage, fitting_types, narr
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Activation, GraphConfig, Node, Op, graph_for
+from aprtui.trace.graph.config import Activation, GraphConfig
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from tests.engine.embedded_captures import TOKENS
 from tests.thinning import crossed, often
 

@@ -26,7 +26,8 @@ from aprtui.oracle.transformers_capture import TransformersOptions, write_transf
 from aprtui.oracle.transformers_model import AttentionKind, DataType
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import captured
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.engine.replay.test_recurrence import failed

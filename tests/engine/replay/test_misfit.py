@@ -16,7 +16,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.trace.aprt import HEADER_BYTES, write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import ENTRY, Node
+from aprtui.trace.graph.stage import ENTRY, Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import evaluators, exact, model
 

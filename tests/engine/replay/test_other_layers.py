@@ -17,7 +17,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.other_layers import GROWN
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
-from aprtui.trace.graph import LAYER_OUTPUT, Node
+from aprtui.trace.graph.stage import LAYER_OUTPUT, Node
 from tests.engine.embedded_captures import TOKENS
 
 

@@ -18,7 +18,7 @@ from aprtui.engine.replay.place import position_ranges
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import TOKENS
 
 Array = NDArray[np.float32]

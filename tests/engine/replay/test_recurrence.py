@@ -26,7 +26,8 @@ from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, GraphConfig, Node
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.conformance import relative_l2
 from tests.engine.embedded_captures import captured, edit

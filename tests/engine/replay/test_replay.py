@@ -20,7 +20,8 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ENTRY, Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import TOKENS, captured, edit
 from tests.engine.tiny_model import random_weight

@@ -17,7 +17,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import Tensor, model_file
 
 TOKENS = tuple(range(20, 33))

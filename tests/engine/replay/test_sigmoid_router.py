@@ -20,7 +20,7 @@ from aprtui.engine.protocol import KvType, Logits, Mode
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import ROUTER_CHOICE, Node
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node
 from tests.engine.embedded_captures import captured
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.engine.replay.test_recurrence import failed

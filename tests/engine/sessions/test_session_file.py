@@ -21,7 +21,7 @@ from aprtui.engine.sessions.format import SessionEnd, SessionStart, SessionToken
 from aprtui.engine.sessions.recording import SessionWriter
 from aprtui.engine.sessions.session_file import SessionFile, is_session, session_summary
 from aprtui.errors import EngineError, UnreadableError, UsageError
-from aprtui.trace.graph import graph_for
+from aprtui.trace.graph.stage_graph import graph_for
 from tests.engine.sessions.recorded_session import START, write_session
 from tests.tui.screens.live.recorded import PIECES, example_record
 

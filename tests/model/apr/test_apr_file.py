@@ -18,7 +18,7 @@ from aprtui.model.facts import model_facts
 from aprtui.model.model import load_model
 from aprtui.model.open_file import is_model_file, open_model_file
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import RopeLayout
+from aprtui.trace.graph.config import RopeLayout
 from tests.model.apr_files import AprModel, AprTensor, apr_model, entry, padded, write_gguf
 from tests.model.gguf_files import model_file, write_model
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from aprtui.engine.process.slots import STATS
-from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.tui.draw.colours import LEVELS, Mark
 from aprtui.tui.draw.figures import FULL_CHANGE, SHARED, Statistic, figures_of, first_nonfinite, grid_tile
 from aprtui.tui.draw.grid_layout import grid_layout

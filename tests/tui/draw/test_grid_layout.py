@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from aprtui.trace.graph import Node, graph_for, known_names
+from aprtui.trace.graph.names import known_names
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.tui.draw.grid_layout import code_rows, grid_layout, header_rows, wrapped_name
 from tests.engine.fake_engine import CONFIG
 

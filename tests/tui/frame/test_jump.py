@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
 from aprtui.tui.frame.overlay import JumpScreen

@@ -20,7 +20,7 @@ from textual.widgets import Input, TextArea
 
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
 from aprtui.tui.draw.colours import LIGHT

@@ -10,7 +10,7 @@ import pytest
 from textual._styles_cache import StylesCache
 from textual.widget import Widget
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
 from aprtui.tui.frame import ascii_filter

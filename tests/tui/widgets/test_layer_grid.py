@@ -7,7 +7,7 @@ from rich.segment import Segment
 from textual.app import App, ComposeResult
 from textual.strip import Strip
 
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 
 COLUMNS = ("norm", "gate", "up", "out")

@@ -16,16 +16,10 @@ from textual.pilot import Pilot
 from textual.theme import Theme
 
 from aprtui.engine.process.slots import STATS
-from aprtui.trace.graph import (
-    Activation,
-    GraphConfig,
-    LatentAttention,
-    Node,
-    Router,
-    Scope,
-    StageGraph,
-    graph_for,
-)
+from aprtui.trace.graph.config import Activation, GraphConfig, LatentAttention, Router
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.tui.draw.colours import DARK, LIGHT, ColourMap, level_colours
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.overview import CURSOR, FAULT

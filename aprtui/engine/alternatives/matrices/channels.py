@@ -12,7 +12,7 @@ from aprtui.engine.alternatives.alternative import MOST_VALUES
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Wide = NDArray[np.float64]
 Places = NDArray[np.intp]

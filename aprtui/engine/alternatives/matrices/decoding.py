@@ -17,7 +17,8 @@ from aprtui.engine.alternatives.matrices.channels import BLOCK, Places, Wide, is
 from aprtui.model.model import Model
 from aprtui.model.weight_types import BlockPart, ScalePacking, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Bytes = NDArray[np.uint8]
 

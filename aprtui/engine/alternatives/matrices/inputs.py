@@ -23,7 +23,7 @@ from aprtui.engine.alternatives.matrices.channels import (
     some,
     wrong_channels,
 )
-from aprtui.trace.graph import Op
+from aprtui.trace.graph.ops import Op
 
 _EQUATIONS = 3
 """Values that are looked at for each number that is solved for."""

@@ -20,7 +20,8 @@ from aprtui.engine.alternatives.matrices.channels import SAMPLED, TOKENS, is_sma
 from aprtui.engine.alternatives.places import layer_words
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 _QKV = ("Q", "K", "V")
 

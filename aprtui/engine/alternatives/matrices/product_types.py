@@ -12,7 +12,7 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.matrices import products
 from aprtui.engine.alternatives.matrices.channels import BLOCK, SAMPLED, TOKENS, Wide, is_small, rows_of, some
 from aprtui.engine.rounding import ROUND
-from aprtui.trace.graph import Op
+from aprtui.trace.graph.ops import Op
 
 _TERMS = (1, 8, 16, 32, 64, 128, 256)
 _INPUTS = {

@@ -10,7 +10,8 @@ from aprtui.engine.alternatives.call import Array, Matrix, StageCall, layers_wit
 from aprtui.model.model import Model
 from aprtui.model.weight_types import BlockPart
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Part
+from aprtui.trace.graph.ops import Part
+from aprtui.trace.graph.stage import Node
 
 BLOCK = 32
 _NIBBLES = frozenset({"Q4_0", "Q4_1", "Q4_K"})

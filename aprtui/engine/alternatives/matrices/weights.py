@@ -17,7 +17,8 @@ from aprtui.engine.rounding import ROUND
 from aprtui.engine.weight_rounding import WEIGHT_ROUNDINGS, round_rows
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Wide = NDArray[np.float64]
 Places = NDArray[np.intp]

@@ -8,7 +8,8 @@ from enum import Enum
 
 from aprtui.engine.alternatives.call import Array, StageCall, layers_with, middle_two
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op, Scope
+from aprtui.trace.graph.ops import Op, Scope
+from aprtui.trace.graph.stage import Node
 
 
 class Layers(Enum):

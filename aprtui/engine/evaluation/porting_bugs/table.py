@@ -10,7 +10,8 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.matrices import products
 from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
 from aprtui.model.model import Model
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, ROUTER, Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, ROUTER, Node
 
 
 def _grouped(model: Model, node: Node) -> bool:

@@ -19,7 +19,8 @@ from aprtui.engine.replay.recompute import CapturedStages, Recomputed, Recompute
 from aprtui.engine.replay.spread import Spreads
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

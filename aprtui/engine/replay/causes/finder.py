@@ -16,7 +16,7 @@ from aprtui.engine.replay.causes.segment_search import LONGEST, SegmentSearch
 from aprtui.engine.replay.causes.stage_search import StageSearch
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.progress import Progress, no_progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 _PROVED = "computed in another way than the model's, which reproduces it"
 

@@ -20,7 +20,7 @@ from aprtui.compare.wording import counted
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

@@ -13,7 +13,9 @@ from aprtui.engine.alternatives.alternative import Attempt
 from aprtui.engine.alternatives.results import source_words
 from aprtui.engine.replay.causes.failing import Failing, residue
 from aprtui.engine.replay.causes.proof import Proof
-from aprtui.trace.graph import Node, Op, Part, StageGraph
+from aprtui.trace.graph.ops import Op, Part
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 
 
 def read_past(proofs: Sequence[Proof], graph: StageGraph) -> list[Proof]:

@@ -21,7 +21,8 @@ from aprtui.engine.replay.causes.failing import Failing, SearchedRun, Seen
 from aprtui.engine.replay.causes.proof import FAR, LACKING, ChangedNodes, Judge, Proof, TriedAttempt, nearest_proof
 from aprtui.engine.replay.recompute import Recomputer
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

@@ -20,7 +20,8 @@ from aprtui.engine.replay.causes.failing import Failing, SearchedRun
 from aprtui.engine.replay.causes.proof import LACKING, Judge, Proof, TriedAttempt, nearest_proof
 from aprtui.engine.replay.flash_attention import ONLINE_F16
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 

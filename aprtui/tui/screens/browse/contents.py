@@ -24,7 +24,8 @@ from aprtui.recordings.listing import ListedNode, listed_nodes, node_stats
 from aprtui.recordings.reading import Recording
 from aprtui.trace.agent_trace import AgentTrace, read_agent_trace
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stage_reader import StageReader, reader_stats
 from aprtui.trace.stats import StageStats
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind

@@ -16,7 +16,8 @@ from aprtui.recordings.listing import ListedNode
 from aprtui.recordings.reading import Recording
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import provenance_tokens
-from aprtui.trace.graph import Node, StageGraph, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest
 from aprtui.tui.draw.numbers import duration
 

@@ -18,7 +18,8 @@ from aprtui.engine.process.slots import STATS
 from aprtui.model.tensor_table import TensorInfo, TensorSummary
 from aprtui.recordings.listing import ListedNode
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stats import StageStats
 from aprtui.tui.draw.numbers import UNKNOWN, age_text, column_number, number, range_text, shape_text, size_text
 from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path

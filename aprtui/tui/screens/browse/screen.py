@@ -24,7 +24,7 @@ from aprtui.model.lookup import find_models
 from aprtui.recordings.listing import ListedNode
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.text import as_typed, short_path
 from aprtui.tui.frame.recent import models_at_hand, models_in_caches, recent_pairs, recent_paths, remember

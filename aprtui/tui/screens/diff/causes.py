@@ -14,7 +14,7 @@ from textual.widgets import Static
 from aprtui.compare.causes import cause_sentence, tried_words, unexplained_lines
 from aprtui.compare.comparison import Comparison, TriedAlternative
 from aprtui.compare.wording import counted, number_text
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.widgets.table import Column, Row, Table, Tone
 

@@ -18,7 +18,8 @@ from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import Comparison, ErrorState, StageComparison
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import TOLERABLE, StageVerdict, Verdict, error_step
-from aprtui.trace.graph import Node, Scope
+from aprtui.trace.graph.ops import Scope
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 
 _FIRST = (Metric.TOKEN_REL_L2, Metric.REL_L2, Metric.REL_LINF)

@@ -17,7 +17,7 @@ from textual.strip import Strip
 
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import StageComparison
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.colours import LEVELS, ColourMap, glyph, level_colours, on_colour
 from aprtui.tui.draw.numbers import short_number
 from aprtui.tui.draw.overview import Outlines, OverviewPalette

@@ -18,7 +18,8 @@ from aprtui.progress import Cancelled
 from aprtui.recordings.captures.as_capture import open_capture
 from aprtui.trace.archive import is_single_file
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.stage_reader import StageReader
 from aprtui.tui.draw.tiles import (
     Read,

@@ -16,7 +16,7 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from aprtui.errors import AprtuiError
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.tiles import Size
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.pair import PairReader, PairTiles, Sides, open_pair

@@ -29,7 +29,7 @@ from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.archive import is_single_file
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.keymap import Chord, first_key

@@ -11,7 +11,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance, Verdict
 from aprtui.compare.wording import counted, figures_text, number_text
 from aprtui.trace.archive import is_single_file
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.numbers import column_number
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import SEPARATOR

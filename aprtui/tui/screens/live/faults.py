@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
 from aprtui.engine.faults.kinds import KINDS, PARAMETERS
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.widgets.table import Column, Row, Table, Tone
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.numbers import duration, number
 from aprtui.tui.draw.text import SEPARATOR, joined

@@ -24,7 +24,7 @@ from aprtui.engine.sessions.player import NO_ENGINE
 from aprtui.errors import UsageError
 from aprtui.model.prompt import ChatPrompt
 from aprtui.model.split_files import model_stem
-from aprtui.trace.graph import graph_for
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
 from aprtui.tui.draw.progress import WorkProgress

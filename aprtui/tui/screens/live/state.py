@@ -15,7 +15,7 @@ from aprtui.errors import UsageError
 from aprtui.model.discovery.naming import has_default
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state

@@ -19,7 +19,9 @@ from aprtui.recordings.listing import ListedNode, listed_node, listed_nodes, nod
 from aprtui.recordings.reading import Recording
 from aprtui.trace.aprt import AprtError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Part, Stage, StageGraph, canonical_name
+from aprtui.trace.graph.ops import Axis, Part
+from aprtui.trace.graph.stage import ROUTER_CHOICE, Node, Stage, canonical_name
+from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader

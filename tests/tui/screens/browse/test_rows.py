@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder
 from aprtui.tui.screens.browse.facts import fault_words, stages_words

@@ -16,7 +16,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.model.discovery.places import FoundModel
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.child import Ended, Event, Progressed, Record, Remark

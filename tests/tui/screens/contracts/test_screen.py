@@ -13,7 +13,7 @@ from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.evidence.claim import claim_digest
 from aprtui.contracts.evidence.files import CheckRun, write_evidence
 from aprtui.contracts.evidence.project import project_of
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.contracts import screen as contracts_module
 from aprtui.tui.screens.contracts.screen import ContractsScreen

@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from aprtui.compare.comparison import Cause, TriedAlternative
 from aprtui.compare.report.records import comparison_records, read_comparison
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.screens.diff.causes import CausesDialog
 from aprtui.tui.screens.diff.grid import DiffGrid

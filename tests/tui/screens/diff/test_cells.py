@@ -14,7 +14,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.records import read_comparison
 from aprtui.compare.report.svg import render_svg
 from aprtui.compare.verdict import Tolerance
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.colours import ColourMap
 from aprtui.tui.screens.diff.cells import Sign, cells, layout, rows, step_level
 from aprtui.tui.screens.diff.words import stage_words

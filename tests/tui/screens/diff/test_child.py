@@ -17,7 +17,7 @@ import pytest
 
 from aprtui.compare.report.records import read_comparison
 from aprtui.config import Config
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.child import BYTES_A_POLL, ChildSource, Ended, Event, Progressed, Record
 from aprtui.tui.frame.session import Session

@@ -15,7 +15,7 @@ from aprtui.compare.conclusion import judge_by_bound
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance
 from aprtui.errors import UsageError
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
 from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, level_colours

@@ -12,7 +12,7 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.model.model import load_model
 from aprtui.trace.aprt import write_aprt
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.colours import LEVELS, Mark
 from aprtui.tui.draw.tiles import Tiling, reduced
 from aprtui.tui.draw.viewport import Viewport

@@ -13,7 +13,7 @@ from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
 from aprtui.config import Config
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.keymap import key_name

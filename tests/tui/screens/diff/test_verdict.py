@@ -10,7 +10,8 @@ import pytest
 
 from aprtui.compare.report.headline import headline
 from aprtui.compare.report.records import read_comparison
-from aprtui.trace.graph import Node, RopeLayout
+from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.frame.state import ScreenName
 from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.diff.grid import DiffGrid

@@ -34,7 +34,9 @@ from aprtui.engine.process.slots import CANDIDATES, RING, STATS, TokenRecord, ca
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Candidate, Sampling
 from aprtui.model.prompt import ChatPrompt
-from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 
 PIECES = (
     "\n",

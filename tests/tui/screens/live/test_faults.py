@@ -8,7 +8,7 @@ import pytest
 from textual.widgets import Input
 
 from aprtui.engine.faults.kinds import KINDS
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.screens.live.faults import FaultDialog, FaultEntry, FaultForm, FaultPlace, fault_rows
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.screens.live.settings import LiveSettingsScreen

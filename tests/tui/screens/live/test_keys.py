@@ -15,7 +15,7 @@ from aprtui.engine.process.messages import EngineSettings
 from aprtui.engine.process.slots import RING
 from aprtui.engine.protocol import Mode
 from aprtui.engine.sampling import Sampling
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.signals import TintSignal

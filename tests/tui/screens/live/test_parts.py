@@ -19,7 +19,7 @@ from aprtui.engine.sampling import NO_TOKEN, Candidate, Sampling
 from aprtui.errors import UsageError
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.draw.bars import Bar, bar_cells, bar_text, candidate_bars, lens_bars, lens_cells, token_text
 from aprtui.tui.draw.colours import TINTS, tint_styles
 from aprtui.tui.draw.figures import Statistic

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from aprtui.trace.graph import Node, graph_for
+from aprtui.trace.graph.stage import Node
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.draw.numbers import duration

@@ -14,7 +14,7 @@ from textual.color import Color
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.sampling import GREEDY, Sampling
 from aprtui.errors import ExitCode
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.grid_layout import grid_layout

@@ -10,7 +10,7 @@ from aprtui.resources import embedded_model
 from aprtui.sweep.folder import SweepFolder
 from aprtui.sweep.results import RESULTS, ROLLUP, ResultRow, RollupRow
 from aprtui.trace.aprt import write_atomically
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from tests.compare.synthetic import changed, write_capture
 
 FAULT = Node(1, "ffn_gate")

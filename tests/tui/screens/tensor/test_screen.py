@@ -15,7 +15,7 @@ from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.tensor import screen as tensor_screen

@@ -7,7 +7,7 @@ import pytest
 
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import header
-from aprtui.trace.graph import graph_for
+from aprtui.trace.graph.stage_graph import graph_for
 from aprtui.tui.draw.colours import Mark
 from aprtui.tui.draw.tiles import Tiling
 from aprtui.tui.draw.viewport import Viewport
