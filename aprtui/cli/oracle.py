@@ -215,13 +215,13 @@ def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) ->
         )  # fmt: skip
         return
     loaded, work = asked.of_model("transformers")
-    if options.attention is AttentionKind.SDPA and loaded.config.graph.attn_softcap:
-        click.echo("aprtui: sdpa of transformers leaves out the softcap of scores that this model has", err=True)
     asked.write(
         loaded.path, work, lambda here, progress: write_transformers_captures(
             loaded, here, options, progress, overwrite=asked.overwrite
         )
     )  # fmt: skip
+    if options.attention is AttentionKind.SDPA and loaded.config.graph.attn_softcap:
+        click.echo("aprtui: sdpa of transformers leaves out the softcap of scores that this model has", err=True)
 
 
 @command.command(

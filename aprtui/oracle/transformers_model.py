@@ -82,6 +82,11 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     if threads:
         torch.set_num_threads(threads)
     of_model = getattr(transformers, architecture.class_for(model.config.graph))
+    if attention is AttentionKind.SDPA and not getattr(of_model, "_supports_sdpa", True):
+        raise UsageError(
+            f"--attention {attention}: {of_model.__name__} of transformers {transformers.__version__} has none: use "
+            f"--attention {AttentionKind.EAGER}"
+        )
     # Where layers with a window have a RoPE of their own, the class has two bases.
     two_bases = isinstance(getattr(of_model.config_class, "default_theta", None), dict)
     config = of_model.config_class(**settings(model, two_bases), attn_implementation=str(attention))
