@@ -6,12 +6,14 @@ same. A crash ends the child and never the screen, the child's memory is freed w
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,6 +69,16 @@ class Ended:
 Event = Record | Progressed | Remark | Ended
 
 
+def _widen(pipe: int) -> None:
+    """Let a pipe hold what a poll takes. One of the usual 64 KiB, emptied once a poll, is slower than the child.
+
+    Only Linux can, and not where its limits of pipes are lower: then records come as they did.
+    """
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, BYTES_A_POLL)
+
+
 class ChildSource:
     """Runs one command at a time in a child process and reads its records as they come. Nothing here blocks."""
 
@@ -87,13 +99,12 @@ class ChildSource:
             [sys.executable, "-P", "-m", *words, "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths, RECORDS_VARIABLE: "1"}, start_new_session=True,
-            # Where pipes can be widened. One of the usual 64 KiB, emptied once a poll, is slower than the child.
-            pipesize=BYTES_A_POLL,
         )  # fmt: skip
         self._rests = {}
         for pipe in (self._process.stdout, self._process.stderr):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
+            _widen(pipe.fileno())
             self._rests[pipe.fileno()] = b""
         self._last_remark, self._whole = "", False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -62,6 +63,18 @@ def test_a_poll_can_take_all_that_it_may(tmp_path: Path) -> None:
     held = fcntl.fcntl(process.stdout.fileno(), fcntl.F_GETPIPE_SZ)
     source.cancel()
     assert held >= BYTES_A_POLL
+
+
+def test_where_pipes_may_not_be_widened_records_arrive_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    source = ChildSource()
+    source.start(DiffRequest(*two_captures(tmp_path), tolerance="rel_l2=0.1"))
+    assert all_events(source)[-1] == Ended()
 
 
 def test_records_arrive_as_the_command_writes_them(tmp_path: Path) -> None:
