@@ -18,6 +18,7 @@ import click
 
 from aprtui.build import DOCUMENTATION
 from aprtui.cli.lazy_group import LazyGroup, listed
+from aprtui.collector import collect_rarely
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.terminal_output import guard_streams
 
@@ -176,6 +177,7 @@ def cli(ctx: click.Context) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
+    collect_rarely()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if wanted := os.environ.get(COMPLETION):
         from click.shell_completion import shell_complete

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numba
 from numba.extending import intrinsic as _intrinsic
 
+from aprtui.jit_cache import cached
 from aprtui.resources import kernel_cache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -47,7 +48,9 @@ def _compiled(function: Function, **options: Any) -> Function:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _folder() or before
     try:
-        compiled: Function = numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)
+        compiled: Function = cached(
+            numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)
+        )
     finally:
         numba.config.CACHE_DIR = before
     return compiled

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numba
 
+from aprtui.collector import collect_rarely
 from aprtui.engine.cpu.interpreter import compile_interpreter
 from aprtui.engine.cpu.operations import Kernel, operation_address
 from aprtui.engine.cpu.program import Opcode
@@ -120,6 +121,7 @@ class _Sharing:
 
 def main() -> None:
     """What a helper does until its input ends: compile a kernel into the cache, and say its name."""
+    collect_rarely()
     for line in sys.stdin:
         name = line.strip()
         if name == _INTERPRETER:

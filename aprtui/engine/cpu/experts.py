@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, float32
+from numba import float32
 
 from aprtui.engine.cpu.jit import kernel
 from aprtui.engine.cpu.matmul import quantize_rows
-from aprtui.engine.cpu.memory import control_record, first_token, float32s, instruction, pointer
+from aprtui.engine.cpu.memory import array_at, control_record, first_token, float32s, instruction
 from aprtui.engine.cpu.rows import copy, exponential
 from aprtui.engine.reference.ops import LEAST_WEIGHT_SUM
 
@@ -34,7 +34,7 @@ def grouping_size(experts: int, slots: int) -> int:
 @kernel
 def int64s(address: int, count: int) -> Any:
     """The `count` int64 numbers at `address`, as an array."""
-    return carray(pointer(address), (count,), np.int64)
+    return array_at(address, count, np.int64)
 
 
 @kernel
@@ -112,7 +112,7 @@ def choose_experts(step_address: int, control_address: int, begin: int, end: int
     (`kind` 0) or by the sum of the two largest (1).
     """
     step = instruction(step_address)[0]
-    taken = carray(pointer(scratch), (step.width,), np.uint8)
+    taken = array_at(scratch, step.width, np.uint8)
     for token in range(begin, end):
         source = float32s(step.source + 4 * token * step.source_stride, step.width)
         target = float32s(step.target + 4 * token * step.target_stride, step.heads)

@@ -11,19 +11,19 @@ import time
 from typing import Any
 
 import numpy as np
-from numba import carray, types
+from numba import types
 
 from aprtui.engine.cpu.attention import block_of
 from aprtui.engine.cpu.experts import EXPERT_ROWS
 from aprtui.engine.cpu.jit import kernel
 from aprtui.engine.cpu.memory import (
+    array_at,
     atomic_add,
     atomic_load,
     call,
     control_record,
     first_token,
     instruction,
-    pointer,
     relax,
 )
 from aprtui.engine.cpu.program import INSTRUCTION, Opcode, control_offset
@@ -64,10 +64,10 @@ def _charge(control: Any, index: int, since: int) -> int:
     """
     place = control.waits + 16
     _clock_gettime(_CLOCK, place)
-    clock = carray(pointer(place), (2,), np.int64)
+    clock = array_at(place, 2, np.int64)
     now = clock[0] * 1_000_000_000 + clock[1]
     if index >= 0:
-        durations = carray(pointer(control.durations), (index + 1,), np.int64)
+        durations = array_at(control.durations, index + 1, np.int64)
         durations[index] += now - since
     return int(now)
 
@@ -137,7 +137,7 @@ def _execute(control: Any, thread: int) -> None:
         if finished:
             atomic_add(done, finished)
         index += 1 + (step.count if step.opcode == Opcode.ROWS else 0)
-    arrivals = carray(pointer(control.waits + 64 * thread), (1,), np.int64)
+    arrivals = array_at(control.waits + 64 * thread, 1, np.int64)
     arrivals[0] += control.threads
     atomic_add(control.address + _ARRIVED, 1)
     _wait_until(control.address + _ARRIVED, arrivals[0])
@@ -163,7 +163,7 @@ def enter(address: int, thread: int, descriptor: int) -> None:
     """
     control = control_record(address)[0]
     if thread == 0:
-        counters = carray(pointer(control.counters), (2 * control.end,), np.int64)
+        counters = array_at(control.counters, 2 * control.end, np.int64)
         for index in range(2 * control.begin, 2 * control.end):
             counters[index] = 0
         wake(address, descriptor)

@@ -11,15 +11,28 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from numba import types
 from numba.extending import intrinsic as _intrinsic
+
+from aprtui.jit_cache import CachedCallback, cached
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
     """Compile `function` on first use, cached on disk; callable from Python (lock released) and from other kernels."""
-    compiled: Function = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    compiled: Function = cached(numba.njit(nogil=True, cache=True, error_model="numpy")(function))
     return compiled
+
+
+def callback(function: Callable[..., None], arguments: int) -> int:
+    """Address of `function`, which takes so many int64: compiled now, or taken from the cache on disk."""
+    signature = types.void(*[types.int64] * arguments)
+    compiled = CachedCallback(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+    compiled.enable_caching()
+    compiled.compile()
+    address: Any = compiled.address  # typed as if it might not be compiled
+    return int(address)
 
 
 def renamed(function: Function, suffix: object) -> Function:
@@ -46,9 +59,8 @@ def reduction(function: Function) -> Function:
     The order of the sum is then the compiler's choice but fixed: it depends on the number of values alone, so threads
     and chunks change no bit. Values are still NaN and Inf where they ought to be.
     """
-    compiled: Function = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})(
-        function
-    )
+    fastmath = {"reassoc", "contract"}
+    compiled: Function = cached(numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function))
     return compiled
 
 

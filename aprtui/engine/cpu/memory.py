@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import carray, int32, types, uint16
+from numba import int32, types, uint16
+from numba.core.typing.npydecl import parse_dtype
 
 from aprtui.engine.cpu.jit import intrinsic, kernel
 from aprtui.engine.cpu.program import CONTROL, INSTRUCTION
@@ -24,35 +25,47 @@ _SUBNORMAL_ROUND = np.float32(0.5)  # its last bit is worth the float16 subnorma
 
 
 @intrinsic
-def pointer(typing_context: Any, address: Any) -> Any:
-    """The int64 `address` as a pointer, for `numba.carray`."""
+def array_at(typing_context: Any, address: Any, count: Any, dtype: Any) -> Any:
+    """The `count` values of type `dtype` at the int64 `address`, as an array.
+
+    `numba.carray` does the same through a function of numba's own: each kernel that is taken from the cache would load
+    the modules around that.
+    """
+    array = types.Array(parse_dtype(dtype), 1, "C")
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        from numba.np.arrayobj import make_array, populate_array
 
-    return types.voidptr(types.int64), emit
+        kind = context.get_data_type(array.dtype)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(kind))
+        view = make_array(array)(context, builder)
+        data = builder.inttoptr(args[0], kind.as_pointer())
+        populate_array(view, data=data, shape=[args[1]], strides=[size], itemsize=size, meminfo=None)
+        return view._getvalue()  # noqa: SLF001 - how numba's own code takes it
+
+    return array(types.int64, types.int64, dtype), emit
 
 
 @kernel
 def float32s(address: int, count: int) -> Any:
     """The `count` float32 values at `address`, as an array."""
-    return carray(pointer(address), (count,), np.float32)
+    return array_at(address, count, np.float32)
 
 
 @kernel
 def halves(address: int, count: int) -> Any:
     """The bit patterns of the `count` float16 values at `address`, as an array of uint16."""
-    return carray(pointer(address), (count,), np.uint16)
+    return array_at(address, count, np.uint16)
 
 
 @kernel
 def instruction(address: int) -> Any:
-    return carray(pointer(address), (1,), INSTRUCTION)
+    return array_at(address, 1, INSTRUCTION)
 
 
 @kernel
 def control_record(address: int) -> Any:
-    return carray(pointer(address), (1,), CONTROL)
+    return array_at(address, 1, CONTROL)
 
 
 @kernel

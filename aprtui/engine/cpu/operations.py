@@ -13,13 +13,12 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import numba
 import numpy as np
-from numba import carray, float32, types
+from numba import float32
 
 from aprtui.engine.cpu import attention, experts, recurrence, rows, statistics
 from aprtui.engine.cpu.experts import EXPERT_OUT_TOKENS, EXPERT_ROWS, int64s, slots_of
-from aprtui.engine.cpu.jit import kernel, renamed
+from aprtui.engine.cpu.jit import callback, kernel, renamed
 from aprtui.engine.cpu.matmul import (
     INTEGERS,
     ActivationKind,
@@ -32,7 +31,7 @@ from aprtui.engine.cpu.matmul import (
     round_rows,
 )
 from aprtui.engine.cpu.matmul.scalars import load_f32, store_f32
-from aprtui.engine.cpu.memory import control_record, first_token, float32s, instruction, pointer
+from aprtui.engine.cpu.memory import array_at, control_record, first_token, float32s, instruction
 from aprtui.engine.cpu.program import Opcode
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
@@ -117,7 +116,7 @@ def _embed(weight_type: int) -> Operation:
         """Dequantise the embedding rows of the tokens `begin … end - 1`, times `scalar`."""
         step = instruction(step_address)[0]
         control = control_record(control_address)[0]
-        ids = carray(pointer(control.ids), (control.tokens,), np.int64)
+        ids = array_at(control.ids, control.tokens, np.int64)
         for token in range(begin, end):
             target = step.target + 4 * token * step.target_stride
             row = step.other + ids[token] * step.other_stride
@@ -336,10 +335,6 @@ def rounding_kernel(kind: ActivationKind) -> Kernel:
 
 
 @cache
-def _compiled(kernel: Kernel) -> Any:
-    return numba.cfunc(types.void(*[types.int64] * 5), cache=True, error_model="numpy")(kernel.operation())
-
-
 def operation_address(kernel: Kernel) -> int:
     """Address of a kernel, compiled or loaded from numba's cache."""
-    return int(_compiled(kernel).address)
+    return callback(kernel.operation(), arguments=5)

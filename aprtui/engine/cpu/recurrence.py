@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, float32
+from numba import float32
 
 from aprtui.engine.cpu.jit import kernel, reduction
-from aprtui.engine.cpu.memory import control_record, float32s, instruction, pointer
+from aprtui.engine.cpu.memory import array_at, control_record, float32s, instruction
 from aprtui.engine.cpu.program import DELTA_INPUTS, DeltaPart
 from aprtui.engine.cpu.rows import copy, exponential
 
@@ -143,7 +143,7 @@ def delta_rule(step_address: int, control_address: int, begin: int, end: int, sc
     With the output alone, the state of the last token is the stage's. With it, that goes on to the next chunk.
     """
     step, control = instruction(step_address)[0], control_record(control_address)[0]
-    places = carray(pointer(step.parameter), (1,), DELTA_INPUTS)[0]
+    places = array_at(step.parameter, 1, DELTA_INPUTS)[0]
     size = step.width * step.width
     for head in range(begin, end):
         carried = float32s(places.carried + 4 * head * size, size)

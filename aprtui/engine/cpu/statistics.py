@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, int32
+from numba import int32
 
 from aprtui.engine.cpu.jit import kernel, reduction
-from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, instruction, pointer
+from aprtui.engine.cpu.memory import array_at, bits_float, control_record, float32s, float_bits, instruction
 from aprtui.engine.cpu.program import DESCRIPTOR, Where
 from aprtui.trace.stats import SUMS
 
@@ -54,7 +54,7 @@ def _ordered_float(ordered: Any) -> float:
 @kernel
 def _describe(descriptor: Any, control: Any) -> None:
     """Statistics of one stage tensor into its row of the table; of maps, what has key ≤ query."""
-    sums = carray(pointer(control.statistics), (descriptor.node + 1,), SUMS)[descriptor.node]
+    sums = array_at(control.statistics, descriptor.node + 1, SUMS)[descriptor.node]
     sums.count, sums.nan, sums.inf = 0, 0, 0
     sums.min, sums.max, sums.total, sums.squares = np.inf, -np.inf, 0.0, 0.0
     tokens, width = control.tokens, descriptor.width
@@ -81,6 +81,6 @@ def statistics(step_address: int, control_address: int, begin: int, end: int, sc
     """Statistics of the stages with descriptors `begin … end - 1`."""
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
-    descriptors = carray(pointer(step.parameter), (step.count,), DESCRIPTOR)
+    descriptors = array_at(step.parameter, step.count, DESCRIPTOR)
     for index in range(begin, end):
         _describe(descriptors[index], control)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from aprtui.collector import collect_rarely
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.generation import Generation, PassCancelled, generate
 from aprtui.engine.logit_noise import measure_logit_noise
@@ -262,6 +263,7 @@ class EngineThread:
 def main(pipe: int, memory: int) -> None:
     """Serve the app at the other end of the descriptor `pipe`; token records go to the descriptor `memory`."""
     faulthandler.enable()
+    collect_rarely()
     connection = Connection(pipe)
     try:
         opener, settings = connection.recv()
