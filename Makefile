@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # Exact versions for `setup` and `test`; /dev/null takes the newest that pyproject.toml allows.
 CONSTRAINTS ?= .ci/constraints.txt
 
+# A test that starts a program would have all of its modules compiled once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run setup test test-slow wheel evidence constraints clean
 
 run: $(VENV)/installed
