@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -322,6 +323,16 @@ def test_missing_stages_are_listed_with_their_layers(a: Path, tmp_path: Path) ->
     assert f"3 of {NODES} expected stages could not be compared" in " ".join(result.output.split())
     assert result.return_value == 125
     assert diff(a, c, "--allow-missing", "ffn_s*").return_value == 0
+
+
+def test_one_option_accepts_all_that_is_missing_and_the_report_says_it_so(a: Path, tmp_path: Path) -> None:
+    c = write_capture(tmp_path / "c", without=[Node(0, name) for name in ("ffn_gate", "ffn_up", "ffn_silu")])
+    lines = diff(a, c).output.splitlines()
+    command = shlex.split(lines[lines.index("next  or accept that they are missing:") + 1])
+    assert command == ["aprtui", "diff", str(a), str(c), "--allow-missing", "ffn_gate,ffn_up,ffn_silu"]
+    assert diff(a, c, *command[4:]).return_value == 0
+    assert diff(a, c, "--allow-missing", "ffn_gate, ffn_up", "--allow-missing", "ffn_silu").return_value == 0
+    assert diff(a, c, "--allow-missing", "ffn_gate,ffn_up").return_value == 125
 
 
 def test_stale_and_missing_files_are_said_on_stderr(a: Path, b: Path) -> None:

@@ -95,7 +95,7 @@ class ComparisonOptions:
             words += [] if value is None else [name, value]
         words += [word for text in self.tolerances for word in ("--tolerance", text)]
         words += [] if self.policy_file is None else ["--policy", str(self.policy_file)]
-        return words + [word for glob in self.allow_missing for word in ("--allow-missing", glob)]
+        return words + (["--allow-missing", ",".join(self.allow_missing)] if self.allow_missing else [])
 
 
 def comparison_options(function: Command) -> Command:
@@ -113,9 +113,9 @@ def comparison_options(function: Command) -> Command:
     @click.option("--policy", "policy_file", type=PATH, metavar="FILE", help="Bounds for each stage, from a YAML file.")
     @click.option(
         "--allow-missing",
-        metavar="GLOB",
+        metavar="STAGES",
         multiple=True,
-        help="Stages that need not be there, as ffn_silu or layer-3/*. Repeatable.",
+        help="Stages that need not be there: a comma list of names or globs, as ffn_silu,layer-3/*. Repeatable.",
     )
     @click.option(
         "--tokens",
@@ -140,6 +140,9 @@ def comparison_options(function: Command) -> Command:
     @wraps(function)
     def command(**arguments: Any) -> Any:
         shared = {field.name: arguments.pop(field.name) for field in fields(ComparisonOptions)}
+        shared["allow_missing"] = tuple(
+            stage for text in shared["allow_missing"] for stage in map(str.strip, text.split(",")) if stage
+        )
         return function(**arguments, options=ComparisonOptions(**shared))
 
     return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
