@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -99,18 +99,29 @@ def command(
 
 def _of_other_tools(*paths: Path) -> bool:
     """Whether one of several files is a capture of another tool, or parts of one."""
+    others = _no_captures(paths)
+    if not others:
+        return False
     from aprtui.importing.formats.registry import format_of
-    from aprtui.importing.reading import is_capture
 
-    return _hold_parts(*paths) or any(not is_capture(path) and format_of(path) is not None for path in paths)
+    return _hold_parts(*others) or any(format_of(path) is not None for path in others)
 
 
 def _hold_parts(*paths: Path) -> bool:
     """Whether one of several files holds parts of the tensors of a capture."""
+    others = _no_captures(paths)
+    if not others:
+        return False
     from aprtui.importing.formats.registry import sample_format_of
-    from aprtui.importing.reading import is_capture
 
-    return any(not is_capture(path) and sample_format_of(path) is not None for path in paths)
+    return any(sample_format_of(path) is not None for path in others)
+
+
+def _no_captures(paths: Iterable[Path]) -> list[Path]:
+    """Those that are not read as they are: formats of other tools, all of which take a while to import."""
+    from aprtui.trace.capture import is_capture
+
+    return [path for path in paths if not is_capture(path)]
 
 
 def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool) -> int:
@@ -179,15 +190,15 @@ def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[
     """Both captures; of another tool, read with the stages of the model that is given, or of the other side."""
     from aprtui.cli.comparison.recordings import readable
     from aprtui.cli.options import requested_model
-    from aprtui.importing.reading import is_capture
-    from aprtui.recordings.captures.as_capture import open_capture
     from aprtui.recordings.reading import is_recording
-    from aprtui.trace.capture import Capture
+    from aprtui.trace.capture import Capture, is_capture
 
     def graph(own: Path | None, other: Path) -> StageGraph | None:
         chosen = own or judging.model
         if chosen is not None:
             return requested_model(chosen).graph
+        from aprtui.recordings.captures.as_capture import open_capture
+
         has_graph = is_recording(other) or (is_folder(other) and is_capture(other))
         known = open_capture(other, progress=progress) if has_graph else None
         return None if known is None or known.manifest is None else known.graph

@@ -15,13 +15,13 @@ from aprtui.importing.import_format import PartChoice
 from aprtui.importing.planning import plan
 from aprtui.importing.ranks.result import description_of, join_ranks
 from aprtui.importing.ranks.sources import rank_numbers
-from aprtui.importing.reading import ImportRequest, contents, is_capture, stated_tokens, unknown_source
+from aprtui.importing.reading import ImportRequest, contents, stated_tokens, unknown_source
 from aprtui.importing.samples import write_pair
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
 from aprtui.importing.writing import Imported, write_import
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.capture import Capture
+from aprtui.trace.capture import Capture, is_capture
 from aprtui.trace.export.tensors import MAPPING_FILE
 from aprtui.trace.graph.stage_graph import StageGraph
 

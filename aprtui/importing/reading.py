@@ -10,11 +10,8 @@ from aprtui.importing.formats.registry import format_named, format_of, sample_fo
 from aprtui.importing.import_format import PartChoice
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
-from aprtui.trace.aprt import is_aprt
-from aprtui.trace.archive import is_archive
-from aprtui.trace.capture import claimed_files
+from aprtui.trace.capture import is_capture
 from aprtui.trace.graph.stage_graph import StageGraph
-from aprtui.trace.manifest import FILE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +43,6 @@ def contents(path: Path, request: ImportRequest) -> tuple[Source, TensorMapping]
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read as {entry.name}: {error.strerror or error}") from error
     return replace(source, facts={"format": entry.name, **source.facts}), mapping
-
-
-def is_capture(path: Path) -> bool:
-    """Whether `path` is read as it is: a stage file, a folder that holds a capture, an archive, or nothing at all."""
-    if not path.is_dir():
-        return not path.exists() or is_archive(path) or is_aprt(path)
-    return (path / FILE_NAME).is_file() or next(claimed_files(path), None) is not None
 
 
 def unknown_source(path: Path) -> str:

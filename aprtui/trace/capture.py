@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
 from aprtui.trace.address import Address, listed
-from aprtui.trace.aprt import AprtError, AprtFile, read_aprt, trailing_bytes, value_count
-from aprtui.trace.archive import is_folder, is_single_file, members, read_whole
+from aprtui.trace.aprt import AprtError, AprtFile, is_aprt, read_aprt, trailing_bytes, value_count
+from aprtui.trace.archive import is_archive, is_folder, is_single_file, members, read_whole
 from aprtui.trace.graph.names import graph_from_names, known_names
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import ALIASES, ENTRY, MAX_LAYERS, Node, canonical_name
 from aprtui.trace.graph.stage_graph import StageGraph, graph_for
-from aprtui.trace.manifest import Manifest, ModelInfo, read_manifest, relative_path
+from aprtui.trace.manifest import FILE_NAME, Manifest, ModelInfo, read_manifest, relative_path
 from aprtui.trace.rank_parts import RANKS, RANKS_DIFFER, RankParts, parse_rank_parts
 
 PROVENANCE = "_PROVENANCE.txt"
@@ -170,6 +170,18 @@ class Capture:
                 f"{int(np.prod(entry.shape))}: the file is not the one that the manifest lists"
             )  # fmt: skip
         return flat.reshape(entry.shape)
+
+
+def is_capture(path: Path) -> bool:
+    """Whether `path` is read as it is: a stage file, a folder that holds a capture, an archive, or nothing at all."""
+    if not path.is_dir():
+        return not path.exists() or is_archive(path) or is_aprt(path)
+    return holds_stages(path)
+
+
+def holds_stages(folder: Path) -> bool:
+    """Whether a folder has a manifest of ours, or files that are named as stages are."""
+    return (folder / FILE_NAME).is_file() or next(claimed_files(folder), None) is not None
 
 
 def claimed_files(path: Path) -> Iterator[tuple[Node, Path]]:

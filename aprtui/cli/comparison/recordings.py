@@ -35,13 +35,19 @@ def are_recordings(*paths: Path) -> bool:
 def readable(path: Path, graph: Callable[[], StageGraph | None], progress: Progress) -> Iterator[Path]:
     """A folder or file to read in place of `path`: itself, or a capture that is made of it, of a recording or of
     another tool's files. `graph` is as for `as_capture`."""
-    from aprtui.importing.importer import as_capture
-    from aprtui.recordings.captures.as_capture import stand_in
     from aprtui.recordings.reading import is_recording
+    from aprtui.trace.capture import is_capture
 
     if is_recording(path):
+        from aprtui.recordings.captures.as_capture import stand_in
+
         yield stand_in(path, progress, announce)
         return
+    if is_capture(path):
+        yield path
+        return
+    from aprtui.importing.importer import as_capture
+
     with as_capture(path, graph, announce, progress) as found:
         yield found
 

@@ -28,9 +28,9 @@ def captures_in(targets: Sequence[Path]) -> tuple[Path, ...]:
     Raises `UsageError` for models among captures, and for a capture alone.
     """
     from aprtui.importing.formats.registry import format_of
-    from aprtui.importing.reading import is_capture
     from aprtui.recordings.reading import is_recording
     from aprtui.trace.archive import is_archive
+    from aprtui.trace.capture import is_capture
 
     def is_one(path: Path) -> bool:
         if path.is_dir():

@@ -12,8 +12,8 @@ from aprtui.engine.scanning.walk import StoredLogits
 from aprtui.errors import UnreadableError
 from aprtui.importing.formats.registry import sample_format_of
 from aprtui.importing.import_format import PartChoice
-from aprtui.importing.reading import is_capture
 from aprtui.model.model import Model
+from aprtui.trace.capture import is_capture
 
 
 def read_logits(path: Path, model: Model, step: int) -> LogitFile:

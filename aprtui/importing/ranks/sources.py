@@ -19,9 +19,8 @@ from aprtui.importing.import_format import RankNumbers
 from aprtui.importing.planning import Ingredient, plan, values_of
 from aprtui.importing.ranks.description import PIPELINE, RankDescription
 from aprtui.importing.reading import ImportRequest, contents, stated_tokens
-from aprtui.trace.capture import Capture, claimed_files
+from aprtui.trace.capture import Capture, holds_stages
 from aprtui.trace.graph.stage import Node
-from aprtui.trace.manifest import FILE_NAME
 
 _FOLDER = re.compile(r"rank[-_]?(\d{1,6})")
 
@@ -70,11 +69,7 @@ def rank_numbers(path: Path, format_name: str | None = None) -> RankNumbers:
 
 
 def _holds_something(folder: Path) -> bool:
-    return _is_capture(folder) or format_of(folder) is not None
-
-
-def _is_capture(folder: Path) -> bool:
-    return (folder / FILE_NAME).is_file() or next(claimed_files(folder), None) is not None
+    return holds_stages(folder) or format_of(folder) is not None
 
 
 def read_ranks(path: Path, request: ImportRequest, description: RankDescription) -> RankedSource:
@@ -144,7 +139,7 @@ class _Read:
 
 def _read_rank(path: Path, rank: int, request: ImportRequest) -> _Read:
     folder = ranks_in(path, _FOLDER).get(rank)
-    if folder is not None and _is_capture(folder):
+    if folder is not None and holds_stages(folder):
         return _of_capture(Capture.open(folder))
     whole = folder is None or request.format_name is not None or format_of(path) is not None
     choice = replace(request.choice, rank=rank if whole else None, partial=True)
