@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.pairing import StagePair
 from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics import blocks as blocks_module
-from aprtui.compare.metrics.measure import Metric, measure, token_values
+from aprtui.compare.metrics.measure import Metric, measure, rel_l2, token_errors, token_values
 from aprtui.compare.verdict import Tolerance, judge
 from aprtui.trace.graph.ops import Axis
 from aprtui.trace.graph.stage import Node
@@ -108,6 +108,18 @@ def test_values_of_tokens_are_those_of_each_row_alone() -> None:
                 assert np.isnan(values[token])
             else:
                 assert values[token] == pytest.approx(alone, rel=1e-12)
+
+
+def test_errors_alone_are_those_of_the_whole_measurement() -> None:
+    a, b = random((2, 6, 20), 7)
+    zero, maps = np.zeros_like(a), np.tril(np.stack([np.stack([side[:, :6]] * 2) for side in (a, b)]))
+    b[3, 2] = np.nan
+    for left, right, causal in ((a, b, False), (zero, b, False), (zero, zero, False), (*maps, True)):
+        whole = measure(left, right, causal=causal)
+        assert rel_l2(left, right, causal=causal) == whole.metrics.rel_l2
+        np.testing.assert_array_equal(token_errors(left, right, causal=causal), whole.tokens)
+    nothing = np.full((2, 3), np.nan, np.float32)
+    assert rel_l2(nothing, nothing) is None
 
 
 def test_small_pairs_are_measured_without_numba() -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.compare.metrics.blocks import Values
-from aprtui.compare.metrics.measure import compare_values
+from aprtui.compare.metrics.measure import rel_l2
 from aprtui.trace.graph.config import GraphConfig, RopeLayout
 from aprtui.trace.graph.ops import HEAD_ROWS, Op, Part
 from aprtui.trace.graph.stage import Stage, TokenMixer
@@ -103,7 +103,7 @@ def inherited_layout(
 
 
 def _error(a: Values, b: Values) -> float:
-    error = compare_values(a, b, causal=a.ndim == 3).rel_l2
+    error = rel_l2(a, b, causal=a.ndim == 3)
     return np.inf if error is None else error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from aprtui.compare.align.layout import REORDERED, Layout, agreed, inherited_layout, legal_layouts, solve_layout
 from aprtui.compare.align.mapping import STATED
 from aprtui.compare.align.pairing import StagePair, Unpaired
-from aprtui.compare.metrics.measure import compare_values
+from aprtui.compare.metrics.measure import rel_l2
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.config import GraphConfig
@@ -101,8 +101,8 @@ def find_swaps(graph: StageGraph, both: Sequence[Node], pair_of: PairOf) -> Iter
 def _swapped(first: StagePair | Unpaired, second: StagePair | Unpaired) -> bool:
     if not isinstance(first, StagePair) or not isinstance(second, StagePair) or first.a.shape != second.a.shape:
         return False
-    crosswise = [compare_values(first.a, second.b).rel_l2, compare_values(second.a, first.b).rel_l2]
-    straight = [compare_values(pair.a, pair.b).rel_l2 for pair in (first, second)]
+    crosswise = [rel_l2(first.a, second.b), rel_l2(second.a, first.b)]
+    straight = [rel_l2(pair.a, pair.b) for pair in (first, second)]
     return all(
         cross is not None and own is not None and own > REORDERED and cross < 0.5 * own
         for cross, own in zip(crosswise, straight, strict=True)

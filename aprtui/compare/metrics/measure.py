@@ -177,16 +177,26 @@ def measure(a: Values, b: Values, *, causal: bool = False, progress: Progress | 
     return Measurement(_metrics(a, b, totals, per_token, tokens), tokens)
 
 
+def token_errors(a: Values, b: Values, *, causal: bool = False) -> NDArray[np.float64]:
+    """The `tokens` of `measure`, without its metrics: they take as long again."""
+    return _token_errors(_totals(a, b, causal, None)[2].tokens())
+
+
+def rel_l2(a: Values, b: Values, *, causal: bool = False) -> float | None:
+    """The `rel_l2` of `measure`, without its other metrics."""
+    return _numbers(_summed(_totals(a, b, causal, None)[2].tokens())).get("rel_l2")
+
+
 def token_values(a: Values, b: Values, metric: Metric, *, causal: bool = False) -> NDArray[np.float64]:
     """The number that `metric` has on each token alone (`non_finite`: its mismatches); NaN where nothing was compared.
 
     One pass, as `measure`. A token's `rel_l2` has no floor below its norm, other than its `token_rel_l2`.
     """
+    if metric is Metric.TOKEN_REL_L2:
+        return token_errors(a, b, causal=causal)
     table = _totals(a, b, causal, None)[2].tokens()
     if metric is Metric.NON_FINITE:
         return table[:, RowSum.MISMATCHES]
-    if metric is Metric.TOKEN_REL_L2:
-        return _token_errors(table)
     numbers = [_numbers(row).get(metric.value, math.nan) for row in table]
     return np.array(numbers, np.float64)
 
@@ -203,9 +213,7 @@ def _totals(a: Values, b: Values, causal: bool, progress: Progress | None) -> tu
 def _metrics(
     a: Values, b: Values, totals: Totals, per_token: NDArray[np.float64], tokens: NDArray[np.float64]
 ) -> PairMetrics:
-    whole = per_token.sum(0)
-    for column in (RowSum.MAX_D, RowSum.MAX_A):
-        whole[column] = per_token[:, column].max(initial=0.0)
+    whole = _summed(per_token)
     numbers = _numbers(whole)
     counts = totals.counts.sum(0)
     compared = int(whole[RowSum.COMPARED])
@@ -239,6 +247,14 @@ def _metrics(
         first_inf_a=totals.first_positions(PartCount.INF_A),
         first_inf_b=totals.first_positions(PartCount.INF_B),
     )
+
+
+def _summed(per_token: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of all tokens, and the largest of what is largest in each."""
+    whole: NDArray[np.float64] = per_token.sum(0)
+    for column in (RowSum.MAX_D, RowSum.MAX_A):
+        whole[column] = per_token[:, column].max(initial=0.0)
+    return whole
 
 
 def _numbers(sums: NDArray[np.float64]) -> dict[str, float]:

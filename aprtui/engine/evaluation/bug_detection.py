@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.metrics.measure import measure
+from aprtui.compare.metrics.measure import token_errors
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.alternatives.call import AlternativeNodes
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, EngineArithmetic, stage_tensors
@@ -150,7 +150,7 @@ def added_errors(
             found, values = run.recompute(node, rows), stages.values(node)
             causal = model.graph[node.stage].is_attention_map
             expected = np.ascontiguousarray(found.values)
-            worst = measure(expected, values, causal=causal).tokens
+            worst = token_errors(expected, values, causal=causal)
             errors[node] = AddedError(_largest(worst), _of_channel(expected, values), frozenset({*found.segment, node}))
     return errors
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.metrics.measure import measure
+from aprtui.compare.metrics.measure import token_errors
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import Fault, FaultInjector
@@ -98,7 +98,7 @@ class MeteredFault:
             # A call sees its own queries only; above the diagonal both are zero, so all of it can be measured.
             before, after = (np.ascontiguousarray(maps.swapaxes(0, 1)) for maps in (before, after))
             before, after = before.reshape(len(before), -1), after.reshape(len(after), -1)
-        tokens = measure(before, after).tokens
+        tokens = token_errors(before, after)
         self.change = max(self.change, float(np.nanmax(tokens, initial=0.0)))
         return faulty
 

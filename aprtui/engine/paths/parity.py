@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.logits import measure_logits
-from aprtui.compare.metrics.measure import measure
+from aprtui.compare.metrics.measure import measure, token_errors
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import number_text
 from aprtui.engine.backends.registry import named_backend
@@ -250,7 +250,7 @@ class _Walk:
             compared = list(reference.shared(rows, self.model.graph.nodes))
             for node, positions, mine, theirs in compared:
                 bound = bound_of(floors[node], "what runs with other last bits differ by").bound
-                errors = measure(mine, theirs, causal=False).tokens
+                errors = token_errors(mine, theirs)
                 beyond = np.flatnonzero(~(errors <= bound))
                 if beyond.size:
                     at = int(beyond[0])

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.compare.metrics.measure import compare_values, measure
+from aprtui.compare.metrics.measure import rel_l2, token_errors
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
     ATTENTION_OPS,
@@ -343,16 +343,14 @@ class _Search:
         finite &= np.isfinite(found).all((0, 2) if found.ndim == 3 else 1)
         if not finite.any():
             return None
-        return compare_values(
-            np.ascontiguousarray(expected[..., finite, :]), np.ascontiguousarray(found[..., finite, :])
-        ).rel_l2
+        return rel_l2(np.ascontiguousarray(expected[..., finite, :]), np.ascontiguousarray(found[..., finite, :]))
 
     def _token_error(self, node: Node, expected: Recomputed) -> float | None:
         """The error of the worst token whose values are finite on both sides; None where there are none."""
         causal = self.stages.model.graph[node.stage].is_attention_map
         rows = expected.values.shape[-2]
         values = np.ascontiguousarray(expected.values)
-        tokens = measure(values, self._captured(node, rows), causal=causal and rows == values.shape[-1]).tokens
+        tokens = token_errors(values, self._captured(node, rows), causal=causal and rows == values.shape[-1])
         finite = tokens[np.isfinite(tokens)]
         return float(finite.max()) if finite.size else None
 

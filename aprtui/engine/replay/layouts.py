@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from aprtui.compare.align.layout import REORDERED, Layout, agreed, inherited_layout, legal_layouts, solve_layout
-from aprtui.compare.metrics.measure import compare_values
+from aprtui.compare.metrics.measure import rel_l2
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputer
 from aprtui.trace.graph.config import GraphConfig
@@ -111,7 +111,7 @@ def _moved_parts(layout: Layout, config: GraphConfig) -> frozenset[Part]:
 def _is_reproduced(node: Node, recomputer: Recomputer) -> bool:
     """Whether a stage comes out of its inputs, all as they lie in their files."""
     expected, raw = _expected_and_raw(node, recomputer)
-    error = compare_values(expected, np.ascontiguousarray(raw)).rel_l2
+    error = rel_l2(expected, np.ascontiguousarray(raw))
     return error is not None and error <= REORDERED
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from aprtui.engine.replay.arithmetic import NodeEvaluators
 from aprtui.engine.replay.recompute import CapturedStages
-from aprtui.engine.replay.token_ids import tokens_of
+from aprtui.engine.replay.token_ids import parts_of
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
@@ -25,11 +25,8 @@ _NEAR = 0.05
 def captured_range(capture: Capture, model: Model, tokens: Sequence[int]) -> range:
     """The positions of `tokens` that the capture's rows are of: where its embedding shows fewer of them in one place,
     those, else all."""
-    found = tokens_of(capture, model)
-    if found is None or not 1 < len(found) < len(tokens):
-        return range(len(tokens))
-    first = [at for at in range(len(tokens) - len(found) + 1) if tuple(tokens[at : at + len(found)]) == found]
-    return range(first[0], first[0] + len(found)) if len(first) == 1 else range(len(tokens))
+    parts = parts_of(tokens, capture, model)
+    return parts[0] if len(parts) == 1 else range(len(tokens))
 
 
 def row_positions(stages: CapturedStages, evaluators: NodeEvaluators) -> tuple[int, ...] | None:

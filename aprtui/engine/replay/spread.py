@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.compare.metrics.measure import measure
+from aprtui.compare.metrics.measure import token_errors
 from aprtui.compare.verdict import Tolerance
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
@@ -311,7 +311,7 @@ class Spreads:
     def _between(self, node: Node, expected: Array, other: Array) -> float:
         """Tokens that overflow in one of them aside."""
         causal = self.model.graph[node.stage].is_attention_map
-        tokens = measure(np.ascontiguousarray(expected), np.ascontiguousarray(other), causal=causal).tokens
+        tokens = token_errors(np.ascontiguousarray(expected), np.ascontiguousarray(other), causal=causal)
         return float(np.max(tokens[np.isfinite(tokens)], initial=0.0))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,8 @@ from aprtui.compare.survey import Lost, held_values
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.stage import ENTRY, Node
+
+Rows = NDArray[np.float64]
 
 TABLE_SOURCE = "embedding, found in the model's table"
 
@@ -23,19 +27,20 @@ def tokens_of(capture: Capture, model: Model) -> tuple[int, ...] | None:
 
     Ids of tokens whose rows are equal cannot be told apart, and need not be: the first of them is taken.
     """
-    node = Node(0, ENTRY)
-    values = held_values(capture, node) if node in capture.files else None
-    width = model.config.graph.hidden
-    if values is None or isinstance(values, Lost) or not values.size or values.size % width:
+    rows = _embedding(capture, model)
+    if rows is None:
         return None
-    rows = np.asarray(values.reshape(-1, width), np.float64)
-    if not np.isfinite(rows).all():
-        return None
-    nearest, distances = _nearest(rows, model)
-    norms = np.sqrt((rows**2).sum(1))
-    if np.any(distances > _NEAR * norms + EMBEDDING_REL_L2):
-        return None
-    return tuple(int(token) for token in nearest)
+    nearest = _nearest(rows, model)
+    return tuple(nearest) if _are(nearest, rows, model) else None
+
+
+def parts_of(tokens: Sequence[int], capture: Capture, model: Model) -> list[range]:
+    """The positions of `tokens` that the rows of the captured embedding may be of, where they are several and fewer."""
+    rows = _embedding(capture, model)
+    if rows is None or not 1 < len(rows) < len(tokens):
+        return []
+    starts = [at for at in range(len(tokens) - len(rows) + 1) if _are(tokens[at : at + 1], rows[:1], model)]
+    return [range(at, at + len(rows)) for at in starts if _are(tokens[at : at + len(rows)], rows, model)]
 
 
 def known_tokens(a: Capture, b: Capture, model: Model, given: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -47,8 +52,26 @@ def known_tokens(a: Capture, b: Capture, model: Model, given: tuple[int, ...] | 
     return ids_a if ids_a == ids_b else None
 
 
-def _nearest(rows: NDArray[np.float64], model: Model) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """For each row the token whose table row is nearest, and how far that is."""
+def _embedding(capture: Capture, model: Model) -> Rows | None:
+    """The captured embedding `[tokens, width]`; None where it is not there, or is no embedding of the model."""
+    node = Node(0, ENTRY)
+    values = held_values(capture, node) if node in capture.files else None
+    width = model.config.graph.hidden
+    if values is None or isinstance(values, Lost) or not values.size or values.size % width:
+        return None
+    rows = np.asarray(values.reshape(-1, width), np.float64)
+    return rows if np.isfinite(rows).all() else None
+
+
+def _are(tokens: Sequence[int], rows: Rows, model: Model) -> bool:
+    """Whether each of `rows` is the table's row of its token."""
+    (table,) = model.params(Node(0, ENTRY))
+    distances = np.linalg.norm(rows - table.dequantize(list(tokens)), axis=1)
+    return bool(np.all(distances <= _NEAR * np.linalg.norm(rows, axis=1) + EMBEDDING_REL_L2))
+
+
+def _nearest(rows: Rows, model: Model) -> list[int]:
+    """For each row the token whose table row is nearest."""
     (table,) = model.params(Node(0, ENTRY))
     own = (rows**2).sum(1)
     best, found = np.full(len(rows), np.inf), np.zeros(len(rows), np.intp)
@@ -59,6 +82,5 @@ def _nearest(rows: NDArray[np.float64], model: Model) -> tuple[NDArray[np.intp],
         least = squares[np.arange(len(rows)), at]
         closer = least < best
         best[closer], found[closer] = least[closer], start + at[closer]
-    # The difference of squares loses half the digits: take the distance itself for the one that was found.
-    chosen = table.dequantize([int(token) for token in found]).astype(np.float64)
-    return found, np.sqrt(((rows - chosen) ** 2).sum(1))
+    # How near that is, is not known: the difference of squares loses half the digits.
+    return found.tolist()

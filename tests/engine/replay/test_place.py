@@ -16,6 +16,7 @@ from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.place import position_ranges
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.token_ids import parts_of
 from aprtui.model.model import Model
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph.stage import Node
@@ -73,6 +74,24 @@ def test_ids_of_the_rows_alone_are_no_ids_of_the_prompt(
 ) -> None:
     result = replayed(_rows(run(), MIDDLE), NO_MAPS, TOKENS[MIDDLE])
     assert result.verdict is Verdict.UNKNOWN, result.first_divergence
+
+
+@pytest.mark.parametrize(
+    ("tokens", "parts"),
+    [
+        ((5, 6, 7, 8), [range(1, 3)]),
+        ((6, 7, 6, 7), [range(2), range(2, 4)]),
+        ((7, 6, 6, 8), []),
+        ((6, 7), []),  # all of them: nothing to find
+    ],
+)
+def test_positions_are_those_whose_tokens_the_embedding_shows(
+    model: Model, tmp_path: Path, tokens: Sequence[int], parts: list[range]
+) -> None:
+    (table,) = model.params(Node(0, "embedding"))
+    kind = CAPTURE_KINDS["stored in f16"]
+    capture = write_kind(kind, {Node(0, "embedding"): table.dequantize([6, 7])}, model.graph, tokens, tmp_path)
+    assert parts_of(tokens, capture, model) == parts
 
 
 def test_two_sequences_in_one_capture_are_not_blamed(
