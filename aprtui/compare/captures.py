@@ -9,6 +9,7 @@ import numpy as np
 
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage, unavailable_in
 from aprtui.compare.align.expert_order import in_expert_order_of_a
+from aprtui.compare.align.layer_numbers import counted_from_one
 from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
@@ -94,6 +95,8 @@ def compare_captures(
     """
     if options.mapping != StageMapping():
         b = mapped(b, a.graph, options.mapping)
+    if not criteria.unjudgeable and (problem := counted_from_one(a, b)):
+        criteria = replace(criteria, doubts=(*criteria.doubts, problem), unjudgeable=True)
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
     alignment = align_tokens(a, b, options.tokens)
     left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)

@@ -216,7 +216,8 @@ class Comparison:
     out before judging: what differs between the sides, which rounding was found, where the floor comes from.
     `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps` is None unless the
     user asked for it. `everywhere` is what no single stage is to blame for. `causes` are those that a replay proved, in
-    execution order; `alternatives` all that were tried, stage by stage, the nearest first.
+    execution order; `alternatives` all that were tried, stage by stage, the nearest first. Of a comparison that is not
+    `judgeable`, the first reason says what has to be given otherwise: no further capture settles it.
     """
 
     graph: StageGraph
@@ -241,6 +242,7 @@ class Comparison:
     everywhere: tuple[Everywhere, ...] = ()
     causes: tuple[Cause, ...] = ()
     alternatives: tuple[TriedAlternative, ...] = ()
+    judgeable: bool = True
 
     @property
     def by_node(self) -> dict[Node, StageComparison | Unpaired]:

@@ -112,6 +112,7 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         everywhere=everywhere if verdict is not Verdict.PASS else findings.everywhere,
         causes=findings.causes,
         alternatives=findings.alternatives,
+        judgeable=not findings.unjudgeable,
     )
 
 
