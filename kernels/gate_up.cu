@@ -8,7 +8,7 @@
 // A block of 256 threads makes 32 values, one block of Q8_1: each warp four rows of both matrices, two at a time in q8.
 // Launch: grid (ffn / 32). Must move: both matrices, 4 bytes (1.25 in q8) a value of x, the outputs.
 #include "dot.cuh"
-#include "silu.cuh"
+#include "activation.cuh"
 
 template <Mode MODE, int ROWS, class Formats = Every>
 INLINE void gate_up(const Matrix& gate, const Matrix& up, const Activations& x, const FeedForward& f, Shared<float> gates,
@@ -32,7 +32,7 @@ INLINE void gate_up(const Matrix& gate, const Matrix& up, const Activations& x, 
   __syncthreads();
   if (warp_index() != 0) return;
   const size_t at = first + lane_index();
-  const float value = swiglu_value(f, at, gates[lane_index()], ups[lane_index()]);
+  const float value = activated(f, at, gates[lane_index()], ups[lane_index()]);
   if (f.q8.levels) quantize_block(value, f.q8, blockIdx.x);
 }
 

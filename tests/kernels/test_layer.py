@@ -238,11 +238,11 @@ def test_gate_up_of_one_token(image_of: Images, mode: str, kinds: tuple[WeightTy
     assert kinds[0] not in FLOAT_TYPES
 
 
-def test_swiglu_of_a_prompt(image_of: Images) -> None:
+def test_the_activation_of_a_prompt(image_of: Images) -> None:
     gate, up = normal(5, 96, seed=1) * 8, normal(5, 96, seed=2)
     gate[0, 0], gate[0, 1] = 120, -120  # exp beyond the range of float32
     out = Struct((None, None, Out(gate.shape), Out(gate.shape), q8_out(gate.size)))
-    silu, value, levels, scales = image_of("swiglu").run("swiglu", (2,), 256, gate, up, out, 15)
+    silu, value, levels, scales = image_of("activate").run("activate", (2,), 256, gate, up, out, 15)
     assert relative(silu, ops.silu(gate)) <= 3e-7
     np.testing.assert_array_equal(value, ops.multiply(silu, up))
     assert_q8_of(value, levels, scales)

@@ -22,7 +22,7 @@ ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "matvec_exact_1": args.ProductOfOne, "matvec_q8_1": args.ProductOfOne, "matvec_exact_8": args.Product,
     "matvec_q8_8": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
     "softmax_maps": args.SoftmaxMaps,
-    "stage_statistics": args.StageStatistics, "swiglu": args.Swiglu, "top_candidates": args.TopCandidates,
+    "stage_statistics": args.StageStatistics, "activate": args.Activate, "top_candidates": args.TopCandidates,
 }  # fmt: skip
 
 # Bytes that a lane has under way in the loop over two rows, and blocks that a multiprocessor must have room for.

@@ -41,7 +41,7 @@ class Heads(ctypes.Structure):
 
 
 class FeedForward(ctypes.Structure):
-    """Outputs of the feed-forward block's first half; see silu.cuh."""
+    """Outputs of the feed-forward block's first half; see activation.cuh."""
 
     _fields_ = (("gate", _Pointer), ("up", _Pointer), ("silu", _Pointer), ("out", _Pointer), ("q8", Q8Output))
 
@@ -134,8 +134,8 @@ class GateUp(ctypes.Structure):
     _fields_ = (("gate", Matrix), ("up", Matrix), ("x", Activations), ("out", FeedForward))
 
 
-class Swiglu(ctypes.Structure):
-    """See swiglu.cu."""
+class Activate(ctypes.Structure):
+    """See activate.cu."""
 
     _fields_ = (("gate", _Pointer), ("up", _Pointer), ("out", FeedForward), ("blocks", _Int))
 

@@ -100,9 +100,9 @@ class Launches:
         matrices = [arguments.gate, arguments.up]
         return self._launch(self._own(f"gate_up_{self._mode}", *matrices), grid, 256, arguments, reads=matrices)
 
-    def swiglu(self, arguments: args.Swiglu) -> Launch:
+    def activate(self, arguments: args.Activate) -> Launch:
         """silu(gate) · up of a prompt, after its two products."""
-        return self._launch("swiglu", (_groups(arguments.blocks, 8),), 256, arguments)
+        return self._launch("activate", (_groups(arguments.blocks, 8),), 256, arguments)
 
     def attend_one(self, arguments: args.AttendOne, splits: int) -> Launch:
         attention = arguments.attention

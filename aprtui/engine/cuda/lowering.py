@@ -335,5 +335,5 @@ class _Emitters:
         blocks = self.run.tokens * self.config.ffn // 32
         return [
             *self._products({gates: gate_matrix, ups: up_matrix}, source, self.config.ffn),
-            self.low.launches.swiglu(args.Swiglu(gates, ups, out, blocks)),
+            self.low.launches.activate(args.Activate(gates, ups, out, blocks)),
         ]

@@ -12,7 +12,7 @@ struct FeedForward {
 static_assert(sizeof(FeedForward) == 48, "the host packs this");
 
 // silu(gate) * up of value `at`, stored in the taps in use, and returned.
-INLINE float swiglu_value(const FeedForward& f, size_t at, float gate, float up) {
+INLINE float activated(const FeedForward& f, size_t at, float gate, float up) {
   const float silu = gate / (1.0f + expf(-gate));
   const float value = silu * up;
   if (f.gate) f.gate[at] = gate;
