@@ -1,4 +1,4 @@
-// silu(gate) * up and its rounding to Q8_1, after the matrix products of a prompt.
+// The activation of gate, times up, and its rounding to Q8_1, after the matrix products of a prompt.
 //
 //   activate(const float* gate, const float* up, FeedForward f, int blocks)
 //
