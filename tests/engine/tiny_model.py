@@ -268,9 +268,6 @@ DEVICE_MODELS = MODELS | {
         MISTRAL3, (WeightType.Q5_K, WeightType.Q8_0), query_temperature=QueryTemperature(0.1, 7)
     ),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
-    "experts in blocks of 256": lambda: tiny_model(
-        replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K)
-    ),
     "leading dense layer": lambda: tiny_model(GLM, (WeightType.Q8_0, WeightType.F16), expert_weights_scale=1.5),
     "gpt-oss": lambda: tiny_model(
         GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
@@ -279,6 +276,9 @@ DEVICE_MODELS = MODELS | {
 
 # Types and ops that no other backend computes with.
 CPU_MODELS = DEVICE_MODELS | {
+    "experts in blocks of 256": lambda: tiny_model(
+        replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K)
+    ),
     "experts of few bits": lambda: tiny_model(
         replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.IQ3_S)
     ),
