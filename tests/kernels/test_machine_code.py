@@ -93,6 +93,18 @@ def test_what_a_block_gives_is_loaded_at_once_with_all_that_joins_it(machine_cod
     assert (SIXTEEN,) * 5 in waits, "x, bias, weight, residual and the next norm's weight"
 
 
+def test_tensor_cores_get_weights_from_the_registers_into_which_they_are_loaded(machine_code: dict[str, Code]) -> None:
+    code = machine_code["matmul_q8"]
+    assert code.resident_blocks(256) == 2
+    loops = [names for names in map(code.names, code.loops) if any(name.startswith("IMMA") for name in names)]
+    assert len(loops) == 10, "one a format"
+    for names in loops:
+        assert names.count("LDS.128") == 8, "the weights of a lane: 16 rows of four blocks, twice"
+        products = sum(name.startswith("IMMA") for name in names)
+        assert sum(name.startswith(("MOV", "IMAD.MOV")) for name in names) < 1.25 * products
+        assert len(names) < 34 * 32 if products == 32 else len(names) < 40 * 32, "docs/gpu-estimate.md says so"
+
+
 def test_all_that_a_turn_of_q_k_and_v_takes_is_under_way_together(machine_code: dict[str, Code]) -> None:
     variants = {name: code for name, code in machine_code.items() if name.startswith("qkv_q8_")}
     assert len(variants) == 12
