@@ -1,10 +1,13 @@
-// Attention of one token over all positions so far, keys split among blocks.
+// Attention of one token over all positions so far, or the window's, keys split among blocks.
 //
 //   attend_one_<widest>_<heads> (Attention a, const Step* step, float* partial, unsigned* counters, float2* states)
-//   softmax_maps(float* maps, const float2* states, const Step* step, int heads, int map_stride, int layer_stride)
+//   attend_one_<widest>_<heads>_capped, of models with a softcap: its code costs the others none
+//   scores_before_window(Attention a, const Step* step)
+//   softmax_maps(float* maps, const float2* states, const Step* step, int heads, int map_stride, int layer_stride, int window,
+//                float softcap)
 //
 // For heads of up to `widest` channels, a multiple of 8, and so many query heads at once. Shapes: see Attention, tokens = 1,
-// a.softmax null; q8 only where heads / kv_heads * head_dim is a multiple of 32. partial holds [heads, splits, head_dim] and behind it
+// a.capped and a.softmax null; q8 only where heads / kv_heads * head_dim is a multiple of 32. partial holds [heads, splits, head_dim] and behind it
 // [heads, splits, 2]; counters [kv_heads * ceil(heads / kv_heads / at once)], 0 before and left at 0; splits at most 128.
 //
 // A block of 128 threads takes a K/V head, some of its query heads, and a run of keys, a tile at a time, which goes through
@@ -14,16 +17,19 @@
 // blocks have no keys, and one graph serves all lengths.
 // A map of exponentials needs the largest score of all runs and their sum, which are stored as states [heads] (or not, if that
 // is null). softmax_maps makes the maps of many layers from them at once, behind the last one: of maps [layers, layer_stride],
-// each of which begins with scores [heads, map_stride] and goes on with the exponentials, and states [layers, heads].
+// each of which begins with scores [heads, map_stride] and goes on with what the softcap makes of them, if there is one, and the
+// exponentials, and states [layers, heads]. Layers of one launch have one window.
+// scores_before_window stores the scores of the keys that the window leaves out, which attend_one does not look at: for taps.
 // Launch: grid (splits, kv_heads, ceil(heads / kv_heads / at once)); softmax_maps: blocks of 256 threads, grid
-// (ceil(map_stride / 1024), heads, layers). Must move: keys and values of all positions once (for
+// (ceil(map_stride / 1024), heads, layers); scores_before_window: blocks of 128 threads, grid (ceil(map_stride / 128), heads).
+// Must move: keys and values of all positions once (for
 // each walk over them), 4 bytes a value of q and out; taps 4 bytes a key and head, twice.
 #include "attention.cuh"
 
 constexpr int THREADS = 128, WARPS = THREADS / WARP, SHORTEST_RUN = 32, CHANNELS = 8, MAX_SPLITS = 128, TOGETHER = 16;
 
 struct Run {
-  int begin, end, total, length, first_head, heads;
+  int begin, end, seen, length, first_head, heads;  // of the `seen` keys, each run has up to `length`
 };
 
 // Eight channels of a half cache, four of one in float32.
@@ -100,19 +106,19 @@ INLINE void multiply_key(Shared<int4> keys, int dim, Shared<float> queries, floa
 
 // The exponentials of a tile's scores, into `powers` [OF_WARP, WARP], and `factors` that make what was summed so far relative
 // to the new maximum.
-template <class T, int WIDEST, int OF_WARP>
+template <class T, int WIDEST, int OF_WARP, bool CAPPED>
 INLINE void score_tile(const Attention& a, const Run& run, int start, int first_head, Shared<int4> keys, Shared<float> queries,
                        Shared<float> powers, float (&factors)[OF_WARP], Sums<WIDEST, OF_WARP>& sums) {
   const int key = start + lane_index();
   const bool seen = lane_index() < Tile<T, WIDEST>::KEYS && key < run.end;
-  const float scale = 1.0f / sqrtf(static_cast<float>(a.head_dim));
   float products[OF_WARP];
   multiply_key<T, WIDEST, OF_WARP>(keys, a.head_dim, queries, products);
 #pragma unroll
   for (int g = 0; g < OF_WARP; ++g) {
-    const float score = seen ? products[g] * scale : -INFINITY;
+    float score = seen ? products[g] * a.scale : -INFINITY;
     if (a.scores && seen && first_head + g < run.heads)
       a.scores[static_cast<size_t>(run.first_head + first_head + g) * a.map_stride + key] = score;
+    if (CAPPED && seen) score = softcapped(score, a.softcap);
     const float before = sums.largest[g], now = fmaxf(before, warp_max(score));
     const float raised = power(score, now);
     factors[g] = power(before, now);
@@ -186,7 +192,7 @@ INLINE void store_run(const Attention& a, const Run& run, int first_head, const 
 // A warp has a head: its lanes are runs, then channels.
 INLINE void join_runs(const Attention& a, const Run& run, const float* partial, float2* states, Shared<float> weights,
                       Shared<float> results) {
-  const int splits = gridDim.x, used = (run.total + run.length - 1) / run.length, dim = a.head_dim;
+  const int splits = gridDim.x, used = (run.seen + run.length - 1) / run.length, dim = a.head_dim;
   const float2* of_runs = reinterpret_cast<const float2*>(partial + static_cast<size_t>(a.heads) * splits * dim);
   const Shared<float> own_weights = part_of(weights, warp_index() * MAX_SPLITS);
   for (int g = warp_index(); g < run.heads; g += WARPS) {
@@ -201,6 +207,7 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
       largest = fmaxf(largest, own[i].x);
     }
     largest = warp_max(largest);
+    if (a.sinks) largest = fmaxf(largest, a.sinks[head]);
 #pragma unroll
     for (int i = 0; i < MAX_SPLITS / WARP; ++i) {
       const float weight = power(own[i].x, largest);
@@ -208,6 +215,7 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
       own_weights[lane_index() + i * WARP] = weight;
     }
     sum = warp_sum(sum);
+    if (a.sinks) sum += power(a.sinks[head], largest);
     __syncwarp();
     for (int i = 4 * lane_index(); i < dim; i += 4 * WARP) {
       float4 value = make_float4(0, 0, 0, 0);
@@ -239,7 +247,7 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
     quantize_block(results[i], a.q8, (run.first_head * dim + i) / 32);
 }
 
-template <class T, int WIDEST, int OF_WARP>
+template <class T, int WIDEST, int OF_WARP, bool CAPPED>
 INLINE void attend_run(const Attention& a, const Run& run, float* partial, Shared<float> queries, Shared<float> powers,
                        Shared<int4> keys, Shared<int4> values) {
   using Of = Tile<T, WIDEST>;
@@ -265,63 +273,94 @@ INLINE void attend_run(const Attention& a, const Run& run, float* partial, Share
     load_tile<T, WIDEST>(all_keys, dim, start + Of::KEYS, run.end, next_keys);
     load_tile<T, WIDEST>(all_values, dim, start + Of::KEYS, run.end, next_values);
     float factors[OF_WARP];
-    score_tile<T, WIDEST, OF_WARP>(a, run, start, first_head, keys, own_queries, own_powers, factors, sums);
+    score_tile<T, WIDEST, OF_WARP, CAPPED>(a, run, start, first_head, keys, own_queries, own_powers, factors, sums);
     add_values<T, WIDEST, OF_WARP>(min(Of::KEYS, run.end - start), values, own_powers, factors, sums);
     __syncthreads();
   }
   store_run<WIDEST, OF_WARP>(a, run, first_head, sums, partial);
 }
 
-template <int WIDEST, int OF_WARP>
+template <int WIDEST, int OF_WARP, bool CAPPED>
 INLINE void attend(const Attention& a, const Step* step, float* partial, unsigned* counters, float2* states,
                    Shared<float> queries, Shared<float> powers, Shared<int4> keys, Shared<int4> values) {
   constexpr int HEADS = WARPS * OF_WARP;
   const int group = a.heads / a.kv_heads, total = step->position + 1, splits = gridDim.x;
-  const int length = ((total + splits - 1) / splits + SHORTEST_RUN - 1) / SHORTEST_RUN * SHORTEST_RUN;
-  const int begin = blockIdx.x * length, first = blockIdx.z * HEADS;
-  const Run run{begin, min(total, begin + length), total, length, static_cast<int>(blockIdx.y) * group + first,
+  const int seen = a.window ? min(total, a.window) : total;
+  const int length = ((seen + splits - 1) / splits + SHORTEST_RUN - 1) / SHORTEST_RUN * SHORTEST_RUN;
+  const int begin = total - seen + blockIdx.x * length, first = blockIdx.z * HEADS;
+  const Run run{begin, min(total, begin + length), seen, length, static_cast<int>(blockIdx.y) * group + first,
                 min(HEADS, group - first)};
   if (run.begin < run.end) {
     if (a.half_cache)
-      attend_run<half, WIDEST, OF_WARP>(a, run, partial, queries, powers, keys, values);
+      attend_run<half, WIDEST, OF_WARP, CAPPED>(a, run, partial, queries, powers, keys, values);
     else
-      attend_run<float, WIDEST, OF_WARP>(a, run, partial, queries, powers, keys, values);
+      attend_run<float, WIDEST, OF_WARP, CAPPED>(a, run, partial, queries, powers, keys, values);
   }
-  if (last_block(counters + blockIdx.y * gridDim.z + blockIdx.z, splits)) 
+  if (last_block(counters + blockIdx.y * gridDim.z + blockIdx.z, splits))
     join_runs(a, run, partial, states, powers, queries);
 }
 
 // Tiles in float32 are the largest, but for heads of 256 channels, which have half as many keys.
-#define RUN(WIDEST, HEADS)                                        \
+#define RUN(WIDEST, HEADS, CAPPED)                                \
   constexpr int TILE = Tile<float, WIDEST>::KEYS * Tile<float, WIDEST>::PITCH, HALF = Tile<half, WIDEST>::KEYS * Tile<half, WIDEST>::PITCH; \
   SHARED(float, queries, HEADS * WIDEST); /* then results */      \
   SHARED(float, powers, WARPS * MAX_SPLITS); /* then weights of runs */ \
   SHARED(int4, keys, TILE > HALF ? TILE : HALF);                  \
   SHARED(int4, values, TILE > HALF ? TILE : HALF);                \
   wait_for_earlier_launches();                                    \
-  attend<WIDEST, HEADS / WARPS>(a, step, partial, counters, states, queries, powers, keys, values)
+  attend<WIDEST, HEADS / WARPS, CAPPED>(a, step, partial, counters, states, queries, powers, keys, values)
 #define ARGUMENTS Attention a, const Step *step, float *partial, unsigned *counters, float2 *states
 
-KERNEL __launch_bounds__(128, 2) attend_one_64_4(ARGUMENTS) { RUN(64, 4); }
-KERNEL __launch_bounds__(128, 2) attend_one_64_8(ARGUMENTS) { RUN(64, 8); }
-KERNEL __launch_bounds__(128, 2) attend_one_128_4(ARGUMENTS) { RUN(128, 4); }
-KERNEL __launch_bounds__(128, 2) attend_one_128_8(ARGUMENTS) { RUN(128, 8); }
-KERNEL __launch_bounds__(128, 2) attend_one_256_4(ARGUMENTS) { RUN(256, 4); }
-KERNEL __launch_bounds__(128, 2) attend_one_256_8(ARGUMENTS) { RUN(256, 8); }
+KERNEL __launch_bounds__(128, 2) attend_one_64_4(ARGUMENTS) { RUN(64, 4, false); }
+KERNEL __launch_bounds__(128, 2) attend_one_64_8(ARGUMENTS) { RUN(64, 8, false); }
+KERNEL __launch_bounds__(128, 2) attend_one_128_4(ARGUMENTS) { RUN(128, 4, false); }
+KERNEL __launch_bounds__(128, 2) attend_one_128_8(ARGUMENTS) { RUN(128, 8, false); }
+KERNEL __launch_bounds__(128, 2) attend_one_256_4(ARGUMENTS) { RUN(256, 4, false); }
+KERNEL __launch_bounds__(128, 2) attend_one_256_8(ARGUMENTS) { RUN(256, 8, false); }
+KERNEL __launch_bounds__(128, 2) attend_one_64_4_capped(ARGUMENTS) { RUN(64, 4, true); }
+KERNEL __launch_bounds__(128, 2) attend_one_128_4_capped(ARGUMENTS) { RUN(128, 4, true); }
+KERNEL __launch_bounds__(128, 2) attend_one_256_4_capped(ARGUMENTS) { RUN(256, 4, true); }
+
+template <class T>
+INLINE float product_with_key(const Attention& a, int head, int key) {
+  const size_t of_head = static_cast<size_t>(head / (a.heads / a.kv_heads)) * a.context;
+  const T* const row = static_cast<const T*>(a.key_cache) + (of_head + key) * a.head_dim;
+  float sums[4] = {};
+  for (int i = 0; i < a.head_dim; i += 4) {
+    const float4 q = load_four(a.q + head * a.head_dim + i), k = load_four(row + i);
+    sums[0] = fmaf(q.x, k.x, sums[0]), sums[1] = fmaf(q.y, k.y, sums[1]);
+    sums[2] = fmaf(q.z, k.z, sums[2]), sums[3] = fmaf(q.w, k.w, sums[3]);
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+KERNEL __launch_bounds__(128) scores_before_window(Attention a, const Step* step) {
+  wait_for_earlier_launches();
+  const int key = blockIdx.x * 128 + threadIdx.x, head = blockIdx.y;
+  if (key >= step->position + 1 - a.window) return;
+  const float product = a.half_cache ? product_with_key<half>(a, head, key) : product_with_key<float>(a, head, key);
+  a.scores[static_cast<size_t>(head) * a.map_stride + key] = product * a.scale;
+}
 
 KERNEL __launch_bounds__(256) softmax_maps(float* maps, const float2* states, const Step* step, int heads, int map_stride,
-                                           int layer_stride) {
+                                           int layer_stride, int window, float softcap) {
   constexpr int OF_THREAD = 4, OF_BLOCK = 256 * OF_THREAD;
   wait_for_earlier_launches();
   const int total = step->position + 1, first = blockIdx.x * OF_BLOCK + threadIdx.x;
   if (first >= total) return;
+  const int oldest = window ? total - window : 0;
+  const size_t of_map = static_cast<size_t>(heads) * map_stride;
   float* const scores = maps + static_cast<size_t>(blockIdx.z) * layer_stride + static_cast<size_t>(blockIdx.y) * map_stride;
-  float* const softmax = scores + static_cast<size_t>(heads) * map_stride;
+  float* const softmax = scores + (softcap > 0.0f ? 2 : 1) * of_map;
   const float2 state = states[blockIdx.z * heads + blockIdx.y];
   float found[OF_THREAD];
 #pragma unroll
   for (int i = 0; i < OF_THREAD; ++i) found[i] = scores[min(first + 256 * i, total - 1)];
 #pragma unroll
-  for (int i = 0; i < OF_THREAD; ++i)
-    if (first + 256 * i < total) softmax[first + 256 * i] = power(found[i], state.x) / state.y;
+  for (int i = 0; i < OF_THREAD; ++i) {
+    const int key = first + 256 * i;
+    if (key >= total) break;
+    if (softcap > 0.0f) scores[of_map + key] = found[i] = softcapped(found[i], softcap);
+    softmax[key] = key >= oldest ? power(found[i], state.x) / state.y : 0.0f;
+  }
 }

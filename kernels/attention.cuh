@@ -1,5 +1,6 @@
 // Arguments of the attention kernels. Maps are [heads, tokens, map_stride]; of each row the first
-// step->position + step->tokens entries are written, zero where key > query.
+// step->position + step->tokens entries are written, zero where key > query. Scores, and what softcaps make of them, know no
+// window: exponentials in front of it are zero.
 #pragma once
 
 #include "quantize.cuh"
@@ -7,13 +8,16 @@
 struct Attention {
   const float* q;                             // [tokens, heads * head_dim], rotated
   const void *key_cache, *value_cache;        // [kv_heads, context, head_dim], float32 or half
-  float *scores, *softmax;                    // taps, or null; softmax, of a prompt, needs scores too
+  float *scores, *capped, *softmax;           // taps, or null; capped and softmax, of a prompt, need scores too
   float* out;                                 // [tokens, heads * head_dim]
   Q8Output q8;                                // of out, or null
+  const float* sinks;                         // [heads]: logits that join the sums of exponentials, or null
   int heads, kv_heads, head_dim, context;     // head_dim a multiple of 8, at most 256
   int map_stride, half_cache;
+  int window;            // positions that a query sees, its own included; 0 for all before it
+  float scale, softcap;  // what products of queries and keys are multiplied by; softcap of that, 0 for none
 };
-static_assert(sizeof(Attention) == 88, "the host packs this");
+static_assert(sizeof(Attention) == 120, "the host packs this");
 
 INLINE float4 load_four(const float* at) { return *reinterpret_cast<const float4*>(at); }
 INLINE float4 load_four(const half* at) {
@@ -24,6 +28,9 @@ INLINE float4 load_four(const half* at) {
 }
 INLINE float load_one(const float* at) { return *at; }
 INLINE float load_one(const half* at) { return __half2float(*at); }
+
+// cap * tanh(value / cap): between -cap and cap.
+INLINE float softcapped(float value, float cap) { return cap * tanhf(value / cap); }
 
 // exp(value - largest); 0 while all values so far are -Inf.
 INLINE float power(float value, float largest) { return expf(value - (largest == -INFINITY ? 0.0f : largest)); }

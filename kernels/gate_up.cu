@@ -1,14 +1,14 @@
-// Gate and up products of one token, silu(gate) * up, and its rounding to Q8_1, in one launch.
+// Gate and up products of one token, the activation of gate times up, and its rounding to Q8_1, in one launch.
 //
 //   gate_up_exact, gate_up_q8, gate_up_q8_<format> (Matrix gate, Matrix up, Activations x, FeedForward f)
 //
 // Shapes: x [1, hidden]; f [1, ffn], ffn = gate.rows = up.rows, a multiple of 32. The formats may differ
 // where the name has none.
 //
-// A block of 256 threads makes 32 values, one block of Q8_1: each warp four rows of both matrices, two at a time in q8.
+// A block of 256 threads makes 32 values, one block of Q8_1.
 // Launch: grid (ffn / 32). Must move: both matrices, 4 bytes (1.25 in q8) a value of x, the outputs.
-#include "dot.cuh"
-#include "silu.cuh"
+#include "activation.cuh"
+#include "gate_up.cuh"
 
 template <Mode MODE, int ROWS, class Formats = Every>
 INLINE void gate_up(const Matrix& gate, const Matrix& up, const Activations& x, const FeedForward& f, Shared<float> gates,
@@ -16,23 +16,10 @@ INLINE void gate_up(const Matrix& gate, const Matrix& up, const Activations& x, 
   const int first = blockIdx.x * 32;
   prefetch_rows<Formats>(gate, first + warp_index() * 4);
   wait_for_earlier_launches();
-#pragma unroll 1
-  for (int part = 0; part < 8 / ROWS; ++part) {
-    // Gate and up go one after the other through one copy of the code, which has a case for each format.
-    const bool is_gate = part % 2 == 0;
-    const int row = warp_index() * 4 + part / 2 * ROWS;
-    const Matrix w = is_gate ? gate : up;
-    float sums[ROWS][1];
-    dot_rows<MODE, ROWS, 1, Formats>(w, first + row, x, 0, 1, sums);
-    if (lane_index() == 0) {
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) (is_gate ? gates : ups)[row + r] = sums[r][0];
-    }
-  }
-  __syncthreads();
+  gate_and_up<MODE, ROWS, Formats>(gate, up, first, x, 0, gates, ups);
   if (warp_index() != 0) return;
   const size_t at = first + lane_index();
-  const float value = swiglu_value(f, at, gates[lane_index()], ups[lane_index()]);
+  const float value = activated(f, at, gates[lane_index()], ups[lane_index()]);
   if (f.q8.levels) quantize_block(value, f.q8, blockIdx.x);
 }
 

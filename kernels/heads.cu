@@ -1,4 +1,4 @@
-// Bias, norm of each head, RoPE and K/V write after the matrix products of a prompt.
+// Bias, norm of each head, RoPE, a factor of the position and K/V write after the matrix products of a prompt.
 //
 //   heads(Heads h, const Step* step)
 //

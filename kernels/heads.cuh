@@ -1,4 +1,5 @@
-// The steps of a head of Q, K or V between its matrix product and attention: bias, norm of the head, RoPE, K/V cache.
+// The steps of a head of Q, K or V between its matrix product and attention: bias, norm of the head, RoPE, a factor of the
+// position, K/V cache.
 #pragma once
 
 #include "types.cuh"
@@ -8,19 +9,22 @@
 struct Heads {
   const float *q_bias, *k_bias, *v_bias;  // [q], [kv], [kv]: all or none
   const float *q_norm, *k_norm;           // [head_dim]: both or none
-  const float2* turns;                    // [context, head_dim / 2]: cosine and sine of each pair's angle
+  const float2* turns;                    // [context, rotated / 2]: cosine and sine of each pair's angle
+  const float* factors;                   // [context]: what queries are multiplied by as they leave, or null
   void *key_cache, *value_cache;
   float* product;            // [tokens, qkv]: qkv_matmul
   float* biased;             // [tokens, qkv]: qkv_bias, a tap
   float *q_normed, *k_normed;  // [tokens, q], [tokens, kv]: q_norm, k_norm, taps
-  float* q_turned;           // [tokens, q]: q_post_rope
+  float* q_turned;           // [tokens, q]: q_post_rope; with factors a tap
   float* k_turned;           // [tokens, kv]: k_post_rope, a tap
+  float* q_scaled;           // [tokens, q]: q_temp_scaled, with factors
   float epsilon;
   int heads, kv_heads, head_dim, context;
-  int interleaved;  // RoPE rotates 2i with 2i + 1; otherwise i with i + head_dim / 2
+  int rotated;      // channels that RoPE turns, the first ones of a head; 0 for none
+  int interleaved;  // RoPE rotates 2i with 2i + 1; otherwise i with i + rotated / 2
   int half_cache;
 };
-static_assert(sizeof(Heads) == 144, "the host packs this");
+static_assert(sizeof(Heads) == 160, "the host packs this");
 
 constexpr int MAX_HEAD_DIM = 256;
 
@@ -66,15 +70,20 @@ INLINE void finish_head(const Heads& h, int head, int token, int position, Share
     __syncthreads();
   }
   float* const turned = is_q ? h.q_turned : h.k_turned;
-  for (int pair = threadIdx.x; pair < dim / 2; pair += 128) {
-    const int i = h.interleaved ? 2 * pair : pair, j = h.interleaved ? i + 1 : pair + dim / 2;
-    const float2 turn = h.turns[static_cast<size_t>(position) * (dim / 2) + pair];
+  float* const scaled = is_q && h.factors ? h.q_scaled : nullptr;
+  const float factor = scaled ? h.factors[position] : 1.0f;
+  const auto store = [&](int i, float value) {
+    if (turned) turned[at + i] = value;
+    if (scaled) scaled[at + i] = value * factor;
+    if (is_k) store_cache(h.key_cache, h.half_cache, cached + i, value);
+  };
+  const int pairs = h.rotated / 2;
+  for (int pair = threadIdx.x; pair < pairs; pair += 128) {
+    const int i = h.interleaved ? 2 * pair : pair, j = h.interleaved ? i + 1 : pair + pairs;
+    const float2 turn = h.turns[static_cast<size_t>(position) * pairs + pair];
     const float first = values[i], second = values[j];
-    const float a = first * turn.x - second * turn.y, b = first * turn.y + second * turn.x;
-    if (turned) turned[at + i] = a, turned[at + j] = b;
-    if (is_k) {
-      store_cache(h.key_cache, h.half_cache, cached + i, a);
-      store_cache(h.key_cache, h.half_cache, cached + j, b);
-    }
+    store(i, first * turn.x - second * turn.y);
+    store(j, first * turn.y + second * turn.x);
   }
+  for (int i = h.rotated + threadIdx.x; i < dim; i += 128) store(i, values[i]);
 }

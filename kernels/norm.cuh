@@ -19,50 +19,69 @@ struct Norm {
 };
 static_assert(sizeof(Norm) == 48, "the host packs this");
 
-// `row` counts rows of x, out and q8. A warp has OF_WARP pieces at a time: warp w the pieces w, w + WARPS, …; a block whose
-// size is not known when compiled has WARPS = 0. Each thread loads all of its values, and their weights, before it uses the
-// first one. Columns are a multiple of 32 and at most PASSES times those of all pieces; `scratch` holds PIECES values.
+// Pieces of a row that a thread holds: warp w has the pieces w, w + WARPS, …, OF_WARP of them at a time; a block whose size is
+// not known when compiled has WARPS = 0. Columns are a multiple of 32 and at most PASSES times those of all pieces.
+template <int WARPS, int OF_WARP, int PASSES>
+struct Pieces {
+  static constexpr int HELD = OF_WARP * PASSES;
+
+  static INLINE int warps() { return WARPS ? WARPS : static_cast<int>(blockDim.x) / WARP; }
+  static INLINE int column(int i) { return PIECE * (warps() * i + warp_index()) + 4 * lane_index(); }
+
+  // 1 / sqrt(mean(x²) + epsilon) of the row; values behind its end are 0. `scratch` holds PIECES values.
+  static INLINE float scale(const float4 (&values)[HELD], int columns, float epsilon, Shared<float> scratch) {
+#pragma unroll
+    for (int own = 0; own < OF_WARP; ++own) {
+      float squares = 0.0f;
+#pragma unroll
+      for (int i = own; i < HELD; i += OF_WARP) {
+        const float4 v = values[i];
+        squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
+      }
+      squares = warp_sum(squares);
+      if (lane_index() == 0) scratch[warp_index() + warps() * own] = squares;
+    }
+    __syncthreads();
+    const float sum = warp_sum(lane_index() < warps() * OF_WARP ? scratch[lane_index()] : 0.0f);
+    return 1.0f / sqrtf(sum / static_cast<float>(columns) + epsilon);
+  }
+
+  // Makes the norm of the row that begins at value `start` of n's arrays, and stores it.
+  static INLINE void finish(float4 (&values)[HELD], const float4 (&weights)[HELD], const bool (&inside)[HELD], const Norm& n,
+                            size_t start, float scale) {
+    size_t blocks[HELD];
+#pragma unroll
+    for (int i = 0; i < HELD; ++i) {
+      const size_t at = start + column(i);
+      const float4 v = values[i], w = weights[i];
+      values[i] = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
+      if (n.out && inside[i]) *reinterpret_cast<float4*>(n.out + at) = values[i];
+      blocks[i] = at / 32;
+    }
+    // Columns are a multiple of 32: eight lanes, which hold one block of Q8_1, are inside or outside together.
+    if (n.q8.levels) quantize_eighths(values, n.q8, blocks, inside);
+  }
+};
+
+// `row` counts rows of x, out and q8; see Pieces. Each thread loads all of its values, and their weights, before it uses the
+// first one.
 template <int WARPS, int OF_WARP, int PASSES>
 INLINE void norm_row(const float* x, const Norm& n, size_t row, int columns, Shared<float> scratch) {
-  constexpr int HELD = OF_WARP * PASSES;
-  const int warps = WARPS ? WARPS : static_cast<int>(blockDim.x) / WARP;
+  using Own = Pieces<WARPS, OF_WARP, PASSES>;
   const size_t start = row * columns;
-  float4 values[HELD] = {}, weights[HELD] = {};
-  bool inside[HELD];
+  float4 values[Own::HELD] = {}, weights[Own::HELD] = {};
+  bool inside[Own::HELD];
 #pragma unroll
-  for (int i = 0; i < HELD; ++i) {
-    const int column = PIECE * (warps * i + warp_index()) + 4 * lane_index();
+  for (int i = 0; i < Own::HELD; ++i) {
+    const int column = Own::column(i);
     inside[i] = column < columns;
     if (!inside[i]) continue;
     weights[i] = *reinterpret_cast<const float4*>(n.weight + column);
     // Through L2: another block of the launch may have written it.
     values[i] = load_through_l2(reinterpret_cast<const float4*>(x + start + column));
   }
-#pragma unroll
-  for (int own = 0; own < OF_WARP; ++own) {
-    float squares = 0.0f;
-#pragma unroll
-    for (int i = own; i < HELD; i += OF_WARP) {
-      const float4 v = values[i];
-      squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
-    }
-    squares = warp_sum(squares);
-    if (lane_index() == 0) scratch[warp_index() + warps * own] = squares;
-  }
-  __syncthreads();
-  const float sum = warp_sum(lane_index() < warps * OF_WARP ? scratch[lane_index()] : 0.0f);
-  const float scale = 1.0f / sqrtf(sum / static_cast<float>(columns) + n.epsilon);
-  size_t blocks[HELD];
-#pragma unroll
-  for (int i = 0; i < HELD; ++i) {
-    const size_t at = start + PIECE * (warps * i + warp_index()) + 4 * lane_index();
-    const float4 v = values[i], w = weights[i];
-    values[i] = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
-    if (n.out && inside[i]) *reinterpret_cast<float4*>(n.out + at) = values[i];
-    blocks[i] = at / 32;
-  }
-  // Columns are a multiple of 32: eight lanes, which hold one block of Q8_1, are inside or outside together.
-  if (n.q8.levels) quantize_eighths(values, n.q8, blocks, inside);
+  const float scale = Own::scale(values, columns, n.epsilon, scratch);
+  Own::finish(values, weights, inside, n, start, scale);
 }
 
 // Has the weights loaded that the last block will need.

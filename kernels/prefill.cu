@@ -22,35 +22,49 @@
 
 constexpr int THREADS = 256, ROWS = 128, TOKENS = 64, BLOCKS = 4, OF_WARP = 32;
 constexpr int PITCH = 8 * BLOCKS + 8;  // ints of a row of levels; the last eight keep rows in different banks
+constexpr int PAIR_PITCH = 16 * BLOCKS + 16;
 
-// 128 columns of the block's rows and tokens. The eight words of 32 levels are in the order 0, 4, 1, 5, 2, 6, 3, 7, so that
-// a lane's words of both halves are adjacent.
+// 128 columns of the block's rows and tokens. Of tokens, the eight words of 32 levels are in the order 0, 4, 1, 5, 2, 6, 3, 7, so
+// that a lane's words of both halves are adjacent. Of weights, rows r and r + 8 of each 16 lie together, word by word: the four
+// words of 16 bytes are those that a lane gives to one product of a tensor core, in its order, so that none has to be moved.
 struct Tile {
-  Shared<int> weights, levels;        // [ROWS, PITCH], [TOKENS, PITCH]
+  Shared<int> weights, levels;        // [ROWS / 2, PAIR_PITCH], [TOKENS, PITCH]
   Shared<float> scales, minima;       // of weights: [2 * BLOCKS, ROWS] (each 16 columns), [BLOCKS, ROWS]
   Shared<float> x_scales, x_sums;     // [BLOCKS, TOKENS]: scale, sum of the 32 levels
 };
 
+// Where the words of a pair of rows begin that lane t of four gives to a product over a block of 32 columns. Pairs and blocks have
+// them turned, so that lanes that load do not meet in a bank, and lanes that store no more than twice (tests/kernels/test_prefill.py).
+INLINE int pair_words(int pair, int block, int t) {
+  return pair * PAIR_PITCH + 16 * block + 4 * ((t + pair / 2 + 2 * (block / 2)) % 4);
+}
+
+// 16 columns of two rows, r and r + 8.
 template <bool MINIMUM>
-INLINE void store_half(const Tile& tile, int row, int column, const int (&words)[4], float scale, float minimum) {
-  const int block = column / 32 % BLOCKS, half = column / 16 % 2;
+INLINE void store_half(const Tile& tile, int pair, int column, const int (&upper)[4], const int (&lower)[4], float2 scales,
+                       float2 minima) {
+  const int block = column / 32 % BLOCKS, half = column / 16 % 2, row = pair / 8 * 16 + pair % 8;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) tile.weights[row * PITCH + 8 * block + 2 * i + half] = words[i];
-  tile.scales[(2 * block + half) * ROWS + row] = scale;
-  if (MINIMUM) tile.minima[block * ROWS + row] = minimum;  // both halves have the same
+  for (int i = 0; i < 4; ++i)
+    *reinterpret_cast<int2*>(&tile.weights[pair_words(pair, block, i) + 2 * half]) = make_int2(upper[i], lower[i]);
+  tile.scales[(2 * block + half) * ROWS + row] = scales.x, tile.scales[(2 * block + half) * ROWS + row + 8] = scales.y;
+  if (MINIMUM) tile.minima[block * ROWS + row] = minima.x, tile.minima[block * ROWS + row + 8] = minima.y;  // of both halves
 }
 
 // Of 128 columns the first `blocks` blocks of 32 exist. Rows after the last repeat it.
 template <class Format>
 INLINE void load_weights(const Format& format, const Matrix& w, int first_row, int chunk, int blocks, const Tile& tile) {
-  const int part = threadIdx.x % BLOCKS;
+  static_assert(THREADS == ROWS / 2 * BLOCKS, "each thread has a block of two rows");
+  const int part = threadIdx.x % BLOCKS, pair = threadIdx.x / BLOCKS, row = first_row + pair / 8 * 16 + pair % 8;
   if (part >= blocks) return;
-#pragma unroll
-  for (int row = threadIdx.x / BLOCKS; row < ROWS; row += THREADS / BLOCKS) {
-    const Unit unit = format.load(min(first_row + row, w.rows - 1), BLOCKS * chunk + part);
-    store_half<Format::HAS_MINIMUM>(tile, row, unit.low_column, unit.low, unit.low_scale, unit.low_minimum);
-    store_half<Format::HAS_MINIMUM>(tile, row, unit.high_column, unit.high, unit.high_scale, unit.high_minimum);
-  }
+  const Unit upper = format.load(min(row, w.rows - 1), BLOCKS * chunk + part);
+  const Unit lower = format.load(min(row + 8, w.rows - 1), BLOCKS * chunk + part);
+  store_half<Format::HAS_MINIMUM>(tile, pair, upper.low_column, upper.low, lower.low,
+                                  make_float2(upper.low_scale, lower.low_scale),
+                                  make_float2(upper.low_minimum, lower.low_minimum));
+  store_half<Format::HAS_MINIMUM>(tile, pair, upper.high_column, upper.high, lower.high,
+                                  make_float2(upper.high_scale, lower.high_scale),
+                                  make_float2(upper.high_minimum, lower.high_minimum));
 }
 
 INLINE void load_tokens(const Activations& x, int tokens, int columns, int chunk, int blocks, const Tile& tile) {
@@ -69,20 +83,24 @@ INLINE void load_tokens(const Activations& x, int tokens, int columns, int chunk
   tile.x_sums[part * TOKENS + own] = static_cast<float>(scale.low_sum + scale.high_sum);
 }
 
+INLINE int4 four_ints(Shared<int> array, int at) { return *reinterpret_cast<const int4*>(&array[at]); }
 INLINE int2 two_ints(Shared<int> array, int at) { return *reinterpret_cast<const int2*>(&array[at]); }
 INLINE float2 two_floats(Shared<float> array, int at) { return *reinterpret_cast<const float2*>(&array[at]); }
 
-// The data that a lane needs of its two rows of weights, g and g + 8 of 16, over the tile's columns.
+// The data that a lane needs of its two rows of weights, g and g + 8 of 16, over the tile's columns; `row` is the first one.
 template <class Format>
 struct Weights {
-  int2 levels[2][BLOCKS];
+  int4 levels[BLOCKS];  // of the first 16 columns in row g and g + 8, then of the others
   float low[2][BLOCKS], high[2][BLOCKS], minimum[2][BLOCKS];
 
   INLINE Weights(const Tile& tile, int row) {
+    const int pair = row / 16 * 8 + row % 8;
+#pragma unroll
+    for (int block = 0; block < BLOCKS; ++block)
+      levels[block] = four_ints(tile.weights, pair_words(pair, block, lane_index() % 4));
 #pragma unroll
     for (int i = 0; i < 2 * BLOCKS; ++i) {
       const int down = i / BLOCKS, block = i % BLOCKS, at = row + 8 * down;
-      levels[down][block] = two_ints(tile.weights, at * PITCH + 8 * block + lane_index() % 4 * 2);
       low[down][block] = tile.scales[2 * block * ROWS + at];
       if (Format::SCALES_16) high[down][block] = tile.scales[(2 * block + 1) * ROWS + at];
       if (Format::HAS_MINIMUM) minimum[down][block] = tile.minima[block * ROWS + at];
@@ -95,12 +113,12 @@ template <class Format>
 struct Products {
   int4 low, high;
 
-  INLINE Products(int2 first, int2 second, int2 x) {
+  INLINE Products(int4 rows, int2 x) {
     if (Format::SCALES_16) {
-      low = mma_16x8x16(make_int2(first.x, second.x), x.x);
-      high = mma_16x8x16(make_int2(first.y, second.y), x.y);
+      low = mma_16x8x16(make_int2(rows.x, rows.y), x.x);
+      high = mma_16x8x16(make_int2(rows.z, rows.w), x.y);
     } else {
-      low = mma_16x8x32(make_int2(first.x, second.x), make_int2(first.y, second.y), x);
+      low = mma_16x8x32(make_int2(rows.x, rows.y), make_int2(rows.z, rows.w), x);
     }
   }
   // One product, in the scale of its row of weights.
@@ -129,7 +147,7 @@ INLINE void multiply(const Tile& tile, int blocks, float (&sums)[2][4][4]) {
         const float2 scale = two_floats(tile.x_scales, block * TOKENS + token + 8 * n + 2 * t);
         float2 sum{};
         if (Format::HAS_MINIMUM) sum = two_floats(tile.x_sums, block * TOKENS + token + 8 * n + 2 * t);
-        const Products<Format> p(w.levels[0][block], w.levels[1][block], x);
+        const Products<Format> p(w.levels[block], x);
         part[0] = fmaf(scale.x, p.scaled(p.low.x, p.high.x, w, 0, block, sum.x), part[0]);
         part[1] = fmaf(scale.y, p.scaled(p.low.y, p.high.y, w, 0, block, sum.y), part[1]);
         part[2] = fmaf(scale.x, p.scaled(p.low.z, p.high.z, w, 1, block, sum.x), part[2]);
@@ -184,7 +202,7 @@ INLINE int tiles_of(const Product& product) { return (product.w.rows + ROWS - 1)
 
 KERNEL __launch_bounds__(256, 2) matmul_q8(Product first, Product second, Product third, Activations x, const float* residual,
                                            float* sum, int tokens, int stride) {
-  SHARED(int, weights, ROWS * PITCH);
+  SHARED(int, weights, ROWS / 2 * PAIR_PITCH);
   SHARED(int, levels, TOKENS * PITCH);
   SHARED(float, scales, 2 * BLOCKS * ROWS);
   SHARED(float, minima, BLOCKS * ROWS);

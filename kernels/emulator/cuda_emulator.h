@@ -140,7 +140,11 @@ To emulator_bits(From from) {
 inline float __int_as_float(int bits) { return emulator_bits<float>(bits); }
 inline float __uint_as_float(unsigned bits) { return emulator_bits<float>(bits); }
 inline unsigned __float_as_uint(float value) { return emulator_bits<unsigned>(value); }
-inline int __float2int_rn(float value) { return static_cast<int>(nearbyintf(value)); }
+// As a device: 0 for NaN, the nearest int for what is too large.
+inline int __float2int_rn(float value) {
+  if (!(value >= -2147483648.0f)) return value < 0.0f ? -2147483647 - 1 : 0;
+  return value >= 2147483648.0f ? 2147483647 : static_cast<int>(nearbyintf(value));
+}
 using std::max;
 using std::min;
 

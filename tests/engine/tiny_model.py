@@ -249,8 +249,8 @@ MODELS: dict[str, Callable[[], TinyModel]] = {
     ),
 }
 
-# Types and ops that no other backend computes with.
-CPU_MODELS = MODELS | {
+# Further ops that all backends have.
+DEVICE_MODELS = MODELS | {
     "gemma2": lambda: tiny_model(
         GEMMA2,
         (WeightType.Q8_0, WeightType.Q4_0),
@@ -268,6 +268,14 @@ CPU_MODELS = MODELS | {
         MISTRAL3, (WeightType.Q5_K, WeightType.Q8_0), query_temperature=QueryTemperature(0.1, 7)
     ),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
+    "leading dense layer": lambda: tiny_model(GLM, (WeightType.Q8_0, WeightType.F16), expert_weights_scale=1.5),
+    "gpt-oss": lambda: tiny_model(
+        GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
+    ),
+}
+
+# Types and ops that no other backend computes with.
+CPU_MODELS = DEVICE_MODELS | {
     "experts in blocks of 256": lambda: tiny_model(
         replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K)
     ),
@@ -277,10 +285,6 @@ CPU_MODELS = MODELS | {
     "hybrid": lambda: tiny_model(HYBRID, (WeightType.Q8_0, WeightType.Q4_0), norm_offset=True),
     "hybrid with experts": lambda: tiny_model(HYBRID_EXPERTS, (WeightType.Q8_0, WeightType.F16)),
     "hybrid with grouped heads": lambda: tiny_model(GROUPED_HYBRID, (WeightType.Q8_0, WeightType.Q4_0)),
-    "leading dense layer": lambda: tiny_model(GLM, (WeightType.Q8_0, WeightType.F16), expert_weights_scale=1.5),
-    "gpt-oss": lambda: tiny_model(
-        GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
-    ),
     "small blocks": lambda: tiny_model(TINY, (WeightType.Q4_1, WeightType.MXFP4, WeightType.Q5_1, WeightType.IQ4_NL)),
     "decoded": lambda: tiny_model(TINY, (WeightType.IQ3_S, WeightType.NVFP4, WeightType.IQ1_M, WeightType.TQ1_0)),
     "few bits": lambda: tiny_model(TINY, (WeightType.Q2_K, WeightType.IQ4_XS, WeightType.Q3_K)),

@@ -82,14 +82,21 @@ def planned_model(shape: Shape, *, context: int) -> TinyModel:
 
 def prompt_launches(shape: str, tokens: int) -> list[Launch]:
     """The launches of a chunk of a prompt in `q8` that nobody taps, in order."""
-    lowering, table, _ = _planned(shape, context=tokens, mode=Mode.Q8)
+    lowering, table, _ = _planned(planned_model(SHAPES[shape], context=tokens), context=tokens, mode=Mode.Q8)
     plan = plan_for(lowering, table, Pass(False, tokens, 0, 1, frozenset()), NO_TAPS)
     return [launch for segment in plan.segments for launch in segment.launches]
 
 
 def token_launches(shape: str, *, context: int, mode: Mode = Mode.Q8, statistics: bool = False) -> list[Launch]:
     """The launches of one token that the device chooses, in order; with `statistics`, of all of its stages."""
-    lowering, table, launches = _planned(shape, context=context, mode=mode)
+    return launches_of_model(planned_model(SHAPES[shape], context=context), context, mode=mode, statistics=statistics)
+
+
+def launches_of_model(
+    model: TinyModel, context: int, *, mode: Mode = Mode.Q8, statistics: bool = False
+) -> list[Launch]:  # fmt: skip
+    """The same of any model."""
+    lowering, table, launches = _planned(model, context=context, mode=mode)
     graph, storage = lowering.graph, lowering.storage
     nodes = frozenset(node for node in graph.nodes if statistics)
     if statistics:
@@ -101,8 +108,8 @@ def token_launches(shape: str, *, context: int, mode: Mode = Mode.Q8, statistics
     return [*(launch for segment in plan.segments for launch in segment.launches), *chosen]
 
 
-def _planned(shape: str, *, context: int, mode: Mode) -> tuple[Lowering, StatisticsTable, Launches]:
-    model: Any = planned_model(SHAPES[shape], context=context)
+def _planned(planned: TinyModel, *, context: int, mode: Mode) -> tuple[Lowering, StatisticsTable, Launches]:
+    model: Any = planned
     config = model.config.graph
     driver: Any = PlanningDriver()
     names = [name for file in kernel_files() for name in entry_points(file)]

@@ -104,6 +104,10 @@ class Code:
         limits = (_REGISTER_FILE // registers, _THREADS // threads, _SHARED // max(self.shared_bytes, 1024), 32)
         return min(limits)
 
+    def names(self, loop: tuple[int, int]) -> list[str]:
+        """The instructions of `loop`, by name."""
+        return [one.name for one in self.instructions[slice(*loop)]]
+
     def integer_products(self, loop: tuple[int, int]) -> int:
         """Products of four pairs of levels in a turn of `loop`, for each lane."""
         return sum(one.name.startswith("IDP") for one in self.instructions[slice(*loop)])

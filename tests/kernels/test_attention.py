@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from aprtui.engine.cuda.launches import attention_kernel
 from aprtui.engine.reference import ops
 from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph.config import GraphConfig
 from tests.kernels.cases import NO_Q8, assert_q8_of, q8_out, relative, step
 from tests.kernels.emulated import Images, InOut, Out, Struct
@@ -19,37 +23,61 @@ BOUND = 5e-7
 SHAPES = [(4, 2, 64), (10, 1, 32), (2, 2, 80), (7, 1, 128), (2, 1, 192), (2, 1, 256)]
 
 
-class Case:
-    """Queries, caches and the reference's answer; unused positions of the caches hold NaN."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a layer's attention has beside queries, keys and values."""
 
-    def __init__(self, shape: tuple[int, int, int], position: int, tokens: int, half: bool) -> None:
+    window: int = 0
+    sinks: bool = False
+    scale: float | None = None
+    softcap: float = 0.0
+
+
+KINDS = [Kind(40), Kind(7, sinks=True), Kind(0, True, 0.2), Kind(33, scale=0.3, softcap=2.0), Kind(softcap=1.5)]
+
+
+class Case:
+    """Queries, caches and the reference's answer; positions of the caches that nobody should look at hold NaN."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], position: int, tokens: int, half: bool, kind: Kind = Kind()
+    ) -> None:  # fmt: skip
         self.heads, self.kv_heads, self.dim = shape
         self.position, self.tokens, self.half = position, tokens, half
         self.total, self.context = position + tokens, position + tokens + 5
         self.map_stride = self.total + 3
         graph = GraphConfig("qwen2", 1, 32, self.heads, self.kv_heads, self.dim, 32, 32)
-        config = ModelConfig(graph, self.context, 1e-6, Rope(1e4))
+        config = ModelConfig(graph, self.context, 1e-6, Rope(1e4), attention_scale=kind.scale)
         rng = np.random.default_rng([*shape, position, tokens])
+        self.kind, self.scale = kind, config.score_scale
+        self.sinks = rng.standard_normal(self.heads, np.float32) * 2 if kind.sinks else None
         self.q = rng.standard_normal((tokens, graph.q_width), np.float32) * 2
-        kind = np.float16 if half else np.float32
-        k, v = (rng.standard_normal((self.total, graph.kv_width), np.float32).astype(kind) for _ in range(2))
-        self.caches = [np.full((self.kv_heads, self.context, self.dim), np.nan, kind) for _ in range(2)]
+        stored = np.float16 if half else np.float32
+        k, v = (rng.standard_normal((self.total, graph.kv_width), np.float32).astype(stored) for _ in range(2))
+        self.caches = [np.full((self.kv_heads, self.context, self.dim), np.nan, stored) for _ in range(2)]
         for cache, values in zip(self.caches, (k, v), strict=True):
             cache[:, : self.total] = values.reshape(self.total, self.kv_heads, self.dim).transpose(1, 0, 2)
         self.scores = ops.scores(self.q, k.astype(np.float32), config)
-        self.softmax = ops.softmax(self.scores)
-        self.out = ops.attend(self.softmax, v.astype(np.float32), config)
+        self.capped = ops.softcap(self.scores, kind.softcap) if kind.softcap else self.scores
+        logits = None if self.sinks is None else self.sinks.view(np.uint8)[None]
+        sinks = None if logits is None else Weight("sinks", WeightType.F32, 1, self.heads, logits)
+        self.softmax = ops.softmax(self.capped, kind.window, sinks)
+        self.out = ops.attend(self.softmax, v.astype(np.float32), config, kind.window)
+        if kind.window:
+            self.caches[1][:, : max(0, position + 1 - kind.window)] = np.nan
 
     def arguments(self, *, taps: bool, q8: Struct = NO_Q8, softmax: bool = True) -> Struct:
         maps = np.full((self.heads, self.tokens, self.map_stride), 77, np.float32)
-        tapped = (InOut(maps) if taps else None, InOut(maps) if taps and softmax else None)
+        wanted = (taps, taps and softmax and self.kind.softcap > 0, taps and softmax)
         return Struct((
-            self.q, *self.caches, *tapped, Out(self.out.shape), q8, self.heads, self.kv_heads, self.dim, self.context,
-            self.map_stride, int(self.half),
+            self.q, *self.caches, *(InOut(maps) if tap else None for tap in wanted), Out(self.out.shape), q8,
+            self.sinks, self.heads, self.kv_heads, self.dim, self.context, self.map_stride, int(self.half),
+            self.kind.window, self.scale, self.kind.softcap,
         ))  # fmt: skip
 
-    def check_maps(self, scores: np.ndarray, softmax: np.ndarray) -> None:
-        for found, expected in ((scores, self.scores), (softmax, self.softmax)):
+    def check_maps(self, scores: np.ndarray, *others: np.ndarray) -> None:
+        expected_maps = (self.scores, self.capped, self.softmax) if len(others) == 2 else (self.scores, self.softmax)
+        for found, expected in zip((scores, *others), expected_maps, strict=True):
             assert relative(found[..., : self.total], expected) <= BOUND
             above = np.arange(self.total)[None, :] > self.position + np.arange(self.tokens)[:, None]
             assert (found[..., : self.total][:, above] == 0).all()
@@ -62,29 +90,43 @@ class Case:
 def test_one_token_attends_to_all_before(
     image_of: Images, shape: tuple[int, int, int], position: int, splits: int, half: bool
 ) -> None:
-    case = Case(shape, position, 1, half)
-    kernel, at_once = attention_kernel(case.heads // case.kv_heads, case.dim)
+    require_one_token(image_of, Case(shape, position, 1, half), splits)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("shape", "position", "splits", "half"), [
+    ((4, 2, 64), 5, 4, False), ((10, 1, 32), 200, 3, True), ((7, 1, 128), 200, 1, True), ((2, 1, 256), 90, 2, False),
+])  # fmt: skip
+def test_one_token_has_windows_sinks_softcaps_and_a_scale(
+    image_of: Images, shape: tuple[int, int, int], position: int, splits: int, half: bool, kind: Kind
+) -> None:
+    require_one_token(image_of, Case(shape, position, 1, half, kind), splits)
+
+
+def require_one_token(image_of: Images, case: Case, splits: int) -> None:
+    kernel, at_once = attention_kernel(case.heads // case.kv_heads, case.dim, capped=case.kind.softcap > 0)
     passes = -(-case.heads // case.kv_heads // at_once)
     partial = np.full((case.heads, splits, case.dim + 2), np.nan, np.float32)
-    rest = (step(position), partial, InOut(np.zeros(case.kv_heads * passes, np.uint32)))
+    rest = (step(case.position), partial, InOut(np.zeros(case.kv_heads * passes, np.uint32)))
     grid, run = (splits, case.kv_heads, passes), image_of("attend_one").run
     whole_blocks = case.heads // case.kv_heads * case.dim % 32 == 0
     q8 = q8_out(case.out.size) if whole_blocks else NO_Q8
     tapped = case.arguments(taps=True, q8=q8, softmax=False)
     scores, out, *quantised, counters, states = run(kernel, grid, 128, tapped, *rest, Out((case.heads, 2)))
     assert relative(out, case.out) <= BOUND
-    maps = np.stack([scores, np.full_like(scores, 77)])[None]
+    if case.kind.window:
+        of_scores = Struct((*tapped.members[:6], None, NO_Q8, *tapped.members[8:]))
+        blocks = -(-case.map_stride // 128), case.heads
+        (before,) = run("scores_before_window", blocks, 128, of_scores, step(case.position))
+        seen = min(case.total, case.kind.window)
+        assert (before[..., case.total - seen :] == 77).all(), "wrote what the window has"
+        scores = np.where(before == 77, scores, before)
+    others = [np.full_like(scores, 77)] * (2 if case.kind.softcap else 1)
+    maps = np.stack([scores, *others])[None]
     (maps,) = run(
-        "softmax_maps",
-        (1, case.heads, 1),
-        256,
-        InOut(maps),
-        states,
-        step(position),
-        case.heads,
-        case.map_stride,
-        maps.size,
-    )
+        "softmax_maps", (1, case.heads, 1), 256, InOut(maps), states, step(case.position), case.heads, case.map_stride,
+        maps.size, case.kind.window, case.kind.softcap,
+    )  # fmt: skip
     case.check_maps(*maps[0])
     assert not counters.any()
     if whole_blocks:
@@ -105,8 +147,9 @@ def test_maps_of_exponentials_of_many_layers_are_made_from_their_scores(image_of
     sums = powers.sum(-1, keepdims=True)
     states = np.concatenate([largest, sums], -1)
     (found,) = image_of("attend_one").run(
-        "softmax_maps", (3, heads, layers), 256, InOut(maps), states, step(total - 1), heads, stride, layer_stride
-    )
+        "softmax_maps", (3, heads, layers), 256, InOut(maps), states, step(total - 1), heads, stride, layer_stride,
+        0, 0.0,
+    )  # fmt: skip
     both[:, 1, :, :total] = powers / sums
     assert relative(found[found != 77], maps[maps != 77]) <= BOUND
     np.testing.assert_array_equal(found == 77, maps == 77)
@@ -125,14 +168,27 @@ def prompt_shared(head_dim: int) -> int:
 def test_prompt_attends_causally(
     image_of: Images, shape: tuple[int, int, int], position: int, tokens: int, half: bool
 ) -> None:
-    case = Case(shape, position, tokens, half)
-    grid, shared = (-(-tokens // 16), case.heads), prompt_shared(case.dim)
+    require_prompt(image_of, Case(shape, position, tokens, half))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "position", "tokens", "half"), [((4, 2, 64), 70, 37, True), ((2, 1, 256), 0, 50, False)]
+)
+def test_a_prompt_has_windows_sinks_softcaps_and_a_scale(
+    image_of: Images, shape: tuple[int, int, int], position: int, tokens: int, half: bool, kind: Kind
+) -> None:
+    require_prompt(image_of, Case(shape, position, tokens, half, kind))
+
+
+def require_prompt(image_of: Images, case: Case) -> None:
+    grid, shared = (-(-case.tokens // 16), case.heads), prompt_shared(case.dim)
+    kernel, at = "attend_prompt_capped" if case.kind.softcap else "attend_prompt", step(case.position, case.tokens)
     run = image_of("attend_prompt").run
-    arguments = case.arguments(taps=True)
-    scores, softmax, out = run("attend_prompt", grid, 128, arguments, step(position, tokens), shared=shared)
+    *maps, out = run(kernel, grid, 128, case.arguments(taps=True), at, shared=shared)
     assert relative(out, case.out) <= BOUND
-    case.check_maps(scores, softmax)
-    plain = run("attend_prompt", grid, 128, case.arguments(taps=False), step(position, tokens), shared=shared, orders=1)
+    case.check_maps(*maps)
+    plain = run(kernel, grid, 128, case.arguments(taps=False), at, shared=shared, orders=1)
     np.testing.assert_array_equal(plain[0], out)
 
 

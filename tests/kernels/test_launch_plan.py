@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 
 import pytest
 
 from aprtui.engine.cuda.arguments import ProductsOfPrompt
 from aprtui.engine.cuda.driver import Launch
+from tests.engine.tiny_model import DEVICE_MODELS
 from tests.kernels.estimate import ASSUMED, ENOUGH, estimated, grouped, table
-from tests.kernels.launch_plan import MULTIPROCESSORS, prompt_launches, token_launches
+from tests.kernels.launch_plan import MULTIPROCESSORS, launches_of_model, prompt_launches, token_launches
 from tests.kernels.machine_code import Code
 
 CONTEXT, POSITION = 641, 513
@@ -33,6 +35,23 @@ def test_statistics_of_all_stages_are_three_nodes_more(launches: list[Launch]) -
     counted = [launch.name for launch in token_launches("7b", context=CONTEXT, statistics=True)]
     assert len(counted) == len(launches) + 3
     assert counted[-4:-1] == ["softmax_maps", "stage_statistics", "stage_statistics"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("smollm3", [5, 5, 5]),
+        ("gemma3", [7, 7, 7]),  # a norm behind attention and feed-forward block
+        ("experts", [8, 8]),  # logits and choice of the router, and two products
+        ("gpt-oss", [9, 9]),  # and a bias behind the attention
+        ("leading dense layer", [5, 11]),  # and a sum with what the shared expert gives
+    ],
+)
+def test_a_layer_of_other_models_takes_a_few_nodes_more(name: str, nodes: list[int]) -> None:
+    names = [launch.name for launch in launches_of_model(DEVICE_MODELS[name](), 64)]
+    starts = [at for at, one in enumerate(names) if one.startswith("qkv")] + [names.index("greedy")]
+    head = 2 if "softcap" in names else 1
+    assert [b - a for a, b in pairwise(starts)] == [*nodes[:-1], nodes[-1] + head]
 
 
 def turns(rows: int, columns: int, tokens: int) -> int:

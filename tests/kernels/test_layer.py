@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from aprtui import resources
 from aprtui.engine.cuda.launches import norm_threads, variant
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
-from aprtui.model.config import ModelConfig, Rope, RopeAngles
+from aprtui.model.config import ModelConfig, QueryTemperature, Rope, RopeAngles
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph.config import GraphConfig, RopeLayout
 from tests.kernels.cases import (
     FLOAT_TYPES,
     KINDS,
+    NO_NORM,
     NO_Q8,
     activations,
     assert_q8_of,
@@ -59,8 +61,11 @@ def test_rms_norm_and_its_q8_are_those_of_the_reference(image_of: Images, column
 @pytest.mark.parametrize("kind", KINDS)
 def test_embedding_rows_are_bit_equal_to_gguf(image_of: Images, kind: WeightType) -> None:
     table, tokens = weight_of(kind, 9, 768), np.array([8, 0, 3, 3], np.int32)
-    (rows,) = image_of("embedding").run("embed", (4,), 128, matrix(table), tokens, Out((4, 768)))
+    run = image_of("embedding").run
+    (rows,) = run("embed", (4,), 128, matrix(table), tokens, Out((4, 768)), 1.0)
     np.testing.assert_array_equal(rows, table.dequantize(tokens.tolist()))
+    (scaled,) = run("embed", (4,), 128, matrix(table), tokens, Out((4, 768)), 25.3, orders=1)
+    np.testing.assert_array_equal(scaled, ops.embed(table, tokens.tolist(), 25.3))
 
 
 # ---- heads
@@ -69,6 +74,9 @@ CASES = {
     "qwen2": GraphConfig("qwen2", 1, 256, 4, 2, 64, 512, 300, qkv_bias=True),
     "qwen3": GraphConfig("qwen3", 1, 256, 3, 1, 128, 512, 300, qk_norm=True),
     "llama": GraphConfig("llama", 1, 256, 2, 2, 80, 512, 300, rope_layout=RopeLayout.INTERLEAVED),
+    "partly turned": GraphConfig("glm4moe", 1, 256, 3, 1, 72, 512, 300, qk_norm=True, rope_dim=24),
+    "not turned": GraphConfig("smollm3", 1, 256, 2, 1, 64, 512, 300, no_rope=(True,)),
+    "scaled": GraphConfig("mistral3", 1, 256, 2, 1, 64, 512, 300, query_temperature=True),
 }
 
 
@@ -77,24 +85,27 @@ class HeadCase:
 
     def __init__(self, graph: GraphConfig) -> None:
         self.graph = graph
-        self.config = ModelConfig(graph, CONTEXT, EPSILON, Rope(10000.0))
+        temperature = QueryTemperature(0.5, 2) if graph.query_temperature else None
+        self.config = ModelConfig(graph, CONTEXT, EPSILON, Rope(10000.0), query_temperature=temperature)
         self.q_norm, self.k_norm = (1 + 0.1 * normal(graph.head_dim, seed=seed) for seed in (2, 3))
         widths = (graph.q_width, graph.kv_width, graph.kv_width)
         self.biases = [normal(width, seed=4 + i) for i, width in enumerate(widths)]
 
     def arguments(self, product: np.ndarray | InOut | Out, *, half: bool, taps: bool) -> Struct:
         graph, tokens = self.graph, (product.values if isinstance(product, InOut) else product).shape[0]
-        turns = np.stack(self.config.rope.turns(0, CONTEXT, graph.head_dim, RopeAngles.F64), -1).astype(np.float32)
+        rotated, temperature = graph.rotated if graph.has_rope(0) else 0, self.config.query_temperature
+        turns = np.stack(self.config.rope.turns(0, CONTEXT, rotated, RopeAngles.F64), -1).astype(np.float32)
         cache = np.full((graph.kv_heads, CONTEXT, graph.head_dim), 9, np.float16 if half else np.float32)
         q, k, qkv = (tokens, graph.q_width), (tokens, graph.kv_width), (tokens, graph.qkv_width)
         return Struct((
             *(self.biases if graph.qkv_bias else (None, None, None)),
             *((self.q_norm, self.k_norm) if graph.qk_norm else (None, None)),
-            turns, InOut(cache), InOut(cache), product,
+            turns if rotated else None, temperature and temperature.factors(0, CONTEXT),
+            InOut(cache), InOut(cache), product,
             Out(qkv) if taps else None,
             *((Out(q), Out(k)) if taps and graph.qk_norm else (None, None)),
-            Out(q), Out(k) if taps else None,
-            EPSILON, graph.heads, graph.kv_heads, graph.head_dim, CONTEXT,
+            Out(q) if taps or not temperature else None, Out(k) if taps else None, Out(q) if temperature else None,
+            EPSILON, graph.heads, graph.kv_heads, graph.head_dim, CONTEXT, rotated,
             int(graph.rope_layout is RopeLayout.INTERLEAVED), int(half),
         ))  # fmt: skip
 
@@ -112,11 +123,14 @@ class HeadCase:
             if taps:
                 assert relative(next(results), q) <= 3e-7
                 assert relative(next(results), k) <= 3e-7
-        q_turned = ops.rope(q, self.config.graph.head_dim, position, self.config, None, RopeAngles.F64)
-        k_turned = ops.rope(k, self.config.graph.head_dim, position, self.config, None, RopeAngles.F64)
-        assert relative(next(results), q_turned) <= 3e-7
+        q_turned = ops.rope(q, self.config.graph.head_dim, position, self.config, 0, RopeAngles.F64)
+        k_turned = ops.rope(k, self.config.graph.head_dim, position, self.config, 0, RopeAngles.F64)
+        if taps or not graph.query_temperature:
+            assert relative(next(results), q_turned) <= 3e-7
         if taps:
             assert relative(next(results), k_turned) <= 3e-7
+        if graph.query_temperature:
+            assert relative(next(results), ops.scale_by_position(q_turned, position, self.config)) <= 3e-7
         tokens = len(product)
         places = slice(position, position + tokens)
         for cache, values in ((key_cache, k_turned), (value_cache, v)):
@@ -207,7 +221,7 @@ def test_gate_up_of_one_type_gives_the_bits_of_the_kernel_of_all_types(
     image_of: Images, kinds: tuple[WeightType, ...]
 ) -> None:
     gate, up = (weight_of(kinds[0], 64, 512, seed=i) for i in range(2))
-    x, outputs = activations(normal(1, 512) * 3), Struct((*(Out((1, 64)) for _ in range(4)), q8_out(64)))
+    x, outputs = activations(normal(1, 512) * 3), Struct((*(Out((1, 64)) for _ in range(4)), q8_out(64), 0))
     one, other = (
         image_of("gate_up").run(name, (2,), 256, matrix(gate), matrix(up), x, outputs, orders=1)
         for name in ("gate_up_q8", variant("gate_up_q8", *kinds))
@@ -221,7 +235,7 @@ def test_gate_up_of_one_type_gives_the_bits_of_the_kernel_of_all_types(
 def test_gate_up_of_one_token(image_of: Images, mode: str, kinds: tuple[WeightType, WeightType]) -> None:
     gate, up = (weight_of(kind, 64, 512, seed=i) for i, kind in enumerate(kinds))
     x, shape = normal(1, 512) * 3, (1, 64)
-    tapped = Struct((Out(shape), Out(shape), Out(shape), Out(shape), q8_out(64)))
+    tapped = Struct((Out(shape), Out(shape), Out(shape), Out(shape), q8_out(64), 0))
     run = image_of("gate_up").run
     gates, ups, silu, out, levels, scales = run(
         f"gate_up_{mode}", (2,), 256, matrix(gate), matrix(up), activations(x), tapped
@@ -231,18 +245,87 @@ def test_gate_up_of_one_token(image_of: Images, mode: str, kinds: tuple[WeightTy
     assert relative(silu, ops.silu(gates)) <= 3e-7
     np.testing.assert_array_equal(out, ops.multiply(silu, ups))
     assert_q8_of(out, levels, scales)
-    plain = Struct((None, None, None, None, q8_out(64)))
+    plain = Struct((None, None, None, None, q8_out(64), 0))
     again = run(f"gate_up_{mode}", (2,), 256, matrix(gate), matrix(up), activations(x), plain)
     np.testing.assert_array_equal(again[0], levels)
     np.testing.assert_array_equal(again[1], scales)
     assert kinds[0] not in FLOAT_TYPES
 
 
-def test_swiglu_of_a_prompt(image_of: Images) -> None:
+GATED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    0: ops.silu,
+    1: lambda x: ops.gelu(x, "f32"),
+}
+"""The activations of activation.cuh that are a stage of their own."""
+
+
+@pytest.mark.parametrize("activation", GATED)
+def test_the_activation_of_a_prompt(image_of: Images, activation: int) -> None:
     gate, up = normal(5, 96, seed=1) * 8, normal(5, 96, seed=2)
     gate[0, 0], gate[0, 1] = 120, -120  # exp beyond the range of float32
-    out = Struct((None, None, Out(gate.shape), Out(gate.shape), q8_out(gate.size)))
-    silu, value, levels, scales = image_of("swiglu").run("swiglu", (2,), 256, gate, up, out, 15)
-    assert relative(silu, ops.silu(gate)) <= 3e-7
-    np.testing.assert_array_equal(value, ops.multiply(silu, up))
+    out = Struct((None, None, Out(gate.shape), Out(gate.shape), q8_out(gate.size), activation))
+    active, value, levels, scales = image_of("activate").run("activate", (2,), 256, gate, up, out, 15)
+    assert relative(active, GATED[activation](gate)) <= 3e-7
+    np.testing.assert_array_equal(value, ops.multiply(active, up))
     assert_q8_of(value, levels, scales)
+
+
+def test_the_activation_of_gpt_oss_clamps_and_lets_nan_through(image_of: Images) -> None:
+    gate, up = normal(5, 96, seed=1) * 8, normal(5, 96, seed=2) * 8
+    gate[1, 1] = up[2, 2] = np.nan
+    out = Struct((None, None, None, Out(gate.shape), NO_Q8, 2))
+    (value,) = image_of("activate").run("activate", (2,), 256, gate, up, out, 15)
+    expected = ops.swiglu_oai(gate, up)
+    np.testing.assert_array_equal(np.isnan(value), np.isnan(expected))
+    assert relative(np.nan_to_num(value), np.nan_to_num(expected)) <= 3e-7
+
+
+# ---- residual
+
+
+@pytest.mark.parametrize("columns", [32, 2880, 5376])
+@pytest.mark.parametrize(("biased", "normed"), [(False, True), (True, False), (True, True), (False, False)])
+def test_what_a_block_gives_is_added_step_by_step_and_normed_as_by_rms_norm(
+    image_of: Images, columns: int, biased: bool, normed: bool
+) -> None:
+    tokens, threads = 2, norm_threads(columns)
+    x, residual = normal(tokens, columns) * 5, normal(tokens, columns, seed=3)
+    bias, weight, next_weight = (normal(columns, seed=seed) for seed in (4, 5, 6))
+
+    def given(*, taps: bool) -> Struct:
+        tap = Out(x.shape) if taps else None
+        return Struct((
+            x, None, None, *((bias, tap) if biased else (None, None)), *((weight, tap) if normed else (None, None)),
+            residual, Out(x.shape), columns, 0, EPSILON,
+        ))  # fmt: skip
+
+    following = Struct((next_weight, Out(x.shape), q8_out(x.size), None, EPSILON))
+    found = image_of("residual").run("add_to_residual", (tokens,), threads, given(taps=True), following)
+    value, results = x, iter(found)
+    if biased:
+        value = next(results)
+        np.testing.assert_array_equal(value, x + bias)
+    if normed:
+        expected = ops.rms_norm(value, vector(weight), EPSILON)
+        value = next(results)
+        assert relative(value, expected) <= 3e-7
+    total, out, levels, scales = results
+    np.testing.assert_array_equal(total, ops.add(residual, value))
+    run = image_of("norm").run
+    alone = run(
+        "rms_norm", (tokens,), threads, total, next_weight, Out(x.shape), q8_out(x.size), columns, EPSILON, orders=1
+    )
+    for of_sum, of_norm in zip((out, levels, scales), alone, strict=True):
+        np.testing.assert_array_equal(of_sum, of_norm)
+    run = image_of("residual").run
+    (untapped,) = run("add_to_residual", (tokens,), threads, given(taps=False), NO_NORM, orders=1)
+    np.testing.assert_array_equal(untapped, total)
+
+
+def test_softcaps_of_logits(image_of: Images) -> None:
+    x = normal(1000) * 40
+    x[3], x[4] = np.nan, np.inf
+    (out,) = image_of("softcap").run("softcap", (4,), 256, x, Out(x.shape), 1000, 30.0)
+    expected = ops.softcap(x, 30.0)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
+    assert relative(np.nan_to_num(out), np.nan_to_num(expected)) <= 3e-7

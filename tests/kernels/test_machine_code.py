@@ -17,12 +17,14 @@ from tests.kernels.machine_code import Code, Instruction, Wait, _instruction, _w
 pytestmark = pytest.mark.group("nvdisasm")
 
 ARGUMENTS: dict[str, type[ctypes.Structure]] = {
-    "attend_one": args.AttendOne, "attend_prompt": args.AttendPrompt, "draw": args.Draw, "embed": args.Embed,
+    "add_to_residual": args.AddToResidual, "attend_one": args.AttendOne, "attend_prompt": args.AttentionAt,
+    "expert_down": args.ExpertDown, "expert_gate_up": args.ExpertGateUp, "route": args.Route,
+    "draw": args.Draw, "embed": args.Embed, "scores_before_window": args.AttentionAt, "softcap": args.Softcap,
     "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.ProductsOfPrompt,
     "matvec_exact_1": args.ProductOfOne, "matvec_q8_1": args.ProductOfOne, "matvec_exact_8": args.Product,
     "matvec_q8_8": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
     "softmax_maps": args.SoftmaxMaps,
-    "stage_statistics": args.StageStatistics, "swiglu": args.Swiglu, "top_candidates": args.TopCandidates,
+    "stage_statistics": args.StageStatistics, "activate": args.Activate, "top_candidates": args.TopCandidates,
 }  # fmt: skip
 
 # Bytes that a lane has under way in the loop over two rows, and blocks that a multiprocessor must have room for.
@@ -76,6 +78,33 @@ def test_all_that_a_turn_of_a_product_takes_is_under_way_together(
     assert code.resident_blocks(256) >= blocks
 
 
+@pytest.mark.parametrize("kernel", ["expert_gate_up_q8", "expert_down_q8"])
+@pytest.mark.parametrize("kind", ["q4_k", "q5_k", "q6_k", "q4_0", "q8_0", "iq4_xs", "mxfp4"])
+def test_so_is_all_that_a_turn_of_an_expert_takes(machine_code: dict[str, Code], kind: str, kernel: str) -> None:
+    code, (size, blocks) = machine_code[f"{kernel}_{kind}"], PRODUCTS[kind]
+    (loop,) = code.product_loops
+    assert [wait.bytes for wait in code.loop_waits(loop)] == [size]
+    assert code.resident_blocks(256) >= blocks
+
+
+def test_what_a_block_gives_is_loaded_at_once_with_all_that_joins_it(machine_code: dict[str, Code]) -> None:
+    code = machine_code["add_to_residual"]
+    waits = [wait.loads for wait in code.waits()]
+    assert (SIXTEEN,) * 5 in waits, "x, bias, weight, residual and the next norm's weight"
+
+
+def test_tensor_cores_get_weights_from_the_registers_into_which_they_are_loaded(machine_code: dict[str, Code]) -> None:
+    code = machine_code["matmul_q8"]
+    assert code.resident_blocks(256) == 2
+    loops = [names for names in map(code.names, code.loops) if any(name.startswith("IMMA") for name in names)]
+    assert len(loops) == 10, "one a format"
+    for names in loops:
+        assert names.count("LDS.128") == 8, "the weights of a lane: 16 rows of four blocks, twice"
+        products = sum(name.startswith("IMMA") for name in names)
+        assert sum(name.startswith(("MOV", "IMAD.MOV")) for name in names) < 1.25 * products
+        assert len(names) < 34 * 32 if products == 32 else len(names) < 40 * 32, "docs/gpu-estimate.md says so"
+
+
 def test_all_that_a_turn_of_q_k_and_v_takes_is_under_way_together(machine_code: dict[str, Code]) -> None:
     variants = {name: code for name, code in machine_code.items() if name.startswith("qkv_q8_")}
     assert len(variants) == 12
@@ -110,7 +139,10 @@ def test_the_norm_of_a_sum_loads_it_at_once_and_behind_the_count_of_blocks(machi
         assert code.waits(counts[0])[0].loads[:4] == (SIXTEEN,) * 4, name
 
 
-@pytest.mark.parametrize(("kernel", "size"), [("64_4", 4), ("64_8", 4), ("128_4", 8), ("128_8", 8), ("256_8", 16)])
+@pytest.mark.parametrize(
+    ("kernel", "size"),
+    [("64_4", 4), ("64_8", 4), ("128_4", 8), ("128_8", 8), ("256_8", 16), ("128_4_capped", 8), ("256_4_capped", 16)],
+)
 def test_a_tile_of_keys_and_values_is_under_way_while_the_one_before_is_used(
     machine_code: dict[str, Code], kernel: str, size: int
 ) -> None:

@@ -5,6 +5,7 @@ Bound: sums over 128 columns follow one another in float32, so the error grows a
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,25 @@ def test_a_missing_barrier_is_found(build_image: Images, tmp_path: Path, place: 
     planted.write_text(source.replace(text, text.replace("    __syncthreads();\n", "")))
     with pytest.raises(AssertionError, match="depends on the order of threads"):
         matmul(build_image(planted), weight_of(WeightType.Q4_K, 64, 512), normal(40, 512))
+
+
+def ways(words: np.ndarray, width: int) -> int:
+    """How often one bank of 32 is met at most by lanes that move `width` words from `words` on, `128 / width / 4` at a
+    time: as many as move 128 bytes."""
+    of_lanes = (words[:, None] + np.arange(width)) % 32
+    phases = of_lanes.reshape(-1, 32)
+    return int(max(np.bincount(phase, minlength=32).max() for phase in phases))
+
+
+def test_weights_of_a_tile_are_stored_and_loaded_without_waiting_for_banks(build_image: Images) -> None:
+    image = build_image(Path(__file__).with_name("banks.cu"))
+    (words,) = image.run("banks", (1,), 1, Out((64, 4, 4), np.int32), orders=1)
+    assert np.unique(words).size == words.size, "each has its own place"
+    lanes = np.arange(32)
+    for block, first in itertools.product(range(4), range(0, 64, 8)):
+        assert ways(words[first + lanes // 4, block, lanes % 4], 4) == 1
+    for warp, word, half in itertools.product(range(8), range(4), range(2)):
+        pair, part = 8 * warp + lanes // 4, lanes % 4
+        assert ways(words[pair, part, word] + 2 * half, 2) <= 2, "blocks of 32"
+        of_k_quants = words[pair, part // 2 * 2 + half, word] + 2 * (part % 2)
+        assert ways(of_k_quants, 2) == 1

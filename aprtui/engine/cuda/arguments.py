@@ -32,34 +32,38 @@ class Heads(ctypes.Structure):
     """What lies between the Q, K and V products and attention; see heads.cuh."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "turns")),
+        *((name, _Pointer) for name in ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "turns", "factors")),
         *((name, _Pointer) for name in ("key_cache", "value_cache", "product", "biased")),
-        *((name, _Pointer) for name in ("q_normed", "k_normed", "q_turned", "k_turned")),
+        *((name, _Pointer) for name in ("q_normed", "k_normed", "q_turned", "k_turned", "q_scaled")),
         ("epsilon", _Float),
-        *((name, _Int) for name in ("heads", "kv_heads", "head_dim", "context", "interleaved", "half_cache")),
+        *((name, _Int) for name in ("heads", "kv_heads", "head_dim", "context")),
+        *((name, _Int) for name in ("rotated", "interleaved", "half_cache")),
     )
 
 
 class FeedForward(ctypes.Structure):
-    """Outputs of the feed-forward block's first half; see silu.cuh."""
+    """Outputs of the feed-forward block's first half; see activation.cuh."""
 
-    _fields_ = (("gate", _Pointer), ("up", _Pointer), ("silu", _Pointer), ("out", _Pointer), ("q8", Q8Output))
+    _fields_ = (
+        *((name, _Pointer) for name in ("gate", "up", "active", "out")), ("q8", Q8Output), ("activation", _Int),
+    )  # fmt: skip
 
 
 class Attention(ctypes.Structure):
     """What attention reads and writes; see attention.cuh."""
 
     _fields_ = (
-        *((name, _Pointer) for name in ("q", "key_cache", "value_cache", "scores", "softmax", "out")),
-        ("q8", Q8Output),
-        *((name, _Int) for name in ("heads", "kv_heads", "head_dim", "context", "map_stride", "half_cache")),
-    )
+        *((name, _Pointer) for name in ("q", "key_cache", "value_cache", "scores", "capped", "softmax", "out")),
+        ("q8", Q8Output), ("sinks", _Pointer),
+        *((name, _Int) for name in ("heads", "kv_heads", "head_dim", "context", "map_stride", "half_cache", "window")),
+        ("scale", _Float), ("softcap", _Float),
+    )  # fmt: skip
 
 
 class Embed(ctypes.Structure):
     """See embedding.cu."""
 
-    _fields_ = (("table", Matrix), ("tokens", _Pointer), ("out", _Pointer))
+    _fields_ = (("table", Matrix), ("tokens", _Pointer), ("out", _Pointer), ("scale", _Float))
 
 
 class RmsNorm(ctypes.Structure):
@@ -75,6 +79,28 @@ class Norm(ctypes.Structure):
     """A norm in the launch that makes its input; see norm.cuh."""
 
     _fields_ = (("weight", _Pointer), ("out", _Pointer), ("q8", Q8Output), ("counter", _Pointer), ("epsilon", _Float))
+
+
+class Given(ctypes.Structure):
+    """What a block gives to the residual stream; see residual.cu."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("x", "shares", "combined", "bias", "biased", "weight", "normed")),
+        *((name, _Pointer) for name in ("residual", "sum")),
+        ("columns", _Int), ("experts", _Int), ("epsilon", _Float),
+    )  # fmt: skip
+
+
+class AddToResidual(ctypes.Structure):
+    """See residual.cu."""
+
+    _fields_ = (("given", Given), ("next", Norm))
+
+
+class Softcap(ctypes.Structure):
+    """See softcap.cu."""
+
+    _fields_ = (("x", _Pointer), ("out", _Pointer), ("count", _Int), ("cap", _Float))
 
 
 class Quantize(ctypes.Structure):
@@ -134,10 +160,53 @@ class GateUp(ctypes.Structure):
     _fields_ = (("gate", Matrix), ("up", Matrix), ("x", Activations), ("out", FeedForward))
 
 
-class Swiglu(ctypes.Structure):
-    """See swiglu.cu."""
+class Activate(ctypes.Structure):
+    """See activate.cu."""
 
     _fields_ = (("gate", _Pointer), ("up", _Pointer), ("out", FeedForward), ("blocks", _Int))
+
+
+class Routing(ctypes.Structure):
+    """How a token's experts are chosen, and their weights; see experts.cu."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("logits", "bias", "router", "choice_bias", "biased", "indices")),
+        *((name, _Pointer) for name in ("taken", "normalised", "scaled")),
+        *((name, _Int) for name in ("experts", "used", "kind", "normalisation")), ("scale", _Float),
+    )  # fmt: skip
+
+
+class Chosen(ctypes.Structure):
+    """The experts of each token, and what their gate and up have; see experts.cu."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("indices", "gate_bias", "up_bias", "gate_product", "up_product")),
+        ("rows", _Int), ("used", _Int),
+    )  # fmt: skip
+
+
+class ExpertOutput(ctypes.Structure):
+    """See experts.cu."""
+
+    _fields_ = (("product", _Pointer), ("bias", _Pointer), ("biased", _Pointer))
+
+
+class Route(ctypes.Structure):
+    """Of `route` in experts.cu."""
+
+    _fields_ = (("router", Routing),)
+
+
+class ExpertGateUp(ctypes.Structure):
+    """Of the kernels of experts.cu for gate and up."""
+
+    _fields_ = (*GateUp._fields_, ("chosen", Chosen))
+
+
+class ExpertDown(ctypes.Structure):
+    """Of the kernels of experts.cu for down."""
+
+    _fields_ = (("w", Matrix), ("x", Activations), ("chosen", Chosen), ("out", ExpertOutput))
 
 
 class AttendOne(ctypes.Structure):
@@ -154,12 +223,12 @@ class SoftmaxMaps(ctypes.Structure):
 
     _fields_ = (
         ("maps", _Pointer), ("states", _Pointer), ("step", _Pointer), ("heads", _Int), ("map_stride", _Int),
-        ("layer_stride", _Int),
+        ("layer_stride", _Int), ("window", _Int), ("softcap", _Float),
     )  # fmt: skip
 
 
-class AttendPrompt(ctypes.Structure):
-    """See attend_prompt.cu."""
+class AttentionAt(ctypes.Structure):
+    """Of the kernels of attend_prompt.cu, and of `scores_before_window` in attend_one.cu."""
 
     _fields_ = (("attention", Attention), ("step", _Pointer))
 

@@ -75,7 +75,7 @@ class Device:
         self.driver, self._graph = driver, model.graph
         config = model.config.graph
         launches = Launches(load_kernels(driver, images), mode)
-        splits = splits_for(driver.multiprocessors, config.heads, config.kv_heads, context)
+        splits = splits_for(driver.multiprocessors, config.heads, config.kv_heads, context, capped=config.attn_softcap)
         weights = load_weights(driver, model, progress)
         self.storage = DeviceStorage(driver, model, mode, kv, context, splits)
         self._lowering = Lowering(model, kv, mode, weights, self.storage, launches, splits)

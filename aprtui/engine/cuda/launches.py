@@ -38,10 +38,12 @@ class Launches:
 
     def _launch(
         self, name: str, grid: tuple[int, ...], block: int, arguments: ctypes.Structure, shared: int = 0,
-        reads: Sequence[args.Matrix] = (),
+        reads: Sequence[args.Matrix] = (), rows: int = 0,
     ) -> Launch:  # fmt: skip
+        """`reads` are the matrices that are read, each in full, or `rows` of it."""
         x, y, z = (*grid, 1, 1)[:3]
-        packed, moved = args.packed(arguments), sum(matrix_bytes(matrix) for matrix in reads)
+        packed = args.packed(arguments)
+        moved = sum(matrix_bytes(matrix) * (rows or matrix.rows) // matrix.rows for matrix in reads)
         return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved, waits_itself=True)
 
     def _own(self, kernel: str, *matrices: args.Matrix) -> str:
@@ -54,6 +56,13 @@ class Launches:
 
     def rms_norm(self, arguments: args.RmsNorm, tokens: int) -> Launch:
         return self._launch("rms_norm", (tokens,), norm_threads(arguments.columns), arguments)
+
+    def add_to_residual(self, arguments: args.AddToResidual, tokens: int) -> Launch:
+        """What a block gives: its bias, its norm, the sum with the residual, and the norm of that."""
+        return self._launch("add_to_residual", (tokens,), norm_threads(arguments.given.columns), arguments)
+
+    def softcap(self, arguments: args.Softcap) -> Launch:
+        return self._launch("softcap", (_groups(arguments.count, 256),), 256, arguments)
 
     def quantize(self, arguments: args.Quantize) -> Launch:
         """Activations to Q8_1."""
@@ -95,32 +104,57 @@ class Launches:
         return self._launch("heads", (heads.heads + 2 * heads.kv_heads, tokens), 128, arguments)
 
     def gate_up(self, arguments: args.GateUp) -> Launch:
-        """Gate, up and silu(gate) · up of one token."""
+        """Gate and up of one token, and the activation of gate times up."""
         grid = (arguments.gate.rows // 32,)
         matrices = [arguments.gate, arguments.up]
         return self._launch(self._own(f"gate_up_{self._mode}", *matrices), grid, 256, arguments, reads=matrices)
 
-    def swiglu(self, arguments: args.Swiglu) -> Launch:
-        """silu(gate) · up of a prompt, after its two products."""
-        return self._launch("swiglu", (_groups(arguments.blocks, 8),), 256, arguments)
+    def activate(self, arguments: args.Activate) -> Launch:
+        """The activation of gate, times up, of a prompt, after its two products."""
+        return self._launch("activate", (_groups(arguments.blocks, 8),), 256, arguments)
+
+    def route(self, arguments: args.Route, tokens: int) -> Launch:
+        """The experts of each token and their weights, from the logits of the router."""
+        return self._launch("route", (tokens,), 32, arguments)
+
+    def expert_gate_up(self, arguments: args.ExpertGateUp, tokens: int) -> Launch:
+        """Gate and up of the experts of each token, and the activation of gate times up."""
+        chosen, matrices = arguments.chosen, [arguments.gate, arguments.up]
+        kernel, rows = self._own(f"expert_gate_up_{self._mode}", *matrices), chosen.rows * chosen.used * tokens
+        return self._launch(
+            kernel, (chosen.rows // 32, chosen.used, tokens), 256, arguments, reads=matrices, rows=rows
+        )  # fmt: skip
+
+    def expert_down(self, arguments: args.ExpertDown, tokens: int) -> Launch:
+        """Down of the experts of each token."""
+        chosen, of_block = arguments.chosen, 8 if self._mode is Mode.EXACT else 16
+        kernel, rows = self._own(f"expert_down_{self._mode}", arguments.w), chosen.rows * chosen.used * tokens
+        grid = _groups(chosen.rows, of_block), chosen.used, tokens
+        return self._launch(kernel, grid, 256, arguments, reads=[arguments.w], rows=rows)
 
     def attend_one(self, arguments: args.AttendOne, splits: int) -> Launch:
         attention = arguments.attention
         group = attention.heads // attention.kv_heads
-        kernel, at_once = attention_kernel(group, attention.head_dim)
+        kernel, at_once = attention_kernel(group, attention.head_dim, capped=attention.softcap > 0)
         grid = splits, attention.kv_heads, _groups(group, at_once)
         keys = (2 if attention.half_cache else 4) * attention.kv_heads * attention.head_dim
         return replace(self._launch(kernel, grid, 128, arguments), moved_a_position=2 * keys)
+
+    def scores_before_window(self, arguments: args.AttentionAt) -> Launch:
+        """Scores of one token and the keys that the window leaves out, for taps."""
+        grid = _groups(arguments.attention.map_stride, 128), arguments.attention.heads
+        return self._launch("scores_before_window", grid, 128, arguments)
 
     def softmax_maps(self, arguments: args.SoftmaxMaps, layers: int) -> Launch:
         """The maps of exponentials of one token, of neighbouring layers."""
         grid = _groups(arguments.map_stride, 1024), arguments.heads, layers
         return self._launch("softmax_maps", grid, 256, arguments)
 
-    def attend_prompt(self, arguments: args.AttendPrompt, tokens: int) -> Launch:
+    def attend_prompt(self, arguments: args.AttentionAt, tokens: int) -> Launch:
         attention = arguments.attention
+        kernel = "attend_prompt_capped" if attention.softcap > 0 else "attend_prompt"
         shared = 4 * (16 * attention.head_dim + 32 * min(attention.head_dim, 128) + 544)
-        return self._launch("attend_prompt", (_groups(tokens, 16), attention.heads), 128, arguments, shared)
+        return self._launch(kernel, (_groups(tokens, 16), attention.heads), 128, arguments, shared)
 
     def stage_statistics(self, arguments: args.StageStatistics, records: int, parts: int) -> Launch:
         return self._launch("stage_statistics", (records, parts), 256, arguments)
@@ -166,21 +200,22 @@ def blocks_of_choice(vocabulary: int) -> tuple[int, int]:
     return _groups(vocabulary, 1024), _groups(vocabulary, 2048)
 
 
-def splits_for(multiprocessors: int, heads: int, kv_heads: int, context: int) -> int:
+def splits_for(multiprocessors: int, heads: int, kv_heads: int, context: int, *, capped: bool = False) -> int:
     """Runs of keys into which `attend_one` splits the context: two blocks a multiprocessor, but no run too short."""
-    blocks_a_run = kv_heads * _groups(heads // kv_heads, _heads_at_once(heads // kv_heads))
+    group = heads // kv_heads
+    blocks_a_run = kv_heads * _groups(group, _heads_at_once(group, capped=capped))
     return max(1, min(2 * multiprocessors // blocks_a_run, _groups(context, _SHORTEST_RUN), _MOST_SPLITS))
 
 
-def attention_kernel(group: int, head_dim: int) -> tuple[str, int]:
+def attention_kernel(group: int, head_dim: int, *, capped: bool = False) -> tuple[str, int]:
     """The kernel for `group` query heads a K/V head, and how many of them share a walk over their keys."""
     widest = next(widest for widest in (64, 128, 256) if head_dim <= widest)
-    at_once = _heads_at_once(group)
-    return f"attend_one_{widest}_{at_once}", at_once
+    at_once = _heads_at_once(group, capped=capped)
+    return f"attend_one_{widest}_{at_once}{'_capped' if capped else ''}", at_once
 
 
-def _heads_at_once(group: int) -> int:
-    return 4 if group <= 4 else 8
+def _heads_at_once(group: int, *, capped: bool) -> int:
+    return 4 if group <= 4 or capped else 8
 
 
 def _groups(count: int, size: int) -> int:

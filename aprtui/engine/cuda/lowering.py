@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.launches import WIDEST_NORM_BEHIND, Launches
+from aprtui.engine.cuda.sizes import map_stages
 from aprtui.engine.cuda.storage import DeviceStorage, Weights
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
 from aprtui.model.weight_types import InputRounding, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph.config import RopeLayout
-from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
 from aprtui.trace.graph.stage import Node
 from aprtui.trace.graph.stage_graph import StageGraph
 
@@ -54,13 +57,12 @@ class Places:
         """Address of `[tokens, width]`, of the wanted rows of logits, or of `[heads, tokens, map_stride]`."""
         stage = self.graph[node.stage]
         if stage.holds_logits:
-            return self.storage.logits
+            return self.storage.uncapped if stage.op is Op.MATMUL else self.storage.logits
         if not stage.is_attention_map:
             return self.storage.of_token[node] if self.run.decode else self.storage.of_chunk[node.stage]
         assert node.layer is not None
-        both = self.storage.token_maps(node.layer) if self.run.decode else self.storage.chunk_maps()
-        first = stage.op is Op.SCORES
-        return both if first else both + 4 * stage.width * self.run.tokens * self.run.map_stride
+        maps = self.storage.token_maps(node.layer) if self.run.decode else self.storage.chunk_maps()
+        return maps + 4 * map_stages(self.graph).index(node.stage) * stage.width * self.run.tokens * self.run.map_stride
 
     def side_by_side(self, node: Node) -> bool:
         """Whether `node` lies in one piece of memory with its neighbours in execution order."""
@@ -78,11 +80,17 @@ class Lowering:
         self.weights, self.storage, self.launches = weights, storage, launches
         self._readers: dict[Node, list[Weight]] = {}
         self._norms: dict[Node, Node] = {}
+        self.in_sums: set[Node] = set()
+        """What a block gives after its last product or sum, which the launch makes that adds it to the residual."""
+        self.shares = {self.source(node, 1) for node in self.graph.nodes if self.op(node) is Op.COMBINE_EXPERTS}
+        """The weights by which experts are summed: the last stages of their routers."""
         for node in self.graph.nodes:
-            if self.op(node) is Op.MATMUL:
+            if self.op(node) in MATRIX_PRODUCTS:
                 self._readers.setdefault(self.source(node), []).extend(model.params(node))
             if self.op(node) is Op.RMS_NORM:
                 self._norms[self.source(node)] = node
+            if self.op(node) is Op.ADD:
+                self.in_sums |= set(self.given(node)[:-1])
 
     def layer(self, layer: int | None, run: Pass) -> list[Launch]:
         """The launches of a layer, or of the stages of the model."""
@@ -95,19 +103,28 @@ class Lowering:
         ]
 
     def softmax_maps(self, layers: Iterable[int | None], run: Pass) -> list[Launch]:
-        """The tapped maps of exponentials of one token, whose attention has stored what they lack, in few launches."""
-        wanted = {node.layer for node in run.tapped if self.op(node) is Op.SOFTMAX and run.decode}
+        """The tapped maps of one token but for the scores: its attention has stored what they lack. In few launches."""
+        wanted = {node.layer for node in run.tapped if run.decode and self.is_map_of_scores(node)}
         of = sorted(layer for layer in layers if layer is not None and layer in wanted)
-        starts = [layer for layer in of if layer - 1 not in of]
-        found = []
-        for first in starts:
-            count = next(count for count in range(1, len(of) + 1) if first + count not in of)
-            arguments = args.SoftmaxMaps(
-                self.storage.token_maps(first), self.storage.states(first), self.storage.step, self.config.heads,
-                run.map_stride, self.storage.map_layer_stride,
-            )  # fmt: skip
-            found.append(self.launches.softmax_maps(arguments, count))
-        return found
+        alike: list[tuple[int, int]] = []  # first layer and number of neighbours with one window
+        for layer in of:
+            first, count = alike[-1] if alike else (layer, 0)
+            if layer == first + count and self.config.window(layer) == self.config.window(first):
+                alike[-1:] = [(first, count + 1)]
+            else:
+                alike.append((layer, 1))
+        return [self._maps_of_layers(first, count, run) for first, count in alike]
+
+    def _maps_of_layers(self, first: int, count: int, run: Pass) -> Launch:
+        arguments = args.SoftmaxMaps(
+            self.storage.token_maps(first), self.storage.states(first), self.storage.step, self.config.heads,
+            run.map_stride, self.storage.map_layer_stride, self.config.window(first), self.model.config.attn_softcap,
+        )  # fmt: skip
+        return self.launches.softmax_maps(arguments, count)
+
+    def is_map_of_scores(self, node: Node) -> bool:
+        """Whether `node` is an attention map that is made of the scores."""
+        return self.graph[node.stage].is_attention_map and self.op(node) is not Op.SCORES
 
     def values_read(self, node: Node) -> bool:
         """Whether a matrix product reads `node` in float32."""
@@ -119,9 +136,19 @@ class Lowering:
         readers = self._readers.get(node, [])
         return self.mode is Mode.Q8 and any(weight.type in Q8_TYPES for weight in readers)
 
+    def given(self, node: Node) -> list[Node]:
+        """What the sum `node` adds to the residual, back to the product or sum that its own launch makes of it."""
+        found = [self.source(node, 1)]
+        while self.op(found[-1]) in (Op.RMS_NORM, Op.BIAS, Op.COMBINE_EXPERTS):
+            found.append(self.source(found[-1]))
+        return found
+
     def norm_behind(self, node: Node, run: Pass) -> Node | None:
         """The norm of `node` that is made in the launch which makes `node`: of one token, where that can be."""
-        fits = run.decode and self.op(node) is Op.ADD and self.graph[node.stage].width <= WIDEST_NORM_BEHIND
+        if not run.decode or self.op(node) is not Op.ADD:
+            return None
+        of_product = self.op(self.source(node, 1)) is Op.MATMUL
+        fits = not of_product or self.graph[node.stage].width <= WIDEST_NORM_BEHIND
         return self._norms.get(node) if fits else None
 
     def op(self, node: Node) -> Op:
@@ -146,12 +173,26 @@ class _Emitters:
             Op.BIAS: later,
             Op.HEAD_RMS_NORM: later,
             Op.ROPE: later,
+            Op.POSITION_SCALE: later,
             Op.SCORES: self._heads,
+            Op.SOFTCAP: self._softcap,
             Op.SOFTMAX: later,
             Op.ATTEND: self._attend,
             Op.ADD: self._add,
             Op.SILU: later,
+            Op.GELU: later,
             Op.MULTIPLY: self._feed_forward,
+            Op.SWIGLU_OAI: self._feed_forward,
+            Op.ROUTER_SOFTMAX: later,
+            Op.SIGMOID: later,
+            Op.CHOOSE_EXPERTS: later,
+            Op.TAKE_CHOSEN: self._route,
+            Op.NORMALISE_CHOSEN: self._route,
+            Op.SOFTMAX_CHOSEN: self._route,
+            Op.SCALE_CHOSEN: self._route,
+            Op.EXPERT_MATMUL: later,
+            Op.EXPERT_BIAS: later,
+            Op.COMBINE_EXPERTS: self._combine,
         }
 
     def _tap(self, node: Node) -> int:
@@ -183,11 +224,12 @@ class _Emitters:
 
     def _embed(self, node: Node) -> list[Launch]:
         (table,) = self._matrices(node)
-        arguments = args.Embed(table, self.storage.tokens, self.places.of(node))
+        scale = self.low.model.config.embedding_scale
+        arguments = args.Embed(table, self.storage.tokens, self.places.of(node), scale)
         return [self.low.launches.embed(arguments, self.run.tokens)]
 
     def _norm(self, node: Node) -> list[Launch]:
-        if self.low.norm_behind(self.low.source(node), self.run) is not None:
+        if node in self.low.in_sums or self.low.norm_behind(self.low.source(node), self.run) is not None:
             return []
         arguments = args.RmsNorm(
             self.places.of(self.low.source(node)), self._vector(node), self._stored(node), self._q8_of(node),
@@ -218,11 +260,12 @@ class _Emitters:
             return launches.matmul_q8(args.ProductsOfPrompt(only, none, none, x, residual, total, tokens, stride))
         of_all = matrix, x, residual, product, total, tokens, stride
         if self.run.decode:
-            behind = self._norm_arguments(norm) if norm is not None else args.Norm()
-            return launches.product_of_one(args.ProductOfOne(*of_all, behind))
+            return launches.product_of_one(args.ProductOfOne(*of_all, self._norm_arguments(norm)))
         return launches.product(args.Product(*of_all))
 
-    def _norm_arguments(self, node: Node) -> args.Norm:
+    def _norm_arguments(self, node: Node | None) -> args.Norm:
+        if node is None:
+            return args.Norm()
         return args.Norm(
             self._vector(node), self._stored(node), self._q8_of(node), self.storage.counters,
             self.low.model.config.norm_epsilon,
@@ -236,10 +279,24 @@ class _Emitters:
         x = self._activations(self.low.source(node), self.run.tokens - self.run.wanted)
         return [self._product(matrix, x, self.run.wanted, matrix.rows, product=self.places.of(node))]
 
+    def _softcap(self, node: Node) -> list[Launch]:
+        """The softcap of logits; that of scores is made with the attention."""
+        if not self.graph[node.stage].holds_logits or not self.run.wanted:
+            return []
+        x, cap = self.places.of(self.low.source(node)), self.low.model.config.logit_softcap
+        count = self.run.wanted * self.graph[node.stage].width
+        return [self.low.launches.softcap(args.Softcap(x, self.places.of(node), count, cap))]
+
     def _heads(self, scores: Node) -> list[Launch]:
         """Q, K and V, biases and norms, RoPE, and the keys and values put into the cache."""
         q_turned, k_turned = self.graph.inputs(scores)
+        q_scaled = q_turned if self.low.op(q_turned) is Op.POSITION_SCALE else None
+        if q_scaled is not None:
+            q_turned = self.low.source(q_scaled)
         heads = self._head_arguments(scores.layer, q_turned, k_turned)
+        if q_scaled is not None:
+            heads.factors, heads.q_scaled = self.storage.factors, self.places.of(q_scaled)
+            heads.q_turned = self._tap(q_turned)
         product = self._fused_product(q_turned)
         heads.product = self.places.of(product)
         q, k, v = self._matrices(product)
@@ -262,9 +319,10 @@ class _Emitters:
         assert layer is not None
         config, storage = self.config, self.storage
         heads = args.Heads(
-            turns=storage.turns, key_cache=storage.keys(layer), value_cache=storage.values(layer),
+            turns=storage.turns(layer), key_cache=storage.keys(layer), value_cache=storage.values(layer),
             q_turned=self.places.of(q_turned), k_turned=self._tap(k_turned), epsilon=self.low.model.config.norm_epsilon,
             heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, context=storage.context,
+            rotated=config.rotated if config.has_rope(layer) else 0,
             interleaved=int(config.rope_layout is RopeLayout.INTERLEAVED), half_cache=self.low.half,
         )  # fmt: skip
         q, k = self.low.source(q_turned), self.low.source(k_turned)
@@ -278,29 +336,47 @@ class _Emitters:
         return heads
 
     def _attend(self, node: Node) -> list[Launch]:
-        softmax = self.low.source(node)
-        scores = self.low.source(softmax)
+        attention, tapped = self._attention_arguments(node), self._tapped_maps(node)
+        q8, step = self._q8_of(node), self.storage.step
+        if not self.run.decode:
+            arguments = args.AttentionAt(attention, step)
+            return [self.low.launches.attend_prompt(arguments, self.run.tokens), *self._rounded(node, q8)]
         assert node.layer is not None
         config, storage = self.config, self.storage
-        # Each run of keys stores its scores; the softmax needs those of all runs.
-        keeps_scores = self.run.tapped & {scores, softmax}
-        attention = args.Attention(
-            q=self.places.of(self.low.source(scores)), key_cache=storage.keys(node.layer),
-            value_cache=storage.values(node.layer), scores=self.places.of(scores) if keeps_scores else 0,
-            softmax=0 if self.run.decode else self._tap(softmax), out=self.places.of(node),
-            heads=config.heads, kv_heads=config.kv_heads,
-            head_dim=config.head_dim, context=storage.context, map_stride=self.run.map_stride, half_cache=self.low.half,
-        )  # fmt: skip
-        q8 = self._q8_of(node)
-        if not self.run.decode:
-            arguments = args.AttendPrompt(attention, storage.step)
-            return [self.low.launches.attend_prompt(arguments, self.run.tokens), *self._rounded(node, q8)]
         in_one = config.heads // config.kv_heads * config.head_dim % 32 == 0
         if in_one:
             attention.q8 = q8
-        states = storage.states(node.layer) if softmax in self.run.tapped else 0
-        one = args.AttendOne(attention, storage.step, storage.partial, storage.counters, states)
-        return [self.low.launches.attend_one(one, self.low.splits), *([] if in_one else self._rounded(node, q8))]
+        states = storage.states(node.layer) if any(map(self.low.is_map_of_scores, tapped)) else 0
+        one = args.AttendOne(attention, step, storage.partial, storage.counters, states)
+        outside = [args.AttentionAt(attention, step)] if tapped and attention.window else []
+        return [
+            *map(self.low.launches.scores_before_window, outside),
+            self.low.launches.attend_one(one, self.low.splits),
+            *([] if in_one else self._rounded(node, q8)),
+        ]
+
+    def _tapped_maps(self, node: Node) -> list[Node]:
+        """The tapped attention maps of the layer of `node`."""
+        return [one for one in self.run.tapped if one.layer == node.layer and self.graph[one.stage].is_attention_map]
+
+    def _attention_arguments(self, node: Node) -> args.Attention:
+        softmax = self.low.source(node)
+        scores, capped = self.low.source(softmax), 0
+        if self.low.op(scores) is Op.SOFTCAP:
+            scores, capped = self.low.source(scores), self._tap(scores)
+        assert node.layer is not None
+        config, storage, model = self.config, self.storage, self.low.model.config
+        # Each run of keys stores its scores; the maps that are made of them need those of all runs.
+        keeps_scores, of_prompt = bool(self._tapped_maps(node)), not self.run.decode
+        return args.Attention(
+            q=self.places.of(self.low.source(scores)), key_cache=storage.keys(node.layer),
+            value_cache=storage.values(node.layer), scores=self.places.of(scores) if keeps_scores else 0,
+            capped=capped if of_prompt else 0, softmax=self._tap(softmax) if of_prompt else 0,
+            out=self.places.of(node), sinks=self._vector(softmax) if config.sinks else 0,
+            heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, context=storage.context,
+            map_stride=self.run.map_stride, half_cache=self.low.half, window=config.window(node.layer),
+            scale=model.score_scale, softcap=model.attn_softcap,
+        )  # fmt: skip
 
     def _rounded(self, node: Node, q8: args.Q8Output) -> list[Launch]:
         """Rounds `node` to Q8_1 where it is read so and its own kernel does not round it."""
@@ -310,30 +386,126 @@ class _Emitters:
         return [self.low.launches.quantize(args.Quantize(self.places.of(node), q8, blocks))]
 
     def _add(self, node: Node) -> list[Launch]:
-        """A matrix product, the residual that it is added to, and of one token the norm of their sum."""
-        residual, product = self.graph.inputs(node)
-        (matrix,) = self._matrices(product)
-        return [
-            self._product(
-                matrix, self._activations(self.low.source(product)), self.run.tokens, matrix.rows,
-                product=self._tap(product), residual=self.places.of(residual), total=self.places.of(node),
-                norm=self.low.norm_behind(node, self.run),
-            )
-        ]  # fmt: skip
+        """What a block gives added to the residual, and of one token the norm of their sum."""
+        given, norm = self.low.given(node)[-1], self.low.norm_behind(node, self.run)
+        if given == self.low.source(node, 1) and self.low.op(given) is Op.MATMUL:
+            residual = self.places.of(self.low.source(node))
+            places = {"product": self._tap(given), "residual": residual, "total": self.places.of(node)}
+            return [self._product_of(given, **places, norm=norm)]
+        product = [self._product_of(given, product=self.places.of(given))] if self.low.op(given) is Op.MATMUL else []
+        arguments = args.AddToResidual(self._given_arguments(node), self._norm_arguments(norm))
+        return [*product, self.low.launches.add_to_residual(arguments, self.run.tokens)]
+
+    def _product_of(self, node: Node, **places: Any) -> Launch:
+        """The product that makes `node`; see `_product`."""
+        (matrix,) = self._matrices(node)
+        return self._product(matrix, self._activations(self.low.source(node)), self.run.tokens, matrix.rows, **places)
+
+    def _given_arguments(self, node: Node) -> args.Given:
+        *made, x = self.low.given(node)
+        given = args.Given(
+            x=self.places.of(x), residual=self.places.of(self.low.source(node)), sum=self.places.of(node),
+            columns=self.graph[node.stage].width, epsilon=self.low.model.config.norm_epsilon,
+        )  # fmt: skip
+        for one in made:
+            if self.low.op(one) is Op.BIAS:
+                given.bias, given.biased = self._vector(one), self._tap(one)
+            elif self.low.op(one) is Op.COMBINE_EXPERTS:
+                given.shares, given.experts = self.places.of(self.low.source(one, 1)), self.config.experts_used
+                given.combined = self._tap(one)
+            else:
+                given.weight, given.normed = self._vector(one), self._tap(one)
+        return given
 
     def _feed_forward(self, node: Node) -> list[Launch]:
-        silu, up = self.graph.inputs(node)
-        gate = self.low.source(silu)
+        active, up = self.graph.inputs(node)
+        gate = active if self.low.op(node) is Op.SWIGLU_OAI else self.low.source(active)
+        out = args.FeedForward(
+            active=self._tap(active) if active != gate else 0, out=self._stored(node), q8=self._q8_of(node),
+            activation=_ACTIVATIONS[self.low.op(node) if active == gate else self.low.op(active)],
+        )  # fmt: skip
+        if self.low.op(gate) in (Op.EXPERT_MATMUL, Op.EXPERT_BIAS):
+            return [self._expert_gate_up(gate, up, out)]
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
-        source = self.low.source(gate)
-        out = args.FeedForward(silu=self._tap(silu), out=self._stored(node), q8=self._q8_of(node))
+        source, width = self.low.source(gate), self.graph[node.stage].width
         if self.run.decode:
             out.gate, out.up = self._tap(gate), self._tap(up)
             x = self._activations(source)
             return [self.low.launches.gate_up(args.GateUp(gate_matrix, up_matrix, x, out))]
         gates, ups = self.places.of(gate), self.places.of(up)
-        blocks = self.run.tokens * self.config.ffn // 32
+        blocks = self.run.tokens * width // 32
         return [
-            *self._products({gates: gate_matrix, ups: up_matrix}, source, self.config.ffn),
-            self.low.launches.swiglu(args.Swiglu(gates, ups, out, blocks)),
+            *self._products({gates: gate_matrix, ups: up_matrix}, source, width),
+            self.low.launches.activate(args.Activate(gates, ups, out, blocks)),
         ]
+
+    def _route(self, node: Node) -> list[Launch]:
+        """The product that gives the logits of a router, and all that is made of them up to the weights `node`."""
+        if node not in self.low.shares:
+            return []
+        low, of = self.low, self.places.of
+        router = args.Routing(
+            experts=self.config.experts, used=self.config.experts_used, scale=low.model.config.expert_weights_scale
+        )
+        if low.op(node) is Op.SCALE_CHOSEN:
+            router.scaled, node = of(node), low.source(node)
+        if low.op(node) is not Op.TAKE_CHOSEN:
+            router.normalisation = _NORMALISATIONS[low.op(node)]
+            router.normalised, node = of(node), low.source(node)
+        weighted, choice = self.graph.inputs(node)
+        chosen_by, logits = low.source(choice), low.source(weighted)
+        router.taken, router.router, router.indices, router.logits = map(of, (node, weighted, choice, logits))
+        router.kind = _ROUTERS[low.op(weighted)]
+        if low.op(weighted) is Op.BIAS:
+            router.bias = self._vector(weighted)
+        if chosen_by != weighted:
+            router.choice_bias, router.biased = self._vector(chosen_by), of(chosen_by)
+        product = self._product_of(logits, product=of(logits))
+        return [product, low.launches.route(args.Route(router), self.run.tokens)]
+
+    def _chosen(self, product: Node) -> args.Chosen:
+        """The experts whose `product` is made."""
+        width, used = self.graph[product.stage].width, self.config.experts_used
+        return args.Chosen(indices=self.places.of(self.low.source(product, 1)), rows=width // used, used=used)
+
+    def _expert_gate_up(self, gate: Node, up: Node, out: args.FeedForward) -> Launch:
+        chosen = self._chosen(gate)
+        out.gate, out.up = self._tap(gate), self._tap(up)
+        if self.low.op(gate) is Op.EXPERT_BIAS:
+            chosen.gate_bias, chosen.up_bias = self._vector(gate), self._vector(up)
+            gate, up = self.low.source(gate), self.low.source(up)
+            chosen.gate_product, chosen.up_product = self._tap(gate), self._tap(up)
+        (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
+        x = self._activations(self.low.source(gate))
+        return self.low.launches.expert_gate_up(
+            args.ExpertGateUp(gate_matrix, up_matrix, x, out, chosen), self.run.tokens
+        )  # fmt: skip
+
+    def _combine(self, node: Node) -> list[Launch]:
+        """Down of the experts, and their sum unless the launch makes it that adds it to the residual."""
+        down, shares = self.graph.inputs(node)
+        launches = [self._expert_down(down)]
+        if node not in self.low.in_sums:
+            given = args.Given(
+                x=self.places.of(down), shares=self.places.of(shares), combined=self.places.of(node),
+                columns=self.graph[node.stage].width, experts=self.config.experts_used,
+            )  # fmt: skip
+            launches.append(self.low.launches.add_to_residual(args.AddToResidual(given, args.Norm()), self.run.tokens))
+        return launches
+
+    def _expert_down(self, down: Node) -> Launch:
+        chosen, out = self._chosen(down), args.ExpertOutput(product=self.places.of(down))
+        if self.low.op(down) is Op.EXPERT_BIAS:
+            biased, down = down, self.low.source(down)
+            out = args.ExpertOutput(self._tap(down), self._vector(biased), self.places.of(biased))
+        (matrix,) = self._matrices(down)
+        x = self._activations(self.low.source(down))
+        return self.low.launches.expert_down(args.ExpertDown(matrix, x, chosen, out), self.run.tokens)
+
+
+_ROUTERS: Mapping[Op, int] = MappingProxyType({Op.ROUTER_SOFTMAX: 0, Op.SIGMOID: 1, Op.BIAS: 2})
+_NORMALISATIONS: Mapping[Op, int] = MappingProxyType({Op.NORMALISE_CHOSEN: 1, Op.SOFTMAX_CHOSEN: 2})
+"""Numbers of experts.cu."""
+
+_ACTIVATIONS: Mapping[Op, int] = MappingProxyType({Op.SILU: 0, Op.GELU: 1, Op.SWIGLU_OAI: 2})
+"""Numbers of activation.cuh."""

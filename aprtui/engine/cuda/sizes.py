@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
-from aprtui.model.config import ModelConfig
+from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.model import Model
-from aprtui.trace.graph.config import Activation, GraphConfig
-from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.config import GraphConfig
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
 from aprtui.trace.graph.stage_graph import StageGraph
 
 LOGIT_ROWS = 64
@@ -28,7 +28,7 @@ _SPARE = 64 << 20
 
 _ALIGNED = 256  # bytes at which weights and the stages of a token begin
 
-VECTORS = frozenset({Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS})
+VECTORS = frozenset({Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS, Op.EXPERT_BIAS, Op.SOFTMAX})
 """Ops whose parameters are stored as float32 vectors."""
 
 
@@ -42,7 +42,18 @@ def chunk_tokens(graph: StageGraph, context: int) -> int:
 
 def matmul_inputs(graph: StageGraph) -> frozenset[str]:
     """Stages that matrix products read."""
-    return frozenset(entry.stage for stage in graph.stages if stage.op is Op.MATMUL for entry in stage.inputs)
+    return frozenset(stage.inputs[0].stage for stage in graph.stages if stage.op in MATRIX_PRODUCTS)
+
+
+def map_stages(graph: StageGraph) -> tuple[str, ...]:
+    """The attention maps of a layer, in the order in which they lie side by side."""
+    return tuple(stage.name for stage in graph.stages if stage.is_attention_map)
+
+
+def rotations(model: Model) -> frozenset[Rope]:
+    """What turns queries and keys, of all layers."""
+    config = model.config
+    return frozenset(config.rope_of(layer) for layer in range(config.graph.layers) if config.graph.has_rope(layer))
 
 
 def cache_bytes(model: Model, kv: KvType) -> int:
@@ -51,8 +62,8 @@ def cache_bytes(model: Model, kv: KvType) -> int:
 
 
 def chunk_map_bytes(graph: StageGraph, heads: int, context: int) -> int:
-    """Bytes of both attention maps of a chunk: of at least one token, for any context."""
-    a_token = 8 * heads * context
+    """Bytes of the attention maps of a chunk: of at least one token, for any context."""
+    a_token = 4 * len(map_stages(graph)) * heads * context
     return max(min(MAP_BYTES, a_token * chunk_tokens(graph, context)), a_token)
 
 
@@ -100,12 +111,13 @@ def memory_need(model: Model, mode: Mode, kv: KvType, context: int) -> MemoryNee
     of_tokens = sum(aligned(4 * widths.get(node.stage, 0)) for node in graph.nodes)
     of_chunk = chunk * sum(widths.values())
     q8 = 0 if mode is Mode.EXACT else chunk * sum(5 * widths[name] // 4 for name in matmul_inputs(graph))
-    logits = LOGIT_ROWS * config.vocabulary
+    logits = (2 if config.logit_softcap else 1) * LOGIT_ROWS * config.vocabulary
     return MemoryNeed(
         weights=weight_bytes(model),
         per_position=2 * config.layers * cache_bytes(model, kv)
-        + 4 * config.head_dim
-        + 8 * config.layers * config.heads,
+        + 4 * config.rotated * len(rotations(model))
+        + (4 if config.query_temperature else 0)
+        + 4 * len(map_stages(graph)) * config.layers * config.heads,
         context=context,
         stages=of_tokens + 4 * (of_chunk + logits) + q8 + chunk_map_bytes(graph, config.heads, context),
     )
@@ -140,9 +152,12 @@ def require_supported(model: Model) -> None:
                 "use --backend cpu"
             )
     config = model.config.graph
+    has_dense = not config.experts or any(config.dense)
     for what, width, unit in (
         ("hidden size", config.hidden, 32),
-        ("feed-forward width", config.ffn, 32),
+        ("feed-forward width", config.ffn if has_dense else 0, 32),
+        ("width of an expert", config.expert_ffn if config.experts else 0, 32),
+        ("width of the shared expert", config.shared_expert_ffn, 32),
         ("width of the query heads", config.q_width, 32),
         ("head size", config.head_dim, 8),
     ):
@@ -150,35 +165,21 @@ def require_supported(model: Model) -> None:
             raise EngineError(
                 f"backend cuda: the {what} is {width}, its kernels want a multiple of {unit}: use --backend cpu"
             )
-    for what, width, most in (("heads", config.head_dim, 256), ("a residual stream", config.hidden, 16384)):
-        if width > most:
-            raise EngineError(f"backend cuda: {what} of {width} channels, {most} at most: use --backend cpu")
+    for what, count, most in (
+        ("channels of a head", config.head_dim, 256),
+        ("channels of the residual stream", config.hidden, 16384),
+        ("experts", config.experts, 512),
+        ("experts a token", config.experts_used, 32),
+    ):
+        if count > most:
+            raise EngineError(f"backend cuda: {count} {what}, its kernels take {most} at most: use --backend cpu")
 
 
 def _without_kernels(config: ModelConfig) -> Iterator[str]:
     """What a model has that no kernel computes."""
     graph = config.graph
-    if config.embedding_scale != 1:
-        yield "scaled embeddings (op embed)"
-    if graph.activation is not Activation.SILU:
-        op = Op.GELU if graph.activation is Activation.GELU_TANH else Op.SWIGLU_OAI
-        yield f"the activation {graph.activation} (op {op})"
-    if graph.post_norms:
-        yield "norms between a matrix product and the residual (op add)"
-    if graph.windows:
-        yield "layers with a window (op softmax)"
-    if graph.query_temperature:
-        yield f"queries that are scaled by their position (op {Op.POSITION_SCALE})"
-    if graph.no_rope:
-        yield "layers without RoPE (op rope)"
-    if graph.sinks:
-        yield "attention sinks (op softmax)"
-    if graph.attn_softcap or graph.logit_softcap:
-        yield "softcaps (op softcap)"
-    if config.attention_scale is not None:
-        yield "a scale of its scores other than that of the head size (op scores)"
-    if graph.experts:
-        yield f"experts (op {Op.EXPERT_MATMUL})"
+    if graph.expert_groups is not None:
+        yield f"groups of experts (op {Op.CHOOSE_EXPERTS})"
     if graph.latent is not None:
         yield f"latent attention (op {Op.HEAD_JOIN})"
     yield from _without_hybrid_kernels(graph)
@@ -190,8 +191,8 @@ def _without_hybrid_kernels(graph: GraphConfig) -> Iterator[str]:
         yield f"layers with a recurrence (op {Op.DELTA_STATE})"
     if graph.gated_attention:
         yield f"a gate behind its attention (op {Op.HEAD_GATE})"
-    if graph.rope_dim:
-        yield "heads of which RoPE turns a part (op rope)"
+    if graph.shared_expert_ffn and graph.shared_expert_gate:
+        yield f"a gate of its shared expert (op {Op.SCALE_ROWS})"
 
 
 def _text(size: int) -> str:

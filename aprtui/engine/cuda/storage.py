@@ -17,6 +17,7 @@ from aprtui.engine.cuda import sizes
 from aprtui.engine.cuda.arguments import Matrix, Q8Output
 from aprtui.engine.cuda.driver import Driver
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.config import Rope
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
@@ -126,12 +127,13 @@ class DeviceStorage:
 
     def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:
         config, graph = model.config.graph, model.graph
-        self._driver, self._graph, self._config = driver, graph, config
+        self._driver, self._graph, self._config, self._model = driver, graph, config, model.config
         self.context, self.chunk = context, sizes.chunk_tokens(graph, context)
         self._plane = sizes.cache_bytes(model, kv) * context
         self._keys, self._values = (driver.allocate(self._plane * config.layers) for _ in range(2))
-        self.turns = driver.allocate(4 * context * config.head_dim)
-        _fill_turns(driver, self.turns, model, context)
+        self._turns = _turn_tables(driver, model, context)
+        self.factors = _temperatures(driver, model, context)
+        """`[context]`, what queries are multiplied by at their position; null for none."""
         self.step = driver.allocate(_STEP_BYTES + 4 * self.chunk)
         self.tokens = self.step + _STEP_BYTES
         widths = graph.row_widths
@@ -144,12 +146,16 @@ class DeviceStorage:
             for name in (sizes.matmul_inputs(graph) if mode is Mode.Q8 else ())
         }
         """`[chunk, width]` of the stages that matrix products read, in Q8_1."""
-        self.logits = driver.allocate(4 * sizes.LOGIT_ROWS * config.vocabulary)
+        logits = 4 * sizes.LOGIT_ROWS * config.vocabulary
+        self.logits = driver.allocate(logits)
+        self.uncapped = driver.allocate(logits) if config.logit_softcap else self.logits
+        """What a softcap makes logits of."""
         self.partial = driver.allocate(4 * config.heads * splits * (config.head_dim + 2))
         self._states = driver.allocate(8 * config.heads * config.layers)
         counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
         self.counters = driver.allocate(counters.nbytes)
         driver.upload(self.counters, counters)
+        self._maps_of_layer = len(sizes.map_stages(graph))
         self._maps = self._map_stride = 0
         self._chunk_maps = 0
 
@@ -164,6 +170,10 @@ class DeviceStorage:
         base = self._driver.allocate(end)
         return {node: base + offset for node, offset in offsets.items()}
 
+    def turns(self, layer: int) -> int:
+        """`[context, rotated / 2]` cosines and sines of a layer's RoPE; null where it has none."""
+        return self._turns[self._model.rope_of(layer)] if self._config.has_rope(layer) else 0
+
     def keys(self, layer: int) -> int:
         """A layer's keys `[kv_heads, context, head_dim]`."""
         return self._keys + layer * self._plane
@@ -173,31 +183,31 @@ class DeviceStorage:
         return self._values + layer * self._plane
 
     def reserve_token_maps(self, stride: int) -> bool:
-        """Reserve both attention maps of one token in all layers, rows of `stride` keys; returns whether they moved."""
+        """Reserve the attention maps of one token in all layers, rows of `stride` keys; returns whether they moved."""
         if stride <= self._map_stride:
             return False
         if self._maps:
             self._driver.synchronize()
             self._driver.free(self._maps)
-        self._maps = self._driver.allocate(self._config.layers * 8 * self._config.heads * stride)
+        self._maps = self._driver.allocate(self._config.layers * 4 * self._maps_of_layer * self._config.heads * stride)
         self._map_stride = stride
         return True
 
     def token_maps(self, layer: int) -> int:
-        """Address of both attention maps of one token in a layer, as `reserve_token_maps` left them."""
+        """Address of the attention maps of one token in a layer, as `reserve_token_maps` left them."""
         return self._maps + 4 * layer * self.map_layer_stride
 
     @property
     def map_layer_stride(self) -> int:
         """Values from the maps of one token in a layer to those in the next."""
-        return 2 * self._config.heads * self._map_stride
+        return self._maps_of_layer * self._config.heads * self._map_stride
 
     def states(self, layer: int) -> int:
         """Where a layer's attention of one token leaves the largest score and the sum of each head's exponentials."""
         return self._states + 8 * self._config.heads * layer
 
     def chunk_maps(self) -> int:
-        """Address of both attention maps of a chunk; allocated on first use."""
+        """Address of the attention maps of a chunk; allocated on first use."""
         if not self._chunk_maps:
             self._chunk_maps = self._driver.allocate(
                 sizes.chunk_map_bytes(self._graph, self._config.heads, self.context)
@@ -206,12 +216,24 @@ class DeviceStorage:
 
     def tokens_with_maps(self, positions: int) -> int:
         """Tokens of a chunk whose maps fit where there will be `positions` in all."""
-        return max(1, min(self.chunk, sizes.MAP_BYTES // (8 * self._config.heads * positions)))
+        return max(1, min(self.chunk, sizes.MAP_BYTES // (4 * self._maps_of_layer * self._config.heads * positions)))
 
 
-def _fill_turns(driver: Driver, address: int, model: Model, context: int) -> None:
-    """Cosines and sines of RoPE, `[context, head_dim / 2, 2]`."""
-    head_dim, rows = model.config.graph.head_dim, 4096
-    for first in range(0, context, rows):
-        turns = np.stack(model.config.rope.turns(first, min(rows, context - first), head_dim), -1).astype(np.float32)
-        driver.upload(address + 4 * first * head_dim, turns)
+def _turn_tables(driver: Driver, model: Model, context: int) -> dict[Rope, int]:
+    """Addresses of the cosines and sines `[context, rotated / 2, 2]` of each rotation that a layer has."""
+    dim, rows = model.config.graph.rotated, 4096
+    tables = {rope: driver.allocate(4 * context * dim) for rope in sizes.rotations(model)}
+    for rope, address in tables.items():
+        for first in range(0, context, rows):
+            turns = np.stack(rope.turns(first, min(rows, context - first), dim), -1).astype(np.float32)
+            driver.upload(address + 4 * first * dim, turns)
+    return tables
+
+
+def _temperatures(driver: Driver, model: Model, context: int) -> int:
+    """Address of the factors of queries by their position, where the model has them; otherwise null."""
+    if model.config.query_temperature is None:
+        return 0
+    address = driver.allocate(4 * context)
+    driver.upload(address, model.config.query_temperature.factors(0, context))
+    return address

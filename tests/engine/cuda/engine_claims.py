@@ -39,7 +39,7 @@ from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cuda.trapping import open_and_trap
 from tests.engine.process.test_engine_process import running, until
-from tests.engine.tiny_model import MODELS, TINY, TinyModel, tiny_model
+from tests.engine.tiny_model import DEVICE_MODELS, MODELS, TINY, TinyModel, tiny_model
 from tests.thinning import crossed
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ def recomputed(model: TinyModel, node: Node, recorder: Recorder, mode: Mode, kv:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "arithmetic"), crossed(MODELS, product(Mode, (KvType.F32, KvType.F16))))
+@pytest.mark.parametrize(("name", "arithmetic"), crossed(DEVICE_MODELS, product(Mode, (KvType.F32, KvType.F16))))
 def test_every_stage_is_what_its_inputs_make_in_the_stated_arithmetic(
     name: str, arithmetic: tuple[Mode, KvType]
 ) -> None:
-    require_stages_of_their_inputs(MODELS[name](), *arithmetic)
+    require_stages_of_their_inputs(DEVICE_MODELS[name](), *arithmetic)
 
 
 def test_so_is_every_stage_of_weights_with_codebooks() -> None:
@@ -111,7 +111,7 @@ def test_exact_agrees_with_the_cpu_end_to_end() -> None:
     pytest.importorskip("numba")  # machines with a GPU may lack what the CPU engine needs
     from aprtui.engine.cpu.engine import CpuEngine
 
-    for make in MODELS.values():
+    for make in DEVICE_MODELS.values():
         model, ours, reference = make(), Recorder(), Recorder()
         with opened(model, Mode.EXACT) as engine:
             run(engine, everything(model, ours))
@@ -123,9 +123,11 @@ def test_exact_agrees_with_the_cpu_end_to_end() -> None:
                 assert (piece[0], piece[1].shape) == (expected[0], expected[1].shape), node
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-def test_taps_graphs_chunks_and_a_second_engine_change_no_bit(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MODELS["qwen3"]()
+@pytest.mark.parametrize(("name", "mode"), crossed(("qwen3", "gemma2", "gpt-oss"), Mode))
+def test_taps_graphs_chunks_and_a_second_engine_change_no_bit(
+    name: str, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DEVICE_MODELS[name]()
     nodes = frozenset(model.graph.nodes)
     with opened(model, mode) as engine:
         assert engine.code_path.endswith("graphs")
@@ -140,7 +142,7 @@ def test_taps_graphs_chunks_and_a_second_engine_change_no_bit(mode: Mode, monkey
     whole, pieces = Recorder(), Recorder()
     with opened(model, mode) as engine:
         np.testing.assert_array_equal(run(engine, everything(model, pieces)), expected)
-        assert [position for position, _ in pieces.pieces[Node(0, "ffn_gate")]] == [0, 4, 8, 11, 12, 13, 14]
+        assert [position for position, _ in pieces.pieces[Node(0, "ffn_norm")]] == [0, 4, 8, 11, 12, 13, 14]
         engine.reset()
         np.testing.assert_array_equal(engine.forward(PROMPT), expected[len(PROMPT) - 1 :][:1])
         monkeypatch.setattr(sizes, "_MOST_TOKENS", 512)

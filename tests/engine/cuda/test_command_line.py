@@ -12,6 +12,8 @@ import pytest
 from aprtui.engine.protocol import Mode
 from aprtui.resources import embedded_model, parity_cache
 from tests.cli.conftest import Outcome, aprtui  # noqa: F401  # a fixture of tests here too
+from tests.model.gguf_files import write_model
+from tests.thinning import often
 
 pytestmark = [
     pytest.mark.group("pycuda"),
@@ -73,6 +75,32 @@ def test_the_benchmark_measures_and_writes_what_it_printed(
     peer.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
     failed = aprtui("bench", "gpu", "--shape", "tiny", "--dir", tmp_path, *sizes)
     assert (failed.code, failed.err.splitlines()[-1]) == (4, f"aprtui: {peer}: broken: build it for this GPU")
+
+
+def test_auto_takes_the_processor_for_a_model_with_an_op_that_has_no_kernel_and_names_it(
+    aprtui: Callable[..., Outcome],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "hybrid.gguf", architecture="qwen35")
+    words = ("run", model, "--tokens", "1,2,3", "-n", "2", "--mode", "exact")
+    by_auto = aprtui(*words)
+    assert (by_auto.code, by_auto.out) == (0, aprtui(*words, "--backend", "cpu").out)
+    missing = "qwen35 has layers with a recurrence (op delta_state), for which there are no kernels"
+    assert f"backend cpu: {missing}" in by_auto.err
+    refused = aprtui(*words, "--backend", "cuda")
+    assert (refused.code, refused.err.splitlines()[-1]) == (4, f"aprtui: backend cuda: {missing}: use --backend cpu")
+
+
+@pytest.mark.parametrize("architecture", often(("gpt-oss", "gemma3", "qwen3moe", "glm4moe"), ("gpt-oss",)))
+def test_experts_windows_and_sinks_are_traced_and_replayed_on_the_device(
+    aprtui: Callable[..., Outcome],  # noqa: F811
+    tmp_path: Path,
+    architecture: str,
+) -> None:
+    model = write_model(tmp_path / "model.gguf", architecture=architecture)
+    words = ("--tokens", "1,2,3,4,5", "--decode-from", "3", "--backend", "cuda", "--mode", "q8")
+    assert aprtui("trace", model, *words, "--save-tensor-dir", tmp_path / "capture").code == 0
+    assert aprtui("replay", tmp_path / "capture", "--model", model).code == 0
 
 
 def test_auto_takes_the_device_once_it_has_shown_what_it_computes(

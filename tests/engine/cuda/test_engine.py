@@ -19,7 +19,7 @@ from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cuda.conftest import INSIDE
 from tests.engine.cuda.engine_claims import *  # noqa: F403  # the tests among them run here
 from tests.engine.cuda.engine_claims import everything, opened, recomputed, run
-from tests.engine.tiny_model import MODELS
+from tests.engine.tiny_model import DEVICE_MODELS, MODELS
 
 pytestmark = [
     pytest.mark.group("pycuda"),
@@ -63,8 +63,8 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_the_context_t
 
 @pytest.mark.fake_driver(together=True, FAKE_CUDA_MEMORY="82000000")
 def test_what_is_allocated_is_what_was_planned() -> None:
-    for mode in Mode:
-        model = MODELS["qwen3"]()
+    for name, mode in (("qwen3", Mode.EXACT), ("qwen3", Mode.Q8), ("gemma2", Mode.Q8), ("gpt-oss", Mode.Q8)):
+        model = DEVICE_MODELS[name]()
         need = sizes.memory_need(model, mode, KvType.F16, 128)  # type: ignore[arg-type]
         with opened(model, mode, KvType.F16, 128) as engine:
             run(engine, everything(model, Recorder()))  # makes room for attention maps
