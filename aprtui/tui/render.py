@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from textual.pilot import Pilot
@@ -34,6 +35,8 @@ def drawn_recording(state: ScreenState, path: Path, tokens: int, size: tuple[int
     )
 
     async def draw(pilot: Pilot[object]) -> None:
+        if any(task.cancelling() for task in asyncio.all_tasks()):
+            return  # interrupted while it began: nothing would answer a key any more, and this would wait for ever
         await pilot.press("f")  # as fast as it can be read
         while not player.written or player.state is EngineState.RUNNING:
             if app.failure:
