@@ -23,7 +23,7 @@ from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
-from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
+from aprtui.compare.verdict import QUANTISED_OTHERWISE, Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.reference.ops import choose_experts
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
@@ -54,10 +54,6 @@ _KNOWS_PLACE = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.SCORES, Op.ATTEND})
 """Ops whose result depends on where a token stands, and on those before it."""
 
 _TWO_LARGEST = f"{SCORED_BY_TWO}, as llama.cpp has it; the model's own way is not"
-_REBUILT = (
-    "its matrix was made of quantised ones of the other form of latent attention: an engine with a file of that form "
-    "rounded the same weights otherwise"
-)
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
 
@@ -270,7 +266,7 @@ class _Replay:
             failed = stage.verdict.verdict is Verdict.FAIL and stage.verdict.metric is not Metric.NON_FINITE
             return failed and any(map(self.model.uses_rebuilt, (*stage.segment, stage.node)))
 
-        unknown = {"verdict": Verdict.UNKNOWN, "reason": _REBUILT}
+        unknown = {"verdict": Verdict.UNKNOWN, "reason": QUANTISED_OTHERWISE}
         return [
             replace(stage, verdict=replace(stage.verdict, **unknown)) if is_open(stage) else stage  # type: ignore[arg-type]
             for stage in compared

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from aprtui.cli.comparison.next_steps import replay_steps
 from aprtui.cli.main import cli
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
@@ -174,6 +175,9 @@ def test_matrices_of_another_quantisation_are_open_and_nothing_else_is(tmp_path:
     assert result.verdict is Verdict.UNKNOWN and not failed(result)
     opened = {stage.node.stage for stage in result.stages if stage.verdict.verdict is not Verdict.PASS}
     assert opened == ({"q_nope_absorbed", "attention"} if form else {"mla_kv"})
+    assert "next  give a model file of the capture's own form" in "\n".join(
+        replay_steps(result, capture.path, None, [])
+    )
     faulty = with_fault(models[form], "layer=0,stage=attn_out,kind=scale,magnitude=0.01", tmp_path / "bad")
     assert failed(replayed(faulty, models[not form])) == [Node(0, "attn_out")]
 
