@@ -9,7 +9,6 @@ from typing import Any
 from aprtui.capture.module_taps import module_taps
 from aprtui.errors import UsageError
 from aprtui.model.architectures.base import Architecture
-from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.trace.graph.config import ExpertGroups, GraphConfig, GroupScore, LatentAttention, Router
 from aprtui.trace.graph.stage import MAX_LAYERS
@@ -76,7 +75,7 @@ def _graph_config(model: Any, config: Any, architecture: Architecture) -> GraphC
         logit_softcap=bool(getattr(config, "final_logit_softcapping", None)),
         windows=windows if any(windows) else (),
         no_rope=tuple(not kept for kept in turned) if not all(turned) else (),
-        query_temperature=TEMPERATURE in architecture.keys.read,
+        query_temperature=architecture.query_temperature,
         ffn_norm="ffn_norm" if "ffn_norm" in own else "post_attention_norm",
         rope_dim=_turned_channels(config, head_dim) if architecture.partial_rope else 0,
     )
@@ -149,16 +148,16 @@ def _with_leading_dense(graph: GraphConfig, model: Any, config: Any) -> GraphCon
         scaled_experts=config.routed_scaling_factor != 1,
         shared_expert_ffn=config.n_shared_experts * graph.expert_ffn,
         shared_expert_gate=False,
-        expert_groups=_groups(config, is_sigmoid),
+        expert_groups=_groups(config, is_v2=not is_sigmoid and not architecture.query_temperature),
     )
 
 
-def _groups(config: Any, is_sigmoid: bool) -> ExpertGroups | None:
+def _groups(config: Any, *, is_v2: bool) -> ExpertGroups | None:
     """The groups that experts are chosen by. DeepSeek-V2 says by a name whether it has any."""
     count, used = getattr(config, "n_group", None) or 1, getattr(config, "topk_group", None) or 1
-    if used >= count or (not is_sigmoid and config.topk_method != "group_limited_greedy"):
+    if used >= count or (is_v2 and config.topk_method != "group_limited_greedy"):
         return None
-    return ExpertGroups(count, used, GroupScore.TWO_LARGEST if is_sigmoid else GroupScore.LARGEST)
+    return ExpertGroups(count, used, GroupScore.LARGEST if is_v2 else GroupScore.TWO_LARGEST)
 
 
 def _with_recurrence(

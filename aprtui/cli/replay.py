@@ -51,6 +51,7 @@ def command(
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators
+    from aprtui.engine.replay.form import in_form_of
     from aprtui.engine.replay.replay import ReplayOptions, replay_capture
     from aprtui.trace.capture import Capture
 
@@ -67,8 +68,9 @@ def command(
     with ProgressLine() as progress, readable(capture, lambda: loaded.graph, progress) as folder:
         opened = Capture.open(folder)
         warn_about(opened)
-        with Evaluators(loaded, backend, threads, progress) as evaluators:
-            comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
+        fitting = in_form_of(opened, loaded, progress)
+        with Evaluators(fitting, backend, threads, progress) as evaluators:
+            comparison = replay_capture(opened, fitting, replayed, evaluators, progress)
     words = [*options.words(), *([AS_CAPTURE] if as_capture else []), *(["--rounding", rounding] if rounding else [])]
     sides = (f"{loaded.path}, from captured inputs", str(capture))
     steps = replay_steps(comparison, capture, model, words, run_of(opened, model, embedded=True))

@@ -15,7 +15,7 @@ from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.saved_as_inf import is_saved_as_inf, saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
-from aprtui.compare.choice import judge_choice
+from aprtui.compare.choice import SCORED_BY_TWO, judge_choice_of_groups
 from aprtui.compare.comparison import Cause, Comparison, Everywhere, StageComparison, TriedAlternative
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place, with_experts
@@ -136,6 +136,8 @@ def compare_captures(
     statements = [*criteria.statements, *find_swaps(coverage.graph, far, pair_of)]
     if saved_as_inf:
         statements.append(saved_as_inf_statement(saved_as_inf))
+    reasons = dict.fromkeys(stage.verdict.reason for stage in stages)
+    statements += [reason for reason in reasons if reason.startswith(SCORED_BY_TWO)]
     findings = Findings(
         coverage.graph, alignment, stages, skipped, coverage.owed(skipped), coverage.allowed,
         tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture)),
@@ -197,7 +199,7 @@ def _judged_choice(pair: StagePair, routers: Iterable[StagePair], groups: Expert
     """The verdict on indices; where both sides hold their routers, in the light of those."""
     for router in routers:
         if pair.a.ndim == 2 and router.a.shape[:-1] == pair.a.shape[:-1]:
-            return judge_choice(pair.node, pair.a, pair.b, router.a, router.b, groups=groups)
+            return judge_choice_of_groups(pair.node, pair.a, pair.b, router.a, router.b, groups)
     return judge_indices(pair.node, measure_indices(pair.a, pair.b))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from aprtui.trace.graph.stage import Node
 
 ROUTER_NOISE = 2e-6
 """How far two honest float32 routers are apart at most, relative L2 of a token."""
+SCORED_BY_TWO = "groups of experts: scored by their two largest numbers"
+"""How the reason begins where an engine does so and the model does not."""
 
 
 def judge_choice(
@@ -43,24 +46,58 @@ def judge_choice(
     return replace(verdict, verdict=Verdict.PASS, reason=reason)
 
 
+def judge_choice_of_groups(
+    node: Node, a: Values, b: Values, router: Values, other: Values, groups: ExpertGroups | None
+) -> StageVerdict:
+    """As `judge_choice`, of two engines: one that scores its groups by their two largest numbers, which llama.cpp does
+    whatever the model says, is no wrong one where that explains the choice of every token."""
+    verdict = judge_choice(node, a, b, router, other, groups=groups)
+    if groups is None or groups.score is GroupScore.TWO_LARGEST or verdict.verdict is not Verdict.FAIL:
+        return verdict
+    by_two, slack = replace(groups, score=GroupScore.TWO_LARGEST), _slack(router, other, ROUTER_NOISE)
+    if not all(_are_experts(side, router.shape[1]) for side in (a, b)):
+        return verdict
+    own, theirs = (
+        [_all_are_best(side, router, slack, score, range(len(side))) for side in (a, b)] for score in (groups, by_two)
+    )
+    if not all(fits or fits_two for fits, fits_two in zip(own, theirs, strict=True)):
+        return verdict
+    sides = " and ".join(side for side, fits in zip("AB", own, strict=True) if not fits)
+    reason = f"{SCORED_BY_TWO} in {sides}, as llama.cpp has it; the model's own way is not"
+    return replace(verdict, verdict=Verdict.PASS, reason=reason)
+
+
 def _are_explained(
     a: Values, b: Values, router: Values, other: Values, noise: float, any_order: bool, groups: ExpertGroups | None
 ) -> bool:
-    wide, parted = router.astype(np.float64), router.astype(np.float64) - other
-    slack = np.sqrt(2) * np.linalg.norm(parted, axis=1) + 2 * noise * np.linalg.norm(wide, axis=1)
+    wide, slack = router.astype(np.float64), _slack(router, other, noise)
     if not all(_are_experts(side, router.shape[1]) for side in (a, b)):
         return False
     if groups is not None:
-        differing = np.flatnonzero((a != b).any(axis=1))
-        return all(
-            _is_best_of_groups(wide[token], side[token].astype(np.int64), float(slack[token]), groups)
-            for token in differing
-            for side in (a, b)
-        )
+        differing = np.flatnonzero((a != b).any(axis=1)).tolist()
+        return all(_all_are_best(side, router, slack, groups, differing) for side in (a, b))
     chosen_a, chosen_b = (np.take_along_axis(wide, side.astype(np.int64), axis=1) for side in (a, b))
     if any_order:
         chosen_a, chosen_b = np.sort(chosen_a, axis=1), np.sort(chosen_b, axis=1)
     return bool((np.abs(chosen_a - chosen_b) <= slack[:, None]).all())
+
+
+def _slack(router: Values, other: Values, noise: float) -> NDArray[np.float64]:
+    """How much nearer to each other two numbers of a token may be than `router` has them, `[tokens]`."""
+    wide = router.astype(np.float64)
+    apart = np.linalg.norm(wide - other, axis=1)
+    return np.asarray(np.sqrt(2) * apart + 2 * noise * np.linalg.norm(wide, axis=1), np.float64)
+
+
+def _all_are_best(
+    choice: Values, router: Values, slack: NDArray[np.float64], groups: ExpertGroups, tokens: Iterable[int]
+) -> bool:
+    return all(
+        _is_best_of_groups(
+            router[token].astype(np.float64), choice[token].astype(np.int64), float(slack[token]), groups
+        )
+        for token in tokens
+    )
 
 
 def _is_best_of_groups(

@@ -30,6 +30,12 @@ ROUNDING_REL_L2 = 1e-5
 """The most that two honest float32 engines differ by at one stage; less is no finding."""
 
 PLAUSIBLE_REL_L2 = 0.1
+QUANTISED_OTHERWISE = (
+    "its matrix was made of quantised ones of the other form of latent attention: an engine with a file of that form "
+    "rounded the same weights otherwise"
+)
+"""Why a product is UNKNOWN whose model has the weights in the other form of latent attention."""
+
 PLAUSIBLE_COSINE = 0.995
 """Beyond these, neither rounding nor 4-bit weights (8 %, cosine 0.997) explain a difference: it is no noise."""
 

@@ -46,6 +46,9 @@ _BREAKS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "qk_nope_head_dim": ("attention.key_length_mla", "q_nope", _SHAPE),
         "qk_rope_head_dim": ("rope.dimension_count", "q_pe", _SHAPE),
         "v_head_dim": ("attention.value_length_mla", "attention", _SHAPE),
+        "llama_4_scaling_beta": (
+            "attention.temperature_scale", "q_temp_scaled", "right for short texts; attention to long ones is off"
+        ),
         "mscale_all_dim": ("rope.scaling.yarn_log_multiplier", "attn_scores", _SCALE),
         "tie_word_embeddings": ("output.weight", "lm_head", "logits by another matrix: words at random"),
         "rope_theta": ("rope.freq_base", "q_post_rope", _POSITION),

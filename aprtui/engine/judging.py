@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from aprtui.compare.captures import Criteria, DiffOptions
 from aprtui.compare.comparison import Comparison
-from aprtui.engine.floors.criteria import criteria_by_model
+from aprtui.engine.floors.criteria import OtherForm, criteria_by_model
 from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.form import in_form_of, is_of_other_form
 from aprtui.engine.replay.replay import ReplayOptions, criteria_by_replay, replay_capture
 from aprtui.engine.replay.token_ids import known_tokens
+from aprtui.model.latent_forms import in_other_form
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
@@ -44,8 +46,19 @@ def judged_by_floor(
     found = known_tokens(a, b, model, tokens)
     if found is None:
         return Criteria(), tokens
-    with Evaluators(model, threads=threads, progress=progress) as evaluators:
-        return criteria_by_model(a, b, model, found, evaluators, progress), found
+    others = [name for name, side in (("A", a), ("B", b)) if is_of_other_form(side, model)]
+    if not others:
+        with Evaluators(model, threads=threads, progress=progress) as evaluators:
+            return criteria_by_model(a, b, model, found, evaluators, progress), found
+    other = in_other_form(model, progress)
+    with (
+        Evaluators(model, threads=threads, progress=progress) as of_file,
+        Evaluators(other, threads=threads, progress=progress) as of_other,
+    ):
+        if len(others) == 2:
+            return criteria_by_model(a, b, other, found, of_other, progress), found
+        sides = {others[0]: OtherForm(other, of_other)}
+        return criteria_by_model(a, b, model, found, of_file, progress, sides), found
 
 
 def judged_by_replay(a: Side, b: Side, replaying: Replaying, progress: Progress) -> tuple[Criteria, Tokens]:
@@ -73,6 +86,7 @@ def _replayed(side: Side, replaying: Replaying, progress: Progress) -> tuple[Com
         tokens=options.tokens,
         limit=options.limit,
     )
-    with Evaluators(side.model, threads=replaying.threads, progress=progress) as evaluators:
-        comparison = replay_capture(side.capture, side.model, replay_options, evaluators, progress)
-        return comparison, known_tokens(side.capture, side.capture, side.model, options.tokens)
+    model = in_form_of(side.capture, side.model, progress)
+    with Evaluators(model, threads=replaying.threads, progress=progress) as evaluators:
+        comparison = replay_capture(side.capture, model, replay_options, evaluators, progress)
+        return comparison, known_tokens(side.capture, side.capture, model, options.tokens)

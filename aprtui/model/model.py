@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -29,13 +30,26 @@ from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 _SHORT_ARRAY = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was made of a model for captures of another form of it: what is to be said of that, and the names of the
+    `tensors` that were made of quantised ones; an engine with a file of that form may have others."""
+
+    statement: str
+    tensors: frozenset[str]
+
+
 class Model:
-    """A model file with its weights memory-mapped; nothing is dequantised, and the tokenizer is built on first use."""
+    """A model file with its weights memory-mapped; nothing is dequantised, and the tokenizer is built on first use.
+
+    `rebuilt` says what differs from the file, where it is in a form that the file does not have.
+    """
 
     def __init__(
         self, file: ModelFile, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
-        bound: Mapping[Node, tuple[Weight, ...]],
+        bound: Mapping[Node, tuple[Weight, ...]], rebuilt: Rebuilt | None = None,
     ) -> None:  # fmt: skip
+        self.rebuilt = rebuilt
         self._file = file
         self._bound = bound
         self.path = file.path
@@ -104,6 +118,17 @@ class Model:
     def params(self, node: Node) -> tuple[Weight, ...]:
         """The weights that `node` uses, in the order of its stage's `params`; empty for ops without any."""
         return self._bound.get(node, ())
+
+    def with_form(
+        self, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
+        bound: Mapping[Node, tuple[Weight, ...]], rebuilt: Rebuilt,
+    ) -> Model:  # fmt: skip
+        """The same file as a model of another graph."""
+        return Model(self._file, config, graph, weights, bound, rebuilt)
+
+    def uses_rebuilt(self, node: Node) -> bool:
+        """Whether `node` multiplies by a matrix that was made of quantised ones."""
+        return self.rebuilt is not None and any(weight.name in self.rebuilt.tensors for weight in self.params(node))
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...] | None:
         """The texts of the tokens; None for a model whose tokenizer is not supported: its token ids can be run all the

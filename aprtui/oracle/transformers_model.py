@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from aprtui.capture.module_taps import columns_of_shared_module, module_name, parameter_path
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.base import Architecture
-from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
@@ -65,7 +64,7 @@ def require_supported(model: Model, attention: AttentionKind) -> Architecture:
         )
     graph = model.config.graph
     if graph.latent is not None and graph.experts and graph.router is Router.SOFTMAX:
-        normalised = graph.normalised_experts and not ARCHITECTURES[model.architecture].softmax_normalises
+        normalised = graph.normalised_experts and not ARCHITECTURES[model.architecture].normalises(graph)
         for name, has in (("a bias", graph.router_bias), ("weights that are normalised", normalised)):
             if has:
                 raise UsageError(f"{model.path}: its router takes a softmax and has {name}: transformers has none so")
@@ -211,7 +210,7 @@ def _rope_parameters(model: Model, two_bases: bool) -> dict[str, Any]:
     rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
-    if TEMPERATURE in ARCHITECTURES[model.architecture].keys.read:
+    if ARCHITECTURES[model.architecture].query_temperature or config.query_temperature is not None:
         # YaRN reads the same length.
         length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
         growth = config.query_temperature or QueryTemperature(0.0, length)

@@ -20,6 +20,7 @@ from aprtui.compare.report.records import comparison_records
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.judging import Replaying, Side, judged_by_floor, judged_by_replay
 from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.form import in_form_of
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import AprtuiError, EngineError
 from aprtui.model.model import Model, load_model
@@ -83,8 +84,9 @@ def _compared(task: VerdictTask, folder: SweepFolder, threads: int) -> tuple[Com
     missing = (*pair.allow_missing, *(policy.allow_missing if policy else ()))
     if task.a is None:
         bounds = policy.tolerances if policy else (lambda node: pair.bounds)
-        with Evaluators(model, threads=threads) as evaluators:
-            return replay_capture(b, model, ReplayOptions(bounds=bounds, allow_missing=missing), evaluators), None
+        fitting = in_form_of(b, model)
+        with Evaluators(fitting, threads=threads) as evaluators:
+            return replay_capture(b, fitting, ReplayOptions(bounds=bounds, allow_missing=missing), evaluators), None
     a = Capture.open(folder.capture(task.a.key))
     options = DiffOptions(tolerances=pair.bounds, allow_missing=missing)
     criteria = Criteria() if policy is None else Criteria(bounds=policy.tolerances)

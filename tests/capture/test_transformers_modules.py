@@ -14,6 +14,7 @@ from aprtui.capture.cache_argument import called_behind
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.form import in_form_of
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UsageError
 from aprtui.model.architectures.registry import ARCHITECTURES
@@ -39,7 +40,7 @@ GROUPS: dict[str, Any] = {"groups": (4, 2)}
 def model_of(folder: Path, architecture: str) -> Model:
     layers = {"gemma3": 6, "smollm3": 4}.get(architecture, 2)
     sizes: dict[str, Any] = {"layers": layers, "kv_heads": 1 if architecture == "gemma3" else 2}
-    if architecture in ("glm4moe", "deepseek2"):
+    if architecture in ("glm4moe", "deepseek2", "mistral4"):
         sizes |= GROUPS
     return load_model(write_model(folder / f"{architecture}.gguf", architecture=architecture, **sizes))
 
@@ -102,6 +103,18 @@ def test_a_hooked_model_passes(tmp_path: Path, architecture: str) -> None:
     model = model_of(tmp_path, architecture)
     run(module_of(model), tmp_path / "hooked", TOKENS)
     assert replayed(tmp_path / "hooked", model).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("architecture", ["deepseek2", "mistral4"])
+def test_a_hooked_model_passes_by_a_file_that_has_its_latent_attention_in_the_absorbed_form(
+    tmp_path: Path, architecture: str
+) -> None:
+    """transformers expands keys and values, whatever a file has; quantised numbers are those of the file here."""
+    model = model_of(tmp_path, architecture)
+    hooked = run(module_of(model), tmp_path / "hooked", TOKENS)
+    fitting = in_form_of(hooked, model)
+    assert fitting is not model and Node(0, "v_heads") in hooked.files
+    assert replayed(tmp_path / "hooked", fitting).verdict is Verdict.PASS
 
 
 def test_channels_of_queries_in_transformers_order_are_found_out(tmp_path: Path) -> None:

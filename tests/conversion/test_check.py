@@ -96,6 +96,18 @@ def test_a_number_that_differs_names_the_stage_it_breaks(
     assert first.symptom
 
 
+def test_a_temperature_that_was_never_written_is_named(tmp_path: Path) -> None:
+    def wrong(file: ModelFile) -> None:
+        del file.metadata["mistral3.attention.temperature_scale"]
+
+    check = checked(tmp_path, wrong, architecture="mistral3")
+    assert only(check) == (
+        "llama_4_scaling_beta",
+        "0 in the file (mistral3.attention.temperature_scale is missing), 0.1 in config.json",
+    )
+    assert check.findings[0].stage == "q_temp_scaled"
+
+
 def test_windows_of_other_layers_are_named(tmp_path: Path) -> None:
     def wrong(folder: HuggingFaceFolder) -> None:
         folder.config["layer_types"] = ["full_attention", "sliding_attention"]

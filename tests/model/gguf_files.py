@@ -207,7 +207,7 @@ def model_file(
         }  # fmt: skip
     if architecture == "gpt-oss":
         values |= {"rope.scaling.type": "yarn", "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64}
-    if "attention.temperature_scale" in ARCHITECTURES[architecture].keys.read:
+    if ARCHITECTURES[architecture].query_temperature:
         values |= {
             "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 8,
             "attention.temperature_scale": 0.1,
@@ -245,6 +245,10 @@ def model_file(
 _OF_MISTRAL4 = {
     "attention.temperature_length": 8, "rope.scaling.yarn_log_multiplier": 0.1, "expert_weights_norm": True
 }  # fmt: skip
+OF_MISTRAL_LARGE = {
+    f"deepseek2.{key}": value for key, value in (_OF_MISTRAL4 | {"attention.temperature_scale": 0.1}).items()
+}  # fmt: skip
+"""What files of Mistral Large 3 say beyond those of DeepSeek-V2."""
 _SIGMOID_KEYS = {"expert_gating_func": 2, "expert_weights_scale": 1.5, "expert_weights_norm": True}
 
 

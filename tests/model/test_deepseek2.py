@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from aprtui.errors import UnreadableError
+from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.facts import described, model_facts
 from aprtui.model.model import Model, load_model
 from aprtui.trace.graph.config import ExpertGroups, GroupScore, LatentAttention, Router
 from aprtui.trace.graph.stage import BlockKind, Node
-from tests.model.gguf_files import NOPE, RANK, ROPE, VALUE, ModelFile, model_file
+from tests.model.gguf_files import NOPE, OF_MISTRAL_LARGE, RANK, ROPE, VALUE, ModelFile, model_file
 
 YARN = 1 + 0.0707 * math.log(4)
 """What the small model makes queries and keys larger by, in effect: it is squared in the scale of the scores."""
@@ -120,7 +121,7 @@ def test_a_model_of_dense_layers_alone_has_no_experts(tmp_path: Path) -> None:
         ("attention.key_length", 64),
         ("attention.value_length", 32),
         ("attention.head_count_kv", 4),
-        ("attention.temperature_scale", 0.1),
+        ("attention.temperature_scale", -0.1),
         ("attention.scale", 0.5),
         ("attention.sliding_window", 16),
         ("rope.dimension_count", 31),
@@ -161,6 +162,38 @@ def test_groups_of_experts_are_scored_as_the_authors_of_the_model_do(
     assert model.config.graph.expert_groups == expected
     said = [fact for fact in model_facts(model).unusual if "groups of experts" in fact]
     assert len(said) == (expected is not None)
+
+
+def test_queries_grow_with_their_position_where_the_file_says_so(tmp_path: Path) -> None:
+    """As in Mistral Large 3, whose groups of experts would be as good as their best two, too."""
+    file = changed(groups=(4, 2))
+    file.metadata |= OF_MISTRAL_LARGE
+    model = opened(file, tmp_path)
+    growth = model.config.query_temperature
+    assert growth is not None and growth.length == 8 and abs(growth.scale - 0.1) < 1e-7
+    assert model.graph["q_temp_scaled"].inputs[0].stage == "q_latent"
+    assert model.config.graph.expert_groups == ExpertGroups(4, 2, GroupScore.TWO_LARGEST)
+    assert ARCHITECTURES["deepseek2"].class_for(model.config.graph) == "Mistral4ForCausalLM"
+    assert "q_temp_scaled" not in opened(changed({"attention.temperature_scale": 0.0}), tmp_path).graph
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        ({"attention.temperature_length": None}, {}, "temperature_length is missing"),
+        ({"attention.temperature_length": 0}, {}, "temperature_length is 0, expected one whole number"),
+        ({}, {"sigmoid": True}, r"temperature_scale is 0\.1.*, expected 0 beside a sigmoid"),
+    ],
+    ids=str,
+)
+def test_growing_queries_that_no_engine_has_are_refused(
+    tmp_path: Path, changes: Mapping[str, Any], options: Mapping[str, Any], said: str
+) -> None:
+    file = changed(**options)
+    file.metadata |= OF_MISTRAL_LARGE | {f"deepseek2.{key}": value for key, value in changes.items()}
+    file.metadata = {key: value for key, value in file.metadata.items() if value is not None}
+    with pytest.raises(UnreadableError, match=rf"deepseek2\.attention\.{said}"):
+        opened(file, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.model.config import QueryTemperature
 from aprtui.model.model import Model, load_model
-from aprtui.trace.graph.config import Router
+from aprtui.trace.graph.config import ExpertGroups, GroupScore, Router
 from tests.model.gguf_files import model_file
 
 
@@ -37,6 +37,13 @@ def test_queries_of_latent_attention_grow_where_the_file_says_so(tmp_path: Path)
         assert "q_temp_scaled" not in plain.graph and plain.config.query_temperature is None
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.0])
+def test_groups_of_experts_are_as_good_as_their_best_two(tmp_path: Path, scale: float) -> None:
+    groups = {"expert_group_count": 4, "expert_group_used_count": 2}
+    model = opened(tmp_path, attention__temperature_scale=scale, **groups)
+    assert model.config.graph.expert_groups == ExpertGroups(4, 2, GroupScore.TWO_LARGEST)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
@@ -45,8 +52,7 @@ def test_queries_of_latent_attention_grow_where_the_file_says_so(tmp_path: Path)
         ("attention.temperature_length", None, "is missing"),
         ("rope.scaling.yarn_log_multiplier", 0.5, "is 0.5, expected 0.1: engines differ"),
         ("expert_gating_func", 2, "is 2"),
-        ("expert_group_count", 4, "is 4"),
-        ("expert_group_used_count", 2, "is 2"),
+        ("expert_group_count", 3, "is 3, expected a divisor of the 8 experts"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, key: str, value: Any, said: str) -> None:

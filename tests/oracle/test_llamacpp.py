@@ -25,7 +25,7 @@ from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.stage import Node
 from aprtui.trace.writer import CaptureWriter
-from tests.model.gguf_files import model_file
+from tests.model.gguf_files import OF_MISTRAL_LARGE, model_file
 from tests.oracle.models import TOKENS, largest_error, model_of, own_capture
 
 ACTIVATIONS = {"ffn_silu", "ffn_gelu", "ffn_moe_silu", "ffn_shexp_silu"}
@@ -88,6 +88,16 @@ def test_latent_attention_is_that_of_our_reference_in_the_form_of_the_file(
     assert largest_error(ours, whole) < 1e-5
     assert largest_error(whole, captured(model, tmp_path / "decoded", prefill=5)) < 1e-5
     assert 1e-5 < largest_error(ours, flash) < 5e-3, "keys and values are float16 there"
+
+
+@needs_llama_cpp
+def test_queries_that_grow_in_a_model_like_deepseek_are_those_of_our_reference(tmp_path: Path) -> None:
+    file = model_file(architecture="deepseek2", weight_type=WeightType.F32, groups=(4, 2))
+    file.metadata |= OF_MISTRAL_LARGE
+    model = load_model(file.write(tmp_path / "model.gguf"))
+    theirs = captured(model, tmp_path / "theirs")
+    assert Node(1, "q_temp_scaled") in theirs.files
+    assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
 
 
 @needs_llama_cpp

@@ -24,7 +24,7 @@ from aprtui.oracle.transformers_model import AttentionKind, DataType, settings
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.stage import Node
-from tests.model.gguf_files import model_file, write_model
+from tests.model.gguf_files import OF_MISTRAL_LARGE, model_file, write_model
 from tests.oracle.models import TOKENS, largest_error, model_of, own_capture
 
 SUPPORTED = list(ARCHITECTURES)
@@ -88,7 +88,9 @@ def test_models_like_deepseek_v3_have_the_same_stages(tmp_path: Path, absorbed: 
 
 @needs_transformers
 @pytest.mark.parametrize(
-    ("architecture", "options"), [("deepseek2", {}), ("deepseek2", {"sigmoid": True}), ("glm4moe", {})], ids=str
+    ("architecture", "options"),
+    [("deepseek2", {}), ("deepseek2", {"sigmoid": True}), ("glm4moe", {}), ("mistral4", {})],
+    ids=str,
 )
 def test_experts_are_chosen_by_groups_as_in_transformers(
     tmp_path: Path, architecture: str, options: dict[str, Any]
@@ -99,6 +101,21 @@ def test_experts_are_chosen_by_groups_as_in_transformers(
     model = load_model(tmp_path / "groups.gguf")
     assert model.config.graph.expert_groups is not None
     assert largest_error(own_capture(model, tmp_path / "ours"), captured(model, tmp_path / "theirs")) < 1e-5
+
+
+@needs_transformers
+@pytest.mark.parametrize("absorbed", [True, False], ids=["absorbed", "expanded"])
+def test_queries_that_grow_in_a_model_like_deepseek_are_run_by_the_class_of_mistral(
+    tmp_path: Path, absorbed: bool
+) -> None:
+    file = model_file(architecture="deepseek2", absorbed=absorbed, query_rank=64, groups=(4, 2))
+    file.metadata |= OF_MISTRAL_LARGE
+    model = load_model(file.write(tmp_path / "model.gguf"))
+    theirs = captured(model, tmp_path / "theirs")
+    missing = {node.stage for node in model.graph.nodes if node not in theirs.files}
+    lost_absorbed = {"q_nope_absorbed", "q_latent", "k_latent", "attn_latent", "q_temp_scaled"}
+    assert missing == FUSED["mistral4"] - lost_absorbed | (lost_absorbed if absorbed else {"q_post_rope"})
+    assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
 
 
 @needs_transformers

@@ -11,7 +11,7 @@ from aprtui.cli.comparison.further_captures import Run
 from aprtui.cli.comparison.options import ComparisonOptions
 from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, Verdict
+from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, QUANTISED_OTHERWISE, Verdict
 from aprtui.compare.wording import counted, number_text
 from aprtui.trace.archive import is_folder
 from aprtui.trace.graph.stage import ENTRY, Node
@@ -170,6 +170,9 @@ def _settling_lines(
         yield from _capture_lines("its run did not finish: all of it", (), run)
     elif comparison.skipped and comparison.compared < comparison.expected:
         yield from _capture_lines("what could not be read", [skip.node for skip in comparison.skipped], run)
+    elif any(stage.verdict.reason == QUANTISED_OTHERWISE for stage in comparison.stages):
+        yield from wrapped("next", "give a model file of the capture's own form, that of its engine:")
+        yield shlex.join([*again, "--model", "MODEL", *words])
     elif not comparison.stages:
         yield from _capture_lines("nothing was compared: the first layer", _layer_nodes(comparison, 0), run)
     else:

@@ -16,6 +16,7 @@ from aprtui.contracts.checks.arguments import LAYERS, CaptureArguments, layers_t
 from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, not_testable, passed_if, unknown
 from aprtui.engine.quality.text import extracted_python
 from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.form import in_form_of
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import read_aprt
@@ -242,7 +243,7 @@ def multi_stage(arguments: CaptureArguments) -> Judgement:
 
 def replay_holds(arguments: CaptureArguments) -> Judgement:
     """Every stage in question, computed again from its captured inputs, is within the bound of an honest engine."""
-    model = arguments.require_model()
+    model = in_form_of(arguments.capture, arguments.require_model())
     names = named_stages(arguments.parameters)
     selection = Selection(
         stages=",".join(names) if names else None, layers=_layers(arguments) if LAYERS in arguments.parameters else None

@@ -233,6 +233,10 @@ def _frequencies(turns: Turns) -> NDArray[np.float64]:
     return found
 
 
+_USUAL = Yarn(1)
+"""The betas that are meant where a model states none. llama.cpp reads those of mistral3 alone."""
+
+
 def _unscaled(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """What a model's scaling of RoPE has, left out."""
     own = _own(call)
@@ -245,6 +249,13 @@ def _unscaled(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         other = replace(own.yarn, whole_pairs=not own.yarn.whole_pairs)
         how = "is not rounded" if own.yarn.whole_pairs else "is rounded"
         yield _with(f"YaRN's range {how} to whole channel pairs", yarn=other)
+        usual = replace(own.yarn, fast=_USUAL.fast, slow=_USUAL.slow)
+        if usual != own.yarn:
+            stated = f"the model says {own.yarn.fast:.6g} and {own.yarn.slow:.6g}"
+            words = (
+                f"YaRN's beta_fast and beta_slow are {usual.fast:.6g} and {usual.slow:.6g}, as where a model says none"
+            )
+            yield _with(f"{words}; {stated}", yarn=usual)
     if own.magnitude != 1:
         yield _with(f"the magnitude {own.magnitude:.6g} is left out", magnitude=1.0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
@@ -41,23 +42,33 @@ SOURCES = (
 """The code that measures floors: floors that other versions of it measured are not valid."""
 
 
+@dataclass(frozen=True, slots=True)
+class OtherForm:
+    """The model in the form that one of two captures is of, and its file is not."""
+
+    model: Model
+    evaluators: NodeEvaluators
+
+
 def criteria_by_model(
     a: Capture, b: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators,
-    progress: Progress | None = None,
+    progress: Progress | None = None, others: Mapping[str, OtherForm] = MappingProxyType({}),
 ) -> Criteria:  # fmt: skip
     """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
 
     Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which. The
     floor admits all that came in with the inputs of a stage. So each side with the weights of `model` is replayed too:
-    what a stage adds to its own inputs is a fault, however small it is against the floor.
+    what a stage adds to its own inputs is a fault, however small it is against the floor. A side that `others` names is
+    replayed in another form of the model; what both forms have rounds by as much in either, and has one floor.
     """
-    problems = [(name, misfit(capture, model, tokens)) for name, capture in (("A", a), ("B", b))]
+    forms = {name: others.get(name, OtherForm(model, evaluators)) for name in "AB"}
+    problems = [(name, misfit(capture, forms[name].model, tokens)) for name, capture in (("A", a), ("B", b))]
     doubts = tuple(f"{name} cannot be held against MODEL: {problem}" for name, problem in problems if problem)
     if doubts:
         return Criteria(doubts=doubts, unjudgeable=True)
     captures = {"A": a, "B": b}
     identified = {
-        name: identify_capture(_stages_of(capture, model, tokens), {}, evaluators, progress)
+        name: identify_capture(_stages_of(capture, forms[name].model, tokens), {}, forms[name].evaluators, progress)
         for name, capture in captures.items()
     }
     sides = {name: _engine_of(side) for name, side in identified.items()}
@@ -96,9 +107,11 @@ def criteria_by_model(
         what = "the arithmetic" if differs else "nothing but the order of sums"
         statements.append(f"what differs: {what}; floor: our own runs of MODEL on these tokens under both roundings")
     for name, side in sides.items():
+        rebuilt = forms[name].model.rebuilt
+        statements += [f"{name}: {rebuilt.statement}"] if rebuilt else []
         statements += [f"{name}: {statement}" for statement in side.statements[1:]]
     own = {
-        name: own_errors(name, identified[name], evaluators, progress)
+        name: own_errors(name, identified[name], forms[name].evaluators, progress)
         for name, side in sides.items()
         if side.own_weights or side.cause is not None
     }
@@ -174,7 +187,8 @@ class _Measuring:
         )
 
     def cached(self, of: tuple[str, ...], measure: Callable[[], Floors]) -> Floors:
-        rows = ("all logits",) if self.all_logits else ()
+        rows: tuple[str, ...] = ("all logits",) if self.all_logits else ()
+        rows += () if self.model.rebuilt is None else ("in the other form",)
         key = (python_digest(*SOURCES), *of, *rows, self.model.sha256(), ",".join(map(str, self.tokens)))
         return cached(
             floor_cache(), key, measure,

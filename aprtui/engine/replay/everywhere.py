@@ -209,7 +209,7 @@ def _sampled(stages: CapturedStages, known: KnownArithmetic) -> Iterator[tuple[N
     model = stages.model
     graph = model.graph
     for node in graph.nodes:
-        if graph[node.stage].op is not Op.MATMUL:
+        if graph[node.stage].op is not Op.MATMUL or model.uses_rebuilt(node):
             continue
         (source,), (entry,) = graph.inputs(node), graph.entries(node)
         rows = stages.rows(node)

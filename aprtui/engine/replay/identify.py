@@ -376,7 +376,7 @@ class _Search:
             node
             for node in graph.nodes
             if graph[node.stage].op in ops and graph.inputs(node) and self._usable(node)
-            and not run.segment(node, self.stages.rows(node))
+            and not self.stages.model.uses_rebuilt(node) and not run.segment(node, self.stages.rows(node))
         ]  # fmt: skip
         layers = sorted({node.layer for node in usable if node.layer is not None})
         chosen = {layers[index] for index in (0, len(layers) // 2, -1)} if layers else set()

@@ -17,13 +17,13 @@ from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.saved_as_inf import saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
-from aprtui.compare.choice import judge_choice
+from aprtui.compare.choice import SCORED_BY_TWO, judge_choice
 from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
-from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
+from aprtui.compare.verdict import QUANTISED_OTHERWISE, Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.reference.ops import choose_experts
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
@@ -53,7 +53,7 @@ ANYWHERE = (
 _KNOWS_PLACE = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.SCORES, Op.ATTEND})
 """Ops whose result depends on where a token stands, and on those before it."""
 
-_TWO_LARGEST = "groups of experts: scored by their two largest numbers, as llama.cpp has it; the model's own way is not"
+_TWO_LARGEST = f"{SCORED_BY_TWO}, as llama.cpp has it; the model's own way is not"
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
 
@@ -151,6 +151,7 @@ class _Replay:
         if not self._bounded(compared):
             compared = self.common.judged(compared, foreign=bool(doubts))
             everywhere = self.common.findings(compared)
+        compared = self._where_weights_are_known(compared)
         if not all(found.may_be_meant for found in everywhere):
             doubts = ()
         explained = frozenset(node for found in everywhere for node in found.nodes)
@@ -161,6 +162,8 @@ class _Replay:
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
         if any(stage.verdict.reason == _TWO_LARGEST for stage in compared):
             found.append(_TWO_LARGEST)
+        if self.model.rebuilt:
+            found.append(self.model.rebuilt.statement)
         if self.held.start:
             found.append(f"the capture holds tokens {self.held[0]} to {self.held[-1]} of the prompt")
         findings = Findings(
@@ -253,6 +256,19 @@ class _Replay:
             replace(stage, verdict=replace(stage.verdict, **changes))  # type: ignore[arg-type]
             if stage.node in failed
             else stage
+            for stage in compared
+        ]
+
+    def _where_weights_are_known(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
+        """`compared`, but UNKNOWN what fails by a matrix whose quantised values lie otherwise in another file."""
+
+        def is_open(stage: StageComparison) -> bool:
+            failed = stage.verdict.verdict is Verdict.FAIL and stage.verdict.metric is not Metric.NON_FINITE
+            return failed and any(map(self.model.uses_rebuilt, (*stage.segment, stage.node)))
+
+        unknown = {"verdict": Verdict.UNKNOWN, "reason": QUANTISED_OTHERWISE}
+        return [
+            replace(stage, verdict=replace(stage.verdict, **unknown)) if is_open(stage) else stage  # type: ignore[arg-type]
             for stage in compared
         ]
 

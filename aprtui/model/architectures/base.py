@@ -200,9 +200,12 @@ class Architecture:
     """The class of transformers that runs such a model."""
     sigmoid_class: str = ""
     """The class that runs it where its router takes a sigmoid, if that is another one."""
+    temperature_class: str = ""
+    """The class that runs it where queries grow with their position, if that is the one of another architecture."""
+    query_temperature: bool = False
+    """Whether `transformers_class` has a number that queries grow by."""
     softmax_normalises: bool = True
-    """Whether the class that runs it where its router takes a softmax has the weights of the chosen experts add up to 1
-    if the model says so."""
+    """Whether `transformers_class` has weights of experts behind a softmax add up to 1 if the model says so."""
     experts: bool = False
     """Whether the feed-forward blocks of all layers have experts."""
     partial_rope: bool = False
@@ -224,12 +227,18 @@ class Architecture:
 
     @property
     def transformers_classes(self) -> tuple[str, ...]:
-        """All classes of transformers that run models of the architecture."""
+        """The classes of transformers that are of the architecture itself."""
         return tuple(filter(None, (self.transformers_class, self.sigmoid_class)))
 
     def class_for(self, graph: GraphConfig) -> str:
         """The class of transformers that runs a model of that graph."""
+        if self.temperature_class and graph.query_temperature:
+            return self.temperature_class
         return self.sigmoid_class if self.sigmoid_class and graph.router is Router.SIGMOID else self.transformers_class
+
+    def normalises(self, graph: GraphConfig) -> bool:
+        """Whether that class has weights of experts behind a softmax add up to 1 if the model says so."""
+        return self.softmax_normalises or self.class_for(graph) == self.temperature_class
 
     def drafting_layers(self, file: ModelFile) -> range:
         """The layers of the file behind those of the model: they draft tokens, and no pass of the model uses them."""

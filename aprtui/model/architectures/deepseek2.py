@@ -3,7 +3,7 @@ layers, and experts of which some are used by every token.
 
 A file with `attn_k_b` and `attn_v_b` is computed in the absorbed form, one with `attn_kv_b` in the expanded one, as by
 llama.cpp. What the router gives is a softmax, or (DeepSeek-V3, arXiv:2412.19437) a sigmoid with a bias for the choice.
-YaRN multiplies the scores in place of queries and keys.
+YaRN multiplies the scores in place of queries and keys. Queries may grow with their position (Mistral Large 3).
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from aprtui.model.architectures.leading_dense import (
     with_groups,
     with_leading_dense,
 )
+from aprtui.model.architectures.mistral3 import TEMPERATURE, with_temperature
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph.config import LatentAttention, RopeLayout, Router
+from aprtui.trace.graph.config import GraphConfig, GroupScore, LatentAttention, RopeLayout, Router
 
 _KEY, _VALUE = "attention.key_length", "attention.value_length"
 _KEY_MLA, _VALUE_MLA = "attention.key_length_mla", "attention.value_length_mla"
 _RANK, _QUERY_RANK = "attention.kv_lora_rank", "attention.q_lora_rank"
 _KV_HEADS, _ROPE = "attention.head_count_kv", "rope.dimension_count"
 _GATING, _MULTIPLIER = "expert_gating_func", "rope.scaling.yarn_log_multiplier"
-_OWN_KEYS = frozenset({_KEY_MLA, _VALUE_MLA, _RANK, _QUERY_RANK})
+_LENGTH = "attention.temperature_length"
+_OWN_KEYS = frozenset({_KEY_MLA, _VALUE_MLA, _RANK, _QUERY_RANK, _GATING, TEMPERATURE, _LENGTH})
 
 _KEYS = KeyRules(
-    LEADING_DENSE_KEYS.read | _OWN_KEYS | {_GATING},
-    LEADING_DENSE_KEYS.ignored | {"attention.temperature_length"},
-    MappingProxyType(
-        {key: values for key, values in LEADING_DENSE_KEYS.required.items() if key != _GATING}
-        | {"attention.temperature_scale": (0.0,)}
-    ),
+    LEADING_DENSE_KEYS.read | _OWN_KEYS,
+    LEADING_DENSE_KEYS.ignored,
+    MappingProxyType({key: values for key, values in LEADING_DENSE_KEYS.required.items() if key != _GATING}),
 )
 
 _ATTENTION = "model.layers.{layer}.self_attn"
@@ -81,8 +80,18 @@ def _latent(keys: Keys) -> LatentAttention:
 def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
     config = with_leading_dense(keys, config)
     has_bias = any(name.endswith(".exp_probs_b.bias") for name in keys.tensors)
-    graph = with_groups(keys, replace(config.graph, router=_router(keys, config), router_bias=has_bias))
-    return _with_scaled_scores(keys, replace(config, graph=graph))
+    graph = replace(config.graph, router=_router(keys, config), router_bias=has_bias)
+    config = with_temperature(keys, replace(config, graph=graph), _LENGTH)
+    if config.query_temperature is not None and (graph.router is Router.SIGMOID or graph.router_bias):
+        raise keys.refuse(TEMPERATURE, "0 beside a sigmoid or a bias of the choice: transformers has no such class")
+    return _with_scaled_scores(keys, replace(config, graph=with_groups(keys, config.graph, _group_score(config.graph))))
+
+
+def _group_score(graph: GraphConfig) -> GroupScore:
+    """DeepSeek-V2 was trained with groups that are as good as their best expert; of its router, a softmax without a
+    bias, models of Mistral differ in queries that grow."""
+    is_v2 = graph.router is Router.SOFTMAX and not graph.router_bias and not graph.query_temperature
+    return GroupScore.LARGEST if is_v2 else GroupScore.TWO_LARGEST
 
 
 def _router(keys: Keys, config: ModelConfig) -> Router:
@@ -120,6 +129,7 @@ ARCHITECTURE = Architecture(
     latent=_latent,
     transformers_class="DeepseekV2ForCausalLM",
     sigmoid_class="DeepseekV3ForCausalLM",
+    temperature_class="Mistral4ForCausalLM",
     softmax_normalises=False,
     keys=_KEYS,
     complete=_complete,

@@ -17,7 +17,7 @@ from aprtui.model.architectures.base import (
     Keys,
 )
 from aprtui.model.config import ModelConfig
-from aprtui.trace.graph.config import ExpertGroups, GraphConfig, GroupScore, Router
+from aprtui.trace.graph.config import ExpertGroups, GraphConfig, GroupScore
 
 _SHARED = "expert_shared_count"
 _SCALE = "expert_weights_scale"
@@ -62,17 +62,13 @@ def with_leading_dense(keys: Keys, config: ModelConfig) -> ModelConfig:
     return replace(config, graph=graph, expert_weights_scale=scale or 1.0)
 
 
-def with_groups(keys: Keys, graph: GraphConfig) -> GraphConfig:
-    """`graph`, whose router is known, with the groups of experts that the metadata say.
-
-    The sum of the two largest is what DeepSeek-V3 does and all that llama.cpp does. DeepSeek-V2, whose router takes a
-    softmax without a bias, scores a group by its largest probability: that is what the model was trained with.
-    """
+def with_groups(keys: Keys, graph: GraphConfig, score: GroupScore = GroupScore.TWO_LARGEST) -> GraphConfig:
+    """`graph` with the groups of experts that the metadata say, of that score. All that llama.cpp knows is the sum of
+    the two largest."""
     count, used = keys.integer(_GROUPS, 0, least=0), keys.integer(_GROUPS_USED, 0, least=0)
     if not graph.experts or max(count, used) <= 1:
         return graph
-    is_v2 = graph.router is Router.SOFTMAX and not graph.router_bias
-    groups = ExpertGroups(count, used, GroupScore.LARGEST if is_v2 else GroupScore.TWO_LARGEST)
+    groups = ExpertGroups(count, used, score)
     if not replace(groups, used=count).fits(graph.experts, graph.experts_used):
         raise keys.refuse(_GROUPS, f"a divisor of the {graph.experts} experts that leaves two or more in a group")
     if not groups.fits(graph.experts, graph.experts_used):

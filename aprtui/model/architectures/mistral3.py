@@ -15,15 +15,20 @@ from aprtui.trace.graph.config import RopeLayout
 TEMPERATURE = "attention.temperature_scale"
 
 
-def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
+def with_temperature(keys: Keys, config: ModelConfig, key: str, default: int | None = None) -> ModelConfig:
+    """`config` with queries that grow, where the metadata say so, each time that as many positions have gone by as
+    `key` says."""
     scale = keys.number(TEMPERATURE, 0.0)
     if scale < 0:
         raise keys.refuse(TEMPERATURE, "a number ≥ 0")
     if not scale:
         return config
-    length = keys.integer("rope.scaling.original_context_length", config.context)
     graph = replace(config.graph, query_temperature=True)
-    return replace(config, graph=graph, query_temperature=QueryTemperature(scale, length))
+    return replace(config, graph=graph, query_temperature=QueryTemperature(scale, keys.integer(key, default)))
+
+
+def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
+    return with_temperature(keys, config, "rope.scaling.original_context_length", config.context)
 
 
 ARCHITECTURE = Architecture(
@@ -31,6 +36,7 @@ ARCHITECTURE = Architecture(
     rope_layout=RopeLayout.INTERLEAVED,
     qk_norm=False,
     transformers_class="Ministral3ForCausalLM",
+    query_temperature=True,
     keys=replace(DENSE_KEYS, read=DENSE_KEYS.read | {TEMPERATURE}),
     complete=_complete,
 )

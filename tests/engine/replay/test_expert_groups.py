@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
-from aprtui.compare.choice import judge_choice
+from aprtui.compare.choice import SCORED_BY_TWO, judge_choice, judge_choice_of_groups
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.cpu.nodes import CpuNodes
@@ -174,6 +174,33 @@ def test_groups_by_their_largest_are_as_good_where_those_are() -> None:
     assert judge_choice(CHOICE, expected, found, ROUTER, ROUTER, groups=BY_LARGEST).verdict is Verdict.PASS
     first = np.array([[6, 0]], np.float32)
     assert judge_choice(CHOICE, expected, first, ROUTER, ROUTER, groups=BY_LARGEST).verdict is Verdict.FAIL
+
+
+def test_a_diff_says_which_side_scores_its_groups_as_llama_cpp_does_and_passes_it() -> None:
+    router = np.concatenate([ROUTER, ROUTER[:, ::-1]])
+    own, other = (choose_experts(router, 4, score) for score in (BY_LARGEST, BY_TWO))
+    for a, b, said in ((own, other, "in B,"), (other, own, "in A,")):
+        verdict = judge_choice_of_groups(CHOICE, a, b, router, router, BY_LARGEST)
+        assert verdict.verdict is Verdict.PASS and said in verdict.reason
+    mixed = np.stack([own[0], other[1]])  # an engine scores all tokens alike
+    for wrong in (mixed, choose_experts(router, 4), np.flip(other, axis=0)):
+        assert judge_choice_of_groups(CHOICE, own, wrong, router, router, BY_LARGEST).verdict is Verdict.FAIL
+    assert judge_choice_of_groups(CHOICE, own, other, router, router, BY_TWO).verdict is Verdict.FAIL
+    assert judge_choice_of_groups(CHOICE, own, other, router, router, None).verdict is Verdict.FAIL
+
+
+def test_the_statements_of_a_diff_say_so_once(tmp_path: Path) -> None:
+    for name, score in (("A", BY_LARGEST), ("B", BY_TWO)):
+        for layer in ("layer-0", "layer-1"):
+            (tmp_path / name / layer).mkdir(parents=True)
+            for stage, values in (("moe_router", ROUTER), (ROUTER_CHOICE, choose_experts(ROUTER, 4, score))):
+                write_aprt(tmp_path / name / layer / f"{stage}.bin", 1, values)
+    a, b = (Capture.open(tmp_path / name) for name in "AB")
+    result = compare_captures(a, b, DiffOptions(tokens=(7,)), None, Criteria(groups=BY_LARGEST))
+    assert {stage.verdict.verdict for stage in result.stages} == {Verdict.PASS}
+    assert [line for line in result.statements if line.startswith(SCORED_BY_TWO)] == [
+        f"{SCORED_BY_TWO} in B, as llama.cpp has it; the model's own way is not"
+    ]
 
 
 def test_of_two_captures_each_may_choose_by_its_own_router_alone() -> None:

@@ -1,4 +1,5 @@
-"""Latent attention whose queries grow with their position (mistral4): honest captures pass, faults are named."""
+"""Latent attention whose queries grow with their position (mistral4, and deepseek2 of Mistral Large 3): honest captures
+pass, faults are named."""
 
 from __future__ import annotations
 
@@ -28,23 +29,27 @@ from aprtui.trace.graph.stage import Node
 from tests.engine.embedded_captures import captured
 from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.engine.replay.test_recurrence import failed
-from tests.model.gguf_files import write_model
+from tests.model.gguf_files import OF_MISTRAL_LARGE, model_file
 from tests.oracle.models import largest_error
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(5).integers(0, 260, 20))
 """More than twice as many as queries grow after."""
-FORMS = [pytest.param(True, id="absorbed"), pytest.param(False, id="expanded", marks=pytest.mark.slow)]
+FORMS = [
+    pytest.param(("mistral4", True), id="absorbed"),
+    pytest.param(("mistral4", False), id="expanded", marks=pytest.mark.slow),
+    pytest.param(("deepseek2", True), id="deepseek2", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module", params=FORMS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tmp_path_factory.mktemp("mistral4") / "model.gguf"
-    return load_model(
-        write_model(
-            path, architecture="mistral4", weight_type=WeightType.Q8_0, hidden=64, query_rank=32,
-            absorbed=request.param,
-        )
+    architecture, absorbed = request.param
+    file = model_file(
+        architecture=architecture, weight_type=WeightType.Q8_0, hidden=64, query_rank=32, absorbed=absorbed
     )  # fmt: skip
+    if architecture == "deepseek2":
+        file.metadata |= OF_MISTRAL_LARGE
+    return load_model(file.write(tmp_path_factory.mktemp(architecture) / "model.gguf"))
 
 
 @pytest.fixture(scope="module")
