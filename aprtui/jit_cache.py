@@ -31,6 +31,9 @@ class CachedCallback(CFunc):
 
 
 def cached(dispatcher: Any) -> Any:
-    """What `numba.njit(cache=True)` has made, with a `KernelCache` for the folder that is configured now."""
-    dispatcher._cache = KernelCache(dispatcher.py_func)  # noqa: SLF001 - numba has no name for it; without, it is slower
+    """What `numba.njit` has made, with a `KernelCache` in the folder that is configured now."""
+    if hasattr(dispatcher, "_cache"):
+        dispatcher._cache = KernelCache(dispatcher.py_func)  # noqa: SLF001 - numba has no name for another cache
+    else:
+        dispatcher.enable_caching()
     return dispatcher

@@ -217,7 +217,7 @@ class Comparison:
     `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps` is None unless the
     user asked for it. `everywhere` is what no single stage is to blame for. `causes` are those that a replay proved, in
     execution order; `alternatives` all that were tried, stage by stage, the nearest first. Of a comparison that is not
-    `judgeable`, the first reason says what has to be given otherwise: no further capture settles it.
+    `judgeable`, a reason says what has to be given otherwise: no bound and no further capture settles it.
     """
 
     graph: StageGraph

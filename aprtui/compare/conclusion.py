@@ -87,7 +87,7 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
     verdict = Verdict.UNKNOWN if findings.unjudgeable else _overall(stages, alignment, reasons)
     explained = {node for cause in findings.causes for node in cause.nodes}
     alike = {node for found in everywhere for node in found.nodes} - explained
-    focus = choose_focus(findings.graph, stages, verdict, alike)
+    focus = None if findings.unjudgeable else choose_focus(findings.graph, stages, verdict, alike)
     pair = pair_of(focus.node) if focus else None
     return Comparison(
         graph=findings.graph,
@@ -105,7 +105,7 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         elements=_elements(findings, pair, pair_of),
         hints=find_hints(findings.graph, stages),
         metric=findings.metric,
-        smallest=smallest_tolerance(_measured(stages), findings.metric),
+        smallest=None if findings.unjudgeable else smallest_tolerance(_measured(stages), findings.metric),
         statements=findings.statements,
         hypotheses=_hypotheses(findings, stages, pair, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
@@ -132,6 +132,8 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
     is judged as a whole. What depends on the values stays as it is: focus, elements and hints, and the hypotheses where
     they are about the stage that this bound blames.
     """
+    if not comparison.judgeable:
+        return comparison
     stages = _with_states(comparison.graph, [_by_bound(stage, bound) for stage in comparison.stages])
     alignment = comparison.alignment
     reasons = _unknown_reasons(alignment, (), comparison.unfinished, comparison.expected, stages)

@@ -6,6 +6,7 @@ A manifest has tens of thousands of values of a few types: what reads a type is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -92,7 +93,8 @@ def _scalar_reader(kind: Any) -> Reader:
         if kind in (bool, str) and type(value) is kind:
             return value
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            with suppress(OverflowError):  # a whole number beyond all floats
+                return float(value)
         if values and isinstance(value, str | int) and value in values:
             return kind(value)
         _refuse(kind, value, field)

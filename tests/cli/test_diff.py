@@ -88,7 +88,7 @@ def test_summary_is_the_record_that_scripts_rely_on(a: Path, b: Path) -> None:
     assert command.endswith("--stage ffn_gate --layers 1 --tolerance rel_l2=0.1 --limit 50")
     assert summary == {
         "record": "summary", "verdict": "FAIL", "reasons": [], "compared": NODES, "expected": NODES,
-        "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12", "everywhere": [],
+        "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12", "everywhere": [], "judgeable": True,
     }  # fmt: skip
     error = divergence.pop("error")
     assert error > 0.1
@@ -333,6 +333,8 @@ def test_one_option_accepts_all_that_is_missing_and_the_report_says_it_so(a: Pat
     assert diff(a, c, *command[4:]).return_value == 0
     assert diff(a, c, "--allow-missing", "ffn_gate, ffn_up", "--allow-missing", "ffn_silu").return_value == 0
     assert diff(a, c, "--allow-missing", "ffn_gate,ffn_up").return_value == 125
+    with pytest.raises(UsageError, match="an entry is empty"):
+        diff(a, c, "--allow-missing", "ffn_gate,")
 
 
 def test_stale_and_missing_files_are_said_on_stderr(a: Path, b: Path) -> None:

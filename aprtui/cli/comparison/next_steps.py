@@ -26,7 +26,8 @@ def diff_steps(
     runs: tuple[Run, Run] = (_UNKNOWN_RUN, _UNKNOWN_RUN),
 ) -> Iterator[str]:  # fmt: skip
     """Commands that would settle an UNKNOWN, or look closer at a FAIL; each is whole on one line."""
-    if comparison.verdict is Verdict.PASS or not comparison.judgeable:
+    settled_otherwise = not (comparison.judgeable or comparison.unfinished or comparison.alignment.problem)
+    if comparison.verdict is Verdict.PASS or settled_otherwise:
         return
     if comparison.first_divergence and comparison.first_divergence.not_selected:
         yield "next  compare the stages before it as well:"

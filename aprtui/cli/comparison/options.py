@@ -140,12 +140,18 @@ def comparison_options(function: Command) -> Command:
     @wraps(function)
     def command(**arguments: Any) -> Any:
         shared = {field.name: arguments.pop(field.name) for field in fields(ComparisonOptions)}
-        shared["allow_missing"] = tuple(
-            stage for text in shared["allow_missing"] for stage in map(str.strip, text.split(",")) if stage
-        )
+        shared["allow_missing"] = tuple(stage for text in shared["allow_missing"] for stage in _listed(text))
         return function(**arguments, options=ComparisonOptions(**shared))
 
     return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
+
+
+def _listed(text: str) -> list[str]:
+    """The entries of a comma list of stages. Raises `UsageError` for an empty one."""
+    entries = [entry.strip() for entry in text.split(",")]
+    if "" in entries:
+        raise UsageError(f"--allow-missing {text!r}: an entry is empty: separate names by single commas")
+    return entries
 
 
 def report(

@@ -48,9 +48,7 @@ def _compiled(function: Function, **options: Any) -> Function:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _folder() or before
     try:
-        compiled: Function = cached(
-            numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)
-        )
+        compiled: Function = cached(numba.njit(nogil=True, error_model="numpy", _nrt=False, **options)(function))
     finally:
         numba.config.CACHE_DIR = before
     return compiled

@@ -170,6 +170,7 @@ def _summary(comparison: Comparison, commands: Sequence[str]) -> Record:
         "verdict": comparison.verdict.value,
         "headline": headline(comparison),
         "reasons": list(comparison.reasons),
+        "judgeable": comparison.judgeable,
         "first_divergence": None if divergence is None else _divergence_record(divergence),
         "everywhere": [_everywhere_record(found) for found in comparison.everywhere],
         "compared": comparison.compared,
@@ -260,6 +261,7 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
         alternatives=tuple(
             _read_alternative(one) for one in by_kind.get("alternative", [])
         ),
+        judgeable=summary.get("judgeable", True),
     )  # fmt: skip
 
 

@@ -21,18 +21,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def kernel(function: Function) -> Function:
     """Compile `function` on first use, cached on disk; callable from Python (lock released) and from other kernels."""
-    compiled: Function = cached(numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    compiled: Function = cached(numba.njit(nogil=True, error_model="numpy")(function))
     return compiled
 
 
-def callback(function: Callable[..., None], arguments: int) -> int:
-    """Address of `function`, which takes so many int64: compiled now, or taken from the cache on disk."""
+def callback(function: Callable[..., None], arguments: int) -> CachedCallback:
+    """`function`, which takes so many int64, to be called by its `address`, which is valid while this object lives:
+    compiled now, or taken from the cache on disk."""
     signature = types.void(*[types.int64] * arguments)
     compiled = CachedCallback(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
     compiled.enable_caching()
     compiled.compile()
-    address: Any = compiled.address  # typed as if it might not be compiled
-    return int(address)
+    return compiled
 
 
 def renamed(function: Function, suffix: object) -> Function:
@@ -60,7 +60,7 @@ def reduction(function: Function) -> Function:
     and chunks change no bit. Values are still NaN and Inf where they ought to be.
     """
     fastmath = {"reassoc", "contract"}
-    compiled: Function = cached(numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function))
+    compiled: Function = cached(numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function))
     return compiled
 
 

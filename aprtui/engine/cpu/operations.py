@@ -335,6 +335,10 @@ def rounding_kernel(kind: ActivationKind) -> Kernel:
 
 
 @cache
+def _compiled(kernel: Kernel) -> Any:
+    return callback(kernel.operation(), arguments=5)
+
+
 def operation_address(kernel: Kernel) -> int:
     """Address of a kernel, compiled or loaded from numba's cache."""
-    return callback(kernel.operation(), arguments=5)
+    return int(_compiled(kernel).address)

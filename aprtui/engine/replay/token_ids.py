@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +36,15 @@ def tokens_of(capture: Capture, model: Model) -> tuple[int, ...] | None:
 
 
 def parts_of(tokens: Sequence[int], capture: Capture, model: Model) -> list[range]:
-    """The positions of `tokens` that the rows of the captured embedding may be of, where they are several and fewer."""
+    """The positions of `tokens`, ids of the vocabulary, that the rows of the captured embedding may be of, where they
+    are several and fewer: the first two that are found."""
     rows = _embedding(capture, model)
     if rows is None or not 1 < len(rows) < len(tokens):
         return []
-    starts = [at for at in range(len(tokens) - len(rows) + 1) if _are(tokens[at : at + 1], rows[:1], model)]
-    return [range(at, at + len(rows)) for at in starts if _are(tokens[at : at + len(rows)], rows, model)]
+    begins = {token for token in set(tokens) if _are([token], rows[:1], model)}
+    starts = (at for at in range(len(tokens) - len(rows) + 1) if tokens[at] in begins)
+    fitting = (at for at in starts if _are(tokens[at : at + len(rows)], rows, model))
+    return [range(at, at + len(rows)) for at in islice(fitting, 2)]
 
 
 def known_tokens(a: Capture, b: Capture, model: Model, given: tuple[int, ...] | None) -> tuple[int, ...] | None:
