@@ -88,7 +88,8 @@ def test_summary_is_the_record_that_scripts_rely_on(a: Path, b: Path) -> None:
     assert command.endswith("--stage ffn_gate --layers 1 --tolerance rel_l2=0.1 --limit 50")
     assert summary == {
         "record": "summary", "verdict": "FAIL", "reasons": [], "compared": NODES, "expected": NODES,
-        "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12", "everywhere": [], "judgeable": True,
+        "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12", "everywhere": [],
+        "judgeable": True,
     }  # fmt: skip
     error = divergence.pop("error")
     assert error > 0.1
