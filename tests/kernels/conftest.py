@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -42,8 +43,11 @@ def image_cache(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def machine_code(image_cache: Path) -> dict[str, Code]:
-    """All kernels as NVRTC compiles them for sm_90, by name; for tests of the group `nvdisasm`."""
-    return machine_code_of(image_cache)
+    """All kernels as NVRTC compiles them for sm_90, by name; for tests of the group `nvdisasm`. One process compiles
+    them, the others wait: it is a minute of work."""
+    with (image_cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return machine_code_of(image_cache)
 
 
 @pytest.fixture(scope="session")

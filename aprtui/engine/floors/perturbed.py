@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.model.config import ModelConfig
-from aprtui.model.model import Model
+from aprtui.model.model import Model, Rebuilt
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph.stage import Node
@@ -81,7 +81,14 @@ class PerturbedModel:
             for weight in self.original.params(node)
         )
 
+    @property
+    def rebuilt(self) -> Rebuilt | None:
+        return self.original.rebuilt
+
+    def uses_rebuilt(self, node: Node) -> bool:
+        return self.original.uses_rebuilt(node)
+
 
 def perturbed(model: Model, seed: int) -> Model:
-    """`model` with disturbed weights, for evaluators that ask for `config`, `graph` and `params` only."""
+    """`model` with disturbed weights, for evaluators that ask for what `PerturbedModel` has."""
     return cast(Model, PerturbedModel(model.config, model.graph, model, seed))
