@@ -102,9 +102,9 @@ def _of_other_tools(*paths: Path) -> bool:
     others = _no_captures(paths)
     if not others:
         return False
-    from aprtui.importing.formats.registry import format_of
+    from aprtui.importing.formats.registry import format_of, sample_format_of
 
-    return _hold_parts(*others) or any(format_of(path) is not None for path in others)
+    return any(sample_format_of(path) is not None or format_of(path) is not None for path in others)
 
 
 def _hold_parts(*paths: Path) -> bool:
