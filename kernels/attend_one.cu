@@ -7,8 +7,9 @@
 //                float softcap)
 //
 // For heads of up to `widest` channels, a multiple of 8, and so many query heads at once. Shapes: see Attention, tokens = 1,
-// a.capped and a.softmax null; q8 only where heads / kv_heads * head_dim is a multiple of 32. partial holds [heads, splits, head_dim] and behind it
-// [heads, splits, 2]; counters [kv_heads * ceil(heads / kv_heads / at once)], 0 before and left at 0; splits at most 128.
+// a.capped and a.softmax null; q8 only where heads / kv_heads * head_dim is a multiple of 32. partial holds [heads, splits,
+// head_dim] and behind it [heads, splits, 2]; counters [kv_heads * ceil(heads / kv_heads / at once)], 0 before and left at 0;
+// splits at most 128.
 //
 // A block of 128 threads takes a K/V head, some of its query heads, and a run of keys, a tile at a time, which goes through
 // shared memory; a warp has one or two of the heads. Its lanes are keys while it makes scores, and channels while it adds up
@@ -22,8 +23,8 @@
 // scores_before_window stores the scores of the keys that the window leaves out, which attend_one does not look at: for taps.
 // Launch: grid (splits, kv_heads, ceil(heads / kv_heads / at once)); softmax_maps: blocks of 256 threads, grid
 // (ceil(map_stride / 1024), heads, layers); scores_before_window: blocks of 128 threads, grid (ceil(map_stride / 128), heads).
-// Must move: keys and values of all positions once (for
-// each walk over them), 4 bytes a value of q and out; taps 4 bytes a key and head, twice.
+// Must move: keys and values of all positions once (for each walk over them), 4 bytes a value of q and out; taps 4 bytes a key
+// and head, twice.
 #include "attention.cuh"
 
 constexpr int THREADS = 128, WARPS = THREADS / WARP, SHORTEST_RUN = 32, CHANNELS = 8, MAX_SPLITS = 128, TOGETHER = 16;

@@ -4,9 +4,10 @@
 //   add_to_residual(Given g, Norm next)
 //
 // Shapes: all arrays [tokens, columns], bias and weight [columns]; of experts x [tokens, experts, columns] and shares [tokens,
-// experts]. In this order, each step left out where its pointer is null: combined = sum of shares * x; biased = that + bias; normed = norm(biased, weight); sum = residual + normed, or what there is of them; next of the sum, as
-// rms_norm makes it, to the bit. Without residual there is neither a sum nor its norm. combined, biased and normed are taps. Columns are a multiple of 32, at most 16384. next.counter is not
-// used.
+// experts]. In this order, each step left out where its pointer is null: combined = sum of shares * x; biased = that + bias;
+// normed = norm(biased, weight); sum = residual + normed, or what there is of them; next of the sum, as rms_norm makes it, to
+// the bit. Without residual there is neither a sum nor its norm. combined, biased and normed are taps. Columns are a multiple
+// of 32, at most 16384. next.counter is not used.
 //
 // Launch: as rms_norm: a block a token, of a thread for each four columns, in whole warps, at most 1024; grid (tokens). Must
 // move: 4 bytes a value of x, shares, residual and sum, and of each tap, weight and bias; 1.25 of q8.
