@@ -170,7 +170,7 @@ def _parts(
     from aprtui.cli.options import requested_model
     from aprtui.importing.import_format import PartChoice
     from aprtui.importing.importer import as_captures
-    from aprtui.recordings.captures.as_capture import stand_in
+    from aprtui.recordings.captures.stand_in import stand_in
     from aprtui.recordings.reading import is_recording
     from aprtui.trace.capture import Capture
 
@@ -197,7 +197,7 @@ def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[
         chosen = own or judging.model
         if chosen is not None:
             return requested_model(chosen).graph
-        from aprtui.recordings.captures.as_capture import open_capture
+        from aprtui.recordings.captures.stand_in import open_capture
 
         has_graph = is_recording(other) or (is_folder(other) and is_capture(other))
         known = open_capture(other, progress=progress) if has_graph else None

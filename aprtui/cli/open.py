@@ -58,8 +58,10 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
 
 def _readable(text: str, stack: ExitStack) -> str:
     """What is to be opened in place of `text`: a capture of another tool is read as one of ours, until the app ends."""
+    from aprtui.trace.capture import is_capture
+
     path = Path(text)
-    if not path.exists():
+    if is_capture(path):
         return text
     from aprtui.cli.comparison.options import announce
     from aprtui.cli.progress import ProgressLine

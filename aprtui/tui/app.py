@@ -7,7 +7,7 @@ import importlib
 import locale
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,13 +52,24 @@ from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.terminal import TerminalDriver, shell_waits
 from aprtui.tui.frame.tool_screen import Notice, ToolScreen
 from aprtui.tui.screens.help.screen import HelpScreen
-from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.line_widget import PLAIN
 
-SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
-    name: getattr(importlib.import_module(f"aprtui.tui.screens.{name}.screen"), f"{name.capitalize()}Screen")
-    for name in ScreenName
-}
+
+class _Screens(Mapping[ScreenName, type[ToolScreen]]):
+    """The screens by their names. What one needs is imported when it is first asked for: all of them take a second."""
+
+    def __getitem__(self, name: ScreenName) -> type[ToolScreen]:
+        module = importlib.import_module(f"aprtui.tui.screens.{ScreenName(name)}.screen")
+        return cast(type[ToolScreen], getattr(module, f"{name.capitalize()}Screen"))
+
+    def __iter__(self) -> Iterator[ScreenName]:
+        return iter(ScreenName)
+
+    def __len__(self) -> int:
+        return len(ScreenName)
+
+
+SCREENS: Mapping[ScreenName, type[ToolScreen]] = _Screens()
 
 SHORTEST, LONGEST, LETTERS_PER_SECOND = 3.0, 12.0, 15
 """Seconds that a toast stands: so long and the time to read it, but no longer than that."""
@@ -106,12 +117,13 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         self._filtered = (ControlFilter(), *([AsciiFilter()] if self.config.ascii else []))
         self.set_class(self.config.ascii, "-ascii")
         self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
-        check_remapping(
-            self.config.keys,
-            (*TOUR_BINDINGS, *(binding for kind in SCREENS.values() for binding in kind.all_bindings())),
-            (chord for kind in SCREENS.values() for chord in kind.CHORDS),
-            str(self.config.path),
-        )
+        if self.config.keys:
+            check_remapping(
+                self.config.keys,
+                (*TOUR_BINDINGS, *(binding for kind in SCREENS.values() for binding in kind.all_bindings())),
+                (chord for kind in SCREENS.values() for chord in kind.CHORDS),
+                str(self.config.path),
+            )
 
     def on_mount(self) -> None:
         for theme in (DARK, LIGHT):
@@ -189,8 +201,6 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
                 self.action_go(ScreenName.LIVE)
                 return
             screen = SCREENS[state.screen](session, state)
-        except KeyError:
-            self.notify(f"There is no {state.screen} screen in this release.", severity="warning")
         except AprtuiError as error:
             self.notify(str(error), severity="error")
             if not self._history:
@@ -310,7 +320,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     def failure(self) -> str:
         """What the engine last failed with; empty if it has not."""
         live = self._screens.get(ScreenName.LIVE)
-        return live.failure if isinstance(live, LiveScreen) else ""
+        return live.failure if live else ""
 
     def action_interrupt(self) -> None:
         self.exit(ExitCode.INTERRUPTED)

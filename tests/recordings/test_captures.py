@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 from aprtui.cli.main import cli
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.progress import no_progress
-from aprtui.recordings.captures.as_capture import open_capture, recorded_model, write_as_capture
+from aprtui.recordings.captures.as_capture import recorded_model, write_as_capture
 from aprtui.recordings.captures.stage_values import stage_values
+from aprtui.recordings.captures.stand_in import open_capture
 from aprtui.recordings.reading import Recording
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.stage import Node

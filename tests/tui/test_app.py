@@ -82,14 +82,6 @@ async def test_screens_are_reached_by_their_numbers_kept_as_they_were_and_left_w
         assert pilot.app.screen is live
 
 
-async def test_a_screen_that_is_not_there_is_told() -> None:
-    async with app().run_test(size=(80, 24)) as pilot:
-        await pilot.press("5")
-        await pilot.pause()
-        assert isinstance(pilot.app.screen, LiveScreen)
-        assert notifications(pilot) == ["There is no contracts screen in this release."]
-
-
 async def test_chords_take_two_keys_and_other_keys_leave_them() -> None:
     async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24)) as pilot:
         screen = pilot.app.screen
@@ -305,7 +297,7 @@ async def test_another_model_is_opened_in_place_of_the_one_that_runs(tmp_path: P
 
 
 async def test_a_press_on_a_toast_that_is_being_removed_does_nothing() -> None:
-    app = AprtuiApp(Session(RecordedSource()), ScreenState(ScreenName.BROWSE), Config(Path("config.toml")))
+    app = AprtuiApp(Session(RecordedSource()), ScreenState(ScreenName.DIFF), Config(Path("config.toml")))
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         app.notify("many words " * 30)
         await until(pilot, lambda: any(toast.region for toast in pilot.app.screen.query(Toast)))

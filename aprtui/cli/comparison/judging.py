@@ -53,7 +53,7 @@ class Judging:
             return Criteria(bounds=policy.tolerances), options.tokens
         if self.floor is not None:
             from aprtui.compare.floor import reference_criteria
-            from aprtui.recordings.captures.as_capture import open_capture
+            from aprtui.recordings.captures.stand_in import open_capture
 
             return reference_criteria(a, open_capture(self.floor), options.tokens, progress), options.tokens
         if self.replay or self.model_a or self.model_b:

@@ -39,7 +39,7 @@ def readable(path: Path, graph: Callable[[], StageGraph | None], progress: Progr
     from aprtui.trace.capture import is_capture
 
     if is_recording(path):
-        from aprtui.recordings.captures.as_capture import stand_in
+        from aprtui.recordings.captures.stand_in import stand_in
 
         yield stand_in(path, progress, announce)
         return

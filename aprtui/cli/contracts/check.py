@@ -153,7 +153,7 @@ def _opened(path: Path | None) -> Capture | None:
     if path is None:
         return None
     from aprtui.cli.comparison.options import warn_about
-    from aprtui.recordings.captures.as_capture import open_capture
+    from aprtui.recordings.captures.stand_in import open_capture
 
     capture = open_capture(path)
     warn_about(capture)

@@ -44,7 +44,7 @@ def command(
     """
     from aprtui.cli.progress import ProgressLine
     from aprtui.contracts.rerun import RerunOutcome, rerun_evidence
-    from aprtui.recordings.captures.as_capture import open_capture
+    from aprtui.recordings.captures.stand_in import open_capture
 
     files = tuple(_files(paths or (contracts() / "evidence",)))
     sides = {"capture": capture_path, "reference": reference_path}

@@ -1,12 +1,9 @@
-"""A recording as a capture: written to a folder, or for as long as the program runs."""
+"""A recording as a capture, written to a folder."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +16,12 @@ from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import model_stem
 from aprtui.oracle.llamacpp_stages import FUSED, StagePlaces
 from aprtui.oracle.requests import Evaluation, planned_manifest
-from aprtui.progress import Progress, no_progress
+from aprtui.progress import Progress
 from aprtui.recordings.captures.stage_values import stage_values
-from aprtui.recordings.format import DATA_NAME, FILE_NAME, OpSet
-from aprtui.recordings.reading import Recording, is_recording
+from aprtui.recordings.format import OpSet
+from aprtui.recordings.reading import Recording
 from aprtui.trace.aprt import write_aprt, write_atomically
-from aprtui.trace.capture import PROVENANCE, Capture
+from aprtui.trace.capture import PROVENANCE
 from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import EngineInfo, relative_path
 from aprtui.trace.writer import CaptureWriter, require_usable
@@ -113,41 +110,3 @@ def _write_plain(recording: Recording, model: Model | None, values: Mapping[Node
     }  # fmt: skip
     text = "".join(f"{key}: {printable(value)}\n" for key, value in lines.items() if value)
     write_atomically(directory / PROVENANCE, f"# stages of a recording\n{text}".encode())
-
-
-def open_capture(path: Path, copied: bool = False, progress: Progress = no_progress) -> Capture:
-    """`Capture.open`, which also takes a recording: of that, the stages that its nodes are.
-
-    Those are written to a folder that lasts as long as the program; the path of the capture is that of the recording.
-    Raises what either raises.
-    """
-    if not is_recording(path):
-        return Capture.open(path, copied)
-    stored = stand_in(path, progress)
-    return replace(Capture.open(stored, copied), path=path, stored=stored)
-
-
-_stand_ins: dict[Path, tuple[tuple[int, ...], Path]] = {}
-
-
-def stand_in(path: Path, progress: Progress = no_progress, announce: Callable[[str], None] = lambda _: None) -> Path:
-    """A capture of the stages of the recording at `path`, which lasts as long as the program.
-
-    `announce` gets what a person should know.
-    """
-    statuses = [(path / name).stat() for name in (FILE_NAME, DATA_NAME) if (path / name).exists()]
-    changed = tuple(number for status in statuses for number in (status.st_size, status.st_mtime_ns))
-    known = _stand_ins.get(path.absolute())
-    if known is not None and known[0] == changed:
-        return known[1]
-    folder = Path(tempfile.mkdtemp(prefix="aprtui-recording-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    target = folder / (path.name or "recording")
-    recording = Recording.open(path)
-    written = write_as_capture(recording, None, target, progress)
-    ops = sum(len(graph.nodes) for graph in recording.graphs)
-    announce(f"{path}: {len(written.nodes)} stage tensors of {ops} recorded ops")
-    for note in written.notes:
-        announce(f"{path}: {note}")
-    _stand_ins[path.absolute()] = changed, target
-    return target

@@ -162,6 +162,8 @@ class ToolScreen(Screen[None]):
         """Commands, by their ids in the help, that cannot be done now: they say so, and no line of keys offers them."""
         self.is_replaced = False
         """Whether another screen has taken its place, while Textual has still to remove it."""
+        self.failure = ""
+        """What its engine last failed with; empty if it has not, or there is none."""
 
     @property
     def program(self) -> Program:

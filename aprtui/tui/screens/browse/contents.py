@@ -19,7 +19,7 @@ from aprtui.model.facts import model_facts
 from aprtui.model.model import load_model
 from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
 from aprtui.progress import Cancelled
-from aprtui.recordings.captures.as_capture import open_capture
+from aprtui.recordings.captures.stand_in import open_capture
 from aprtui.recordings.listing import ListedNode, listed_nodes, node_stats
 from aprtui.recordings.reading import Recording
 from aprtui.trace.agent_trace import AgentTrace, read_agent_trace

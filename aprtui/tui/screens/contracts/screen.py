@@ -24,27 +24,24 @@ from aprtui.contracts.documents.validation import Finding
 from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
-from aprtui.recordings.captures.as_capture import open_capture
+from aprtui.recordings.captures.stand_in import open_capture
 from aprtui.trace.capture import Capture
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.widgets.cells_grid import CellsGrid
-from aprtui.tui.widgets.contracts import (
+from aprtui.tui.screens.contracts.words import (
     DOCUMENT_COLUMNS,
-    FALSIFIER_COLUMNS,
-    CapturePaths,
     captures_title,
-    contract_paths,
     counts_title,
     document_row,
     falsifier_lines,
-    falsifier_row,
     form_of,
     row_words,
     summary,
 )
+from aprtui.tui.widgets.cells_grid import CellsGrid
+from aprtui.tui.widgets.contracts import FALSIFIER_COLUMNS, CapturePaths, contract_paths, falsifier_row
 from aprtui.tui.widgets.table import Table
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.progress import Cancelled
-from aprtui.recordings.captures.as_capture import open_capture
+from aprtui.recordings.captures.stand_in import open_capture
 from aprtui.trace.archive import is_single_file
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.stage import Node

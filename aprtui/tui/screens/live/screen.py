@@ -226,7 +226,6 @@ class LiveScreen(ToolScreen):
         self._records_shown = 0
         self._note = ""
         self._work: WorkProgress | None = None
-        self.failure = ""
         self._last_progress = time.monotonic()
         self._noise_requested = False
         self._pace: float | None = PACE

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.tensor_table import TensorInfo, TensorReader, tensor_table
-from aprtui.recordings.captures.as_capture import open_capture
+from aprtui.recordings.captures.stand_in import open_capture
 from aprtui.recordings.format import DATA_NAME
 from aprtui.recordings.listing import ListedNode, listed_node, listed_nodes, node_values
 from aprtui.recordings.reading import Recording
