@@ -165,13 +165,20 @@ def parse_yaml(text: str, path: Path, *, aliases: bool = True) -> YamlFile:
 def read_settings(path: Path) -> Any:
     """The plain values in a small file that a user writes, such as a policy. Raises `UsageError`.
 
-    Aliases are refused: no such file needs them.
+    Aliases are refused: no such file needs them. So is a key that stands twice: all but the last would be lost.
     """
     try:
-        return plain(read_yaml(path, aliases=False).root)
+        file = read_yaml(path, aliases=False)
     except YamlError as error:
         where = "" if error.line is None else f"line {error.line}: "
         raise UsageError(f"{path}: {where}{error.problem}") from error
+    if file.duplicates:
+        twice = file.duplicates[0]
+        raise UsageError(
+            f"{path}: line {twice.line}: the key {twice.key!r:.80} stands in line {twice.first}, too: leave one out, "
+            "or write a list under it"
+        )
+    return plain(file.root)
 
 
 def fields_of(

@@ -186,7 +186,7 @@ def sweep(tasks: int, as_json: bool) -> None:
 )  # fmt: skip
 @click.option(
     "--results", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Of one of these parts: add each judgement to FILE at once, and go on behind those that are in it.",
+    help="Of one of the same parts: add each judgement to FILE at once, and go on behind those that are in it.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
 def verdicts(

@@ -6,70 +6,27 @@ A name is looked up among the words that engines use for a stage; the numbers in
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
+
+import numpy as np
 
 from aprtui.importing.elements import INTEGERS, SourceTensor
-from aprtui.importing.mapping import SCOPES, Operation, Piece, Rule, SourceAxis, TensorMapping, as_document
+from aprtui.importing.mapping import SCOPES, Operation, Piece, Rule, SourceAxis
 from aprtui.importing.planning import MAPS, default_axes
+from aprtui.importing.proposal import Confidence, GuessedMapping, GuessedRule
 from aprtui.importing.source import Source
+from aprtui.importing.stage_words import QKV, STAGE_OF
 from aprtui.trace.graph.ops import Part, Scope
 from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, canonical_name
 from aprtui.trace.graph.stage_graph import StageGraph
 
-_QKV = ("qkv:q", "qkv:k", "qkv:v")
-_WORDS: Sequence[tuple[str, str]] = (
-    (
-        ENTRY,
-        "embed_tokens|token_embd|inp_embd|tok_embeddings|embeddings?|embed|tok_emb|token_embeddings?|wte|inputs_embeds",
-    ),
-    (
-        "attn_norm",
-        "input_layernorm|attention_norm|attn_norm|pre_attn_norm|attn_rmsnorm|ln_1|ln1|norm_1|norm1|attn_ln|input_norm",
-    ),
-    ("q_post_rope", "q_post_rope|q_rope|rope_q|q_rot|rot_q|q_rotated|query_rotated|q_roped"),
-    ("k_post_rope", "k_post_rope|k_rope|rope_k|k_rot|rot_k|k_rotated|key_rotated|k_roped"),
-    ("q_norm", "q_norm|q_layernorm"),
-    ("k_norm", "k_norm|k_layernorm"),
-    ("qkv", "qkv|qkv_proj|c_attn|wqkv|query_key_value"),
-    (_QKV[0], "q_proj|wq|query|attn_q|q"),
-    (_QKV[1], "k_proj|wk|key|attn_k|k"),
-    (_QKV[2], "v_proj|wv|value|attn_v|v"),
-    ("attn_scores", "attn_scores|scores|attn_logits|attention_scores|kq"),
-    ("attn_softmax", "attn_softmax|softmax|attn_probs|attn_weights|attention_probs|kq_soft_max|probs|pattern"),
-    ("attention", "attention|attn_ctx|kqv_out|attn_context|attn_values|heads_out|z"),
-    ("attn_out", "attn_out|o_proj|attention_output|attn_output|attn_proj|wo|self_attn"),
-    ("post_attn_residual", "post_attn_residual|ffn_inp|resid_mid|after_attn|attn_residual|post_attn"),
-    (
-        "ffn_norm",
-        "ffn_norm|post_attention_layernorm|pre_feedforward_layernorm|mlp_norm|ln_2|ln2|norm_2|norm2|ffn_rmsnorm|ffn_ln|post_norm",
-    ),
-    ("attn_post_norm", "attn_post_norm"),
-    ("ffn_post_norm", "ffn_post_norm|post_feedforward_layernorm"),
-    ("ffn_gate", "ffn_gate|gate_proj|mlp_gate|w1|gate"),
-    ("ffn_up", "ffn_up|up_proj|mlp_up|w3|up"),
-    ("ffn_silu", "ffn_silu|act_fn|silu|ffn_act"),
-    ("ffn_swigl", "ffn_swigl|ffn_swiglu|swiglu|ffn_gate_par|gated|mlp_hidden"),
-    ("ffn_out", "ffn_out|down_proj|ffn_down|mlp|mlp_out|w2|down"),
-    (
-        LAYER_OUTPUT,
-        "post_ffn_residual|layer_output|layer_out|l_out|resid_post|resid_out|hidden_states?|hidden|block_out|layer|block",
-    ),
-    ("final_norm", "final_norm|result_norm|ln_f|norm|final_layernorm|output_norm"),
-    ("lm_head", "lm_head|logits|result_output"),
-)
-"""For each stage, what engines call it; for Q, K and V apart, the part of the fused stage."""
-
-_STAGE_OF = {word: stage for stage, words in _WORDS for word in words.replace("s?", "s").split("|")} | {
-    word.replace("s?", ""): stage for stage, words in _WORDS for word in words.split("|") if "s?" in word
-}
 _LAYER = re.compile(r"(?:^|(?<=[._/\-]))((?:layers?|blk|blocks?|h|l|decoder)[._/\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
 _LAST = re.compile(r"(^.*?[._/\-](?:l|layer)?)(\d+)$", re.IGNORECASE)
-_FIRST = re.compile(r"(^)(\d+)(?=[._/\-])")
+_FIRST = re.compile(r"(^)(\d+)(?=[._/\-]|$)")
 _COUNTER = re.compile(r"(?:layers?|blk|blocks?|h|l|decoder)?[._/\-]?\{layer\}[._/\-]?", re.IGNORECASE)
 _TWO_NORMS = "pre_feedforward_layernorm"
 """A name of models that normalise what attention gives before it is added: `post_attention_layernorm` is that, and so
@@ -77,48 +34,6 @@ is `post_norm`."""
 _TOKEN = re.compile(r"((?:steps?|pos|position|pass|tokens?)[=._\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
 _TOKEN_IDS = ("input_ids", "token_ids", "tokens", "ids")
 _ENDINGS = re.compile(r"[._/\-]*(outputs?|out|results?|data|value|0)$", re.IGNORECASE)
-
-
-class Confidence(StrEnum):
-    """How sure a rule of a proposal is."""
-
-    SURE = "sure"
-    LIKELY = "likely"
-    DOUBTFUL = "doubtful"
-
-
-@dataclass(frozen=True, slots=True)
-class GuessedRule:
-    rule: Rule
-    confidence: Confidence
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GuessedMapping:
-    """The proposal; doubtful rules stand in it as comments. `unknown` are names that no word answers to."""
-
-    rules: tuple[GuessedRule, ...]
-    tokens: str | None
-    unknown: tuple[str, ...]
-
-    @property
-    def mapping(self) -> TensorMapping:
-        """The rules that are not doubtful."""
-        chosen = tuple(entry.rule for entry in self.rules if entry.confidence is not Confidence.DOUBTFUL)
-        return TensorMapping(chosen, self.tokens)
-
-    def text(self) -> str:
-        """The mapping file: a rule a line, with how sure it is behind it."""
-        lines = ["stages:"]
-        for entry in self.rules:
-            ((name, value),) = as_document(TensorMapping((entry.rule,)))["stages"].items()
-            mark = "# " if entry.confidence is Confidence.DOUBTFUL else ""
-            lines.append(f"  {mark}{name}: {json.dumps(value)}  # {entry.confidence}: {', '.join(entry.reasons)}")
-        if self.tokens is not None:
-            lines.append(f"tokens: {json.dumps(self.tokens)}")
-        lines += [f"# of no known stage: {name}" for name in self.unknown]
-        return "\n".join(lines) + "\n"
 
 
 @dataclass(slots=True)
@@ -132,6 +47,12 @@ class _Family:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.tensors[0].shape
+
+    @property
+    def layer_of_stack(self) -> _Family:
+        """One layer of a tensor whose first axis counts them."""
+        (tensor,) = self.tensors
+        return replace(self, tensors=[replace(tensor, shape=tensor.shape[1:])])
 
 
 def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
@@ -151,7 +72,9 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
         word, stage = _stage_named(family.pattern)
         if word in ("post_attention_layernorm", "post_norm") and two_norms:
             stage = "attn_post_norm"
-        if stage in _QKV:
+        if stage is None and _holds_all_layers(LAYER_OUTPUT, family, graph):
+            stage = LAYER_OUTPUT
+        if stage in QKV:
             parts[stage] = family
         elif stage is None:
             unknown.append(family.pattern)
@@ -159,14 +82,17 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
             name = _fused(graph) if stage == "qkv" else stage
             for rule in _rules(name, family, count, graph):
                 found[rule.rule.stage].append(rule)
-    if len(parts) == len(_QKV):
+    if len(parts) == len(QKV):
         found[_fused(graph)].append(_joined_rule(parts, count, graph))
     else:
         unknown += [family.pattern for family in parts.values()]
-    chosen = [rule for rules in found.values() for rule in _distinct(rules)]
+    by_pattern = {family.pattern: family for family in families}
+    chosen = [rule for rules in found.values() for rule in _distinct(_without_copies(rules, by_pattern))]
     order = {name: number for number, name in enumerate(SCOPES)}
     chosen.sort(key=lambda entry: (order[entry.rule.stage], entry.rule.layer or 0))
-    return GuessedMapping(tuple(chosen), tokens, tuple(unknown))
+    named = {entry.rule.stage for entry in chosen if entry.confidence is not Confidence.DOUBTFUL}
+    missing = [] if graph is None else [stage.name for stage in graph.stages if stage.name not in named]
+    return GuessedMapping(tuple(chosen), tokens, tuple(unknown), tuple(missing))
 
 
 def _families(tensors: Mapping[str, SourceTensor]) -> Iterator[_Family]:
@@ -209,9 +135,12 @@ def _stage_named(pattern: str) -> tuple[str, str | None]:
         texts.append(shorter)
     words = [re.split(r"[./\-]", text.strip("._/-"))[-1].lower().removeprefix("hook_") for text in texts]
     for word in words:
-        found = _STAGE_OF.get(word) or (canonical_name(word) if canonical_name(word) in SCOPES else None)
+        found = STAGE_OF.get(word) or (canonical_name(word) if canonical_name(word) in SCOPES else None)
         if found is not None:
             return word, found
+    counter = _COUNTER.search(_ENDINGS.sub("", pattern))
+    if counter is not None and counter.end() == len(counter.string) and counter[0].strip("._/-") != "{layer}":
+        return "layer", LAYER_OUTPUT  # as model.layers.3
     return words[-1], None
 
 
@@ -234,6 +163,8 @@ def _fused(graph: StageGraph | None) -> str:
 
 
 def _rules(stage: str, family: _Family, count: int | None, graph: StageGraph | None) -> Iterator[GuessedRule]:
+    is_stack = _holds_all_layers(stage, family, graph)
+    whole, family = family, family.layer_of_stack if is_stack else family
     reasons = [f"called {_stage_named(family.pattern)[0]}"]
     confidence = Confidence.LIKELY
     axes, doubt = _axes(stage, family, count, graph)
@@ -248,8 +179,47 @@ def _rules(stage: str, family: _Family, count: int | None, graph: StageGraph | N
         what = "heads" if stage in MAPS else "width"
         reasons.append(f"{what} {width}" + ("" if fits else f", the stage has {expected}"))
         confidence = (Confidence.SURE if fits else Confidence.DOUBTFUL) if not doubt else confidence
+    if is_stack:
+        inner = axes or default_axes(family.shape, stage in MAPS) or ()
+        axes = (SourceAxis.LAYER, *inner)
     piece = Piece(family.pattern, axes=axes)
-    yield from _placed(stage, piece, family, graph, GuessedRule(Rule(stage, piece), confidence, tuple(reasons)))
+    found = GuessedRule(Rule(stage, piece), confidence, tuple(reasons))
+    yield from (
+        _stacked(found, whole, graph) if is_stack and graph is not None else _placed(stage, piece, family, graph, found)
+    )
+
+
+def _holds_all_layers(stage: str, family: _Family, graph: StageGraph | None) -> bool:
+    """Whether the first axis of one tensor is as long as there are layers; of layers' outputs one more, as transformers
+    has hidden states."""
+    if graph is None or family.layers or len(family.tensors) > 1 or len(family.shape) < 3 + (stage in MAPS):
+        return False
+    counts = {graph.layers, graph.layers + 1} if stage == LAYER_OUTPUT else {graph.layers}
+    width = family.shape[-1] == _of(graph, stage) or (SCOPES[stage] is Scope.LAYER and stage != LAYER_OUTPUT)
+    return family.shape[0] in counts and SCOPES[stage] is Scope.LAYER and width
+
+
+def _stacked(found: GuessedRule, family: _Family, graph: StageGraph) -> Iterator[GuessedRule]:
+    """`found` of a tensor of all layers, by its first axis."""
+    entries = family.shape[0]
+    found = replace(found, reasons=(*found.reasons, f"{entries} entries for {graph.layers} layers"))
+    if entries == graph.layers:
+        yield found
+        return
+    ends = {ENTRY: (0, 1), LAYER_OUTPUT: (1, graph.layers), "final_norm": (graph.layers, graph.layers + 1)}
+    for stage, taken in ends.items():
+        piece = replace(found.rule.piece, slices={SourceAxis.LAYER: taken})
+        yield _end_of_states(replace(found, rule=Rule(stage, piece)))
+
+
+def _end_of_states(entry: GuessedRule) -> GuessedRule:
+    """`entry`, of which it is to be said that transformers normalises the last of its hidden states."""
+    if entry.rule.stage != "final_norm":
+        return entry
+    reasons = (*entry.reasons, "if the last one is normalised, as by transformers")
+    return replace(
+        entry, confidence=max(entry.confidence, Confidence.LIKELY, key=list(Confidence).index), reasons=reasons
+    )
 
 
 def _placed(
@@ -259,14 +229,11 @@ def _placed(
     scope, layers = SCOPES[stage], sorted(set(family.layers))
     if stage == LAYER_OUTPUT and graph is not None and layers == list(range(graph.layers + 1)):
         # As transformers gives them: what enters the first layer, what leaves each, and the last one normalised.
-        name = family.pattern.replace
-        why = (*found.reasons, f"{len(layers)} of them for {graph.layers} layers, the last one normalised")
+        why = replace(found, reasons=(*found.reasons, f"{len(layers)} of them for {graph.layers} layers"))
         for stage_name, number in ((ENTRY, 0), ("final_norm", graph.layers)):
-            rule = Rule(stage_name, replace(piece, pattern=name("{layer}", str(number))))
-            yield replace(found, rule=rule, reasons=why)
-        for layer in range(graph.layers - 1):
-            rule = Rule(stage, replace(piece, pattern=name("{layer}", str(layer + 1))), layer=layer)
-            yield replace(found, rule=rule, reasons=why)
+            named = replace(piece, pattern=family.pattern.replace("{layer}", str(number)))
+            yield _end_of_states(replace(why, rule=Rule(stage_name, named)))
+        yield replace(why, rule=Rule(stage, piece, first=1, end=graph.layers))
         return
     if layers and scope is Scope.MODEL:
         rule = Rule(stage, replace(piece, pattern=family.tensors[0].name))
@@ -287,7 +254,7 @@ def _doubtful(entry: GuessedRule, reason: str) -> GuessedRule:
 def _joined_rule(parts: Mapping[str, _Family], count: int | None, graph: StageGraph | None) -> GuessedRule:
     stage = _fused(graph)
     pieces, width = [], 0
-    for name, part in zip(_QKV, (Part.Q, Part.K, Part.V), strict=True):
+    for name, part in zip(QKV, (Part.Q, Part.K, Part.V), strict=True):
         axes, _ = _axes(f"{part}_post_rope", parts[name], count, graph)
         pieces.append(Piece(parts[name].pattern, axes=axes))
         width += _width(parts[name].shape, axes)
@@ -345,6 +312,32 @@ def _width(shape: tuple[int, ...], axes: tuple[SourceAxis, ...] | None, is_map: 
     for axis, size in zip(axes, shape, strict=True):
         width *= size if axis in (SourceAxis.HEAD, SourceAxis.CHANNEL, SourceAxis.EXPERT) else 1
     return width
+
+
+def _without_copies(rules: Sequence[GuessedRule], families: Mapping[str, _Family]) -> Sequence[GuessedRule]:
+    """`rules` of one stage without those of tensors that an earlier one has, too: a module gives what its last part
+    does."""
+    kept: list[GuessedRule] = []
+    for entry in rules:
+        own = families.get(entry.rule.piece.pattern)
+        for index, other in enumerate(kept):
+            its = families.get(other.rule.piece.pattern)
+            if own is not None and its is not None and own is not its and _are_copies(own, its):
+                kept[index] = replace(other, reasons=(*other.reasons, f"{own.pattern} is the same"))
+                break
+        else:
+            kept.append(entry)
+    return kept
+
+
+def _are_copies(a: _Family, b: _Family) -> bool:
+    """Whether the first and the last tensor of both have the same bytes."""
+    if a.layers != b.layers or len(a.tensors) != len(b.tensors):
+        return False
+    pairs = [(a.tensors[index], b.tensors[index]) for index in (0, -1)]
+    return all(x.element is y.element and math.prod(x.shape) == math.prod(y.shape) for x, y in pairs) and all(
+        np.array_equal(x.load().view(np.uint8), y.load().view(np.uint8)) for x, y in pairs
+    )
 
 
 def _distinct(rules: Sequence[GuessedRule]) -> Iterator[GuessedRule]:

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.importing.formats.registry import format_named, format_of, sample_format_of
-from aprtui.importing.guess import GuessedMapping, guess
+from aprtui.importing.guess import guess
 from aprtui.importing.import_format import PartChoice
 from aprtui.importing.planning import plan
+from aprtui.importing.proposal import GuessedMapping
 from aprtui.importing.ranks.result import description_of, join_ranks
 from aprtui.importing.ranks.sources import rank_numbers
 from aprtui.importing.reading import ImportRequest, contents, stated_tokens, unknown_source

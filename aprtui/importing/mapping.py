@@ -5,6 +5,7 @@ stages:
   post_ffn_residual: {sum: ["l{layer}.hidden", "l{layer}.residual"]}
   qkv_matmul: {concatenate: ["l{layer}.q", "l{layer}.k", "l{layer}.v"]}
   k_post_rope: {from: "l{layer}.key", axes: [batch, head, token, channel], batch: 0, pairs: to-halves, head_dim: 64}
+  attn_out: {from: "all_outputs", axes: [layer, token, channel]}    # a tensor of all layers
 layers: {first: 1}                                                  # the tool counts them from 1
 tokens: [1, 2, 3]                                                   # or the name of a tensor of ids
 """
@@ -32,6 +33,7 @@ _OPERATIONS = ("from", "sum", "concatenate")
 class SourceAxis(StrEnum):
     """What an axis of a tensor counts; `one` is an axis of size 1 without a meaning."""
 
+    LAYER = "layer"
     BATCH = "batch"
     ONE = "one"
     TOKEN = "token"
@@ -81,15 +83,22 @@ class Piece:
         else:
             yield self.pattern
 
+    @property
+    def counts_layers(self) -> bool:
+        """Whether an axis of its tensors counts layers."""
+        return SourceAxis.LAYER in (self.axes or ()) or any(part.counts_layers for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a stage is made. `first` is the number that layer 0 has in the names, `layer` the only layer meant."""
+    """How a stage is made. `first` is the number that layer 0 has in the names, `end` the first one that is no layer's,
+    `layer` the only layer meant."""
 
     stage: str
     piece: Piece
     first: int = 0
     layer: int | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +143,30 @@ def _rules(name: str, value: Any, first: int, path: Path) -> Iterator[Rule]:
     for entry in value if isinstance(value, list) else [value]:
         fields = dict(entry) if isinstance(entry, dict) else {"from": entry}
         own_first = _whole(fields.pop("first", first), path, f"{where}.first")
+        end = fields.pop("end", None)
+        if end is not None and _whole(end, path, f"{where}.end") <= own_first:
+            raise UsageError(f"{path}: {where}.end: expected a number behind first, which is {own_first}")
         layer = fields.pop("layer", None)
         if layer is not None and _whole(layer, path, f"{where}.layer") >= MAX_LAYERS:
             raise UsageError(f"{path}: {where}.layer: expected a layer below {MAX_LAYERS}")
         piece = _piece(fields, path, where, _MOST_DEPTH)
         _check_layers(stage, piece, layer, path, where)
-        yield Rule(stage, piece, own_first, layer)
+        if end is not None and not any("{layer}" in pattern for pattern in piece.patterns()):
+            raise UsageError(f"{path}: {where}.end: there is no {{layer}} in the name that it would end")
+        yield Rule(stage, piece, own_first, layer, end)
 
 
 def _check_layers(stage: str, piece: Piece, layer: int | None, path: Path, where: str) -> None:
     by_layer = any("{layer}" in pattern for pattern in piece.patterns())
+    if by_layer and piece.counts_layers:
+        raise UsageError(f"{path}: {where}: layers are counted by the name, and by an axis: leave one of them out")
     if SCOPES[stage] is Scope.MODEL and (by_layer or layer is not None):
         raise UsageError(f"{path}: {where}: is there once for the model: leave {{layer}} and layer out")
-    if SCOPES[stage] is Scope.LAYER and by_layer == (layer is not None):
-        raise UsageError(f"{path}: {where}: is there in every layer: put {{layer}} into the name, or give layer: N")
+    if SCOPES[stage] is Scope.LAYER and not piece.counts_layers and by_layer == (layer is not None):
+        raise UsageError(
+            f"{path}: {where}: is there in every layer: put {{layer}} into the name, name the axis that counts them in "
+            "axes, or give layer: N"
+        )
 
 
 def _piece(value: Any, path: Path, where: str, depth: int) -> Piece:
@@ -234,7 +253,9 @@ def as_document(mapping: TensorMapping) -> dict[str, Any]:
     """The mapping as the values that its file would hold."""
     stages: dict[str, list[Any]] = {}
     for rule in mapping.rules:
-        extra = {name: value for name, value in (("first", rule.first), ("layer", rule.layer)) if value}
+        extra = {
+            name: value for name, value in (("first", rule.first), ("layer", rule.layer), ("end", rule.end)) if value
+        }
         if rule.layer == 0:
             extra["layer"] = 0
         fields = _as_fields(rule.piece) | extra

@@ -146,7 +146,10 @@ class _Machine:
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
         else:
-            raise PickleError(f"opcode {name}, which makes objects: refused")
+            raise PickleError(
+                f"opcode {name}, which makes objects: refused (of a model's output, save a field, as "
+                "out.hidden_states, or dict(out))"
+            )
 
     def pop(self, count: int) -> list[Any]:
         """The last `count` values, none of them a mark."""

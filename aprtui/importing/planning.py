@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from aprtui.errors import UsageError
 from aprtui.importing.elements import Floats, SourceTensor
-from aprtui.importing.mapping import Operation, PairOrder, Piece, Rule, SourceAxis, TensorMapping, expression
+from aprtui.importing.mapping import SCOPES, Operation, PairOrder, Piece, Rule, SourceAxis, TensorMapping, expression
+from aprtui.importing.stacked import Stacks, count_layers, without_layers
 from aprtui.trace.graph.names import known_stages
+from aprtui.trace.graph.ops import Scope
 from aprtui.trace.graph.stage import ENTRY, MAX_LAYERS, Node
 
 MAPS = frozenset(name for name, stage in known_stages().items() if stage.is_attention_map)
@@ -59,19 +62,14 @@ def plan(mapping: TensorMapping, tensors: Mapping[str, SourceTensor]) -> Plan:
     nodes: dict[Node, Ingredient] = {}
     missing: list[str] = []
     matched: dict[str, _Found] = {}
-    index = _index(tensors)
+    index, stacks = _index(tensors), Stacks()
     for rule in mapping.rules:
         for pattern in rule.piece.patterns():
             if pattern not in matched:
                 matched[pattern] = _matches(pattern, tensors, index)
             if not matched[pattern]:
                 missing.append(f"{rule.stage}: no tensor is named {pattern!r}")
-        layers = {layer for pattern in rule.piece.patterns() for layer in matched[pattern]} or {None}
-        for layer in sorted(layers - {None} if len(layers) > 1 else layers, key=lambda number: number or 0):
-            node = _node(rule, layer)
-            made = None if node is None else _made(rule.piece, layer, matched)
-            if node is None or made is None:
-                continue
+        for node, made in _of_rule(rule, matched, stacks):
             if node in nodes:
                 raise UsageError(f"{node}: two rules make it: leave one out")
             nodes[node] = made
@@ -79,6 +77,41 @@ def plan(mapping: TensorMapping, tensors: Mapping[str, SourceTensor]) -> Plan:
     missing += gaps
     used = {tensor.name for found in matched.values() for each in found.values() for tensor in each.values()}
     return Plan(nodes, tuple(dict.fromkeys(missing)), tuple(name for name in tensors if tensors[name].name not in used))
+
+
+def _of_rule(rule: Rule, matched: Mapping[str, _Found], stacks: Stacks) -> Iterator[tuple[Node, Ingredient]]:
+    """The nodes that a rule makes, and what each is made of."""
+    if rule.piece.counts_layers:
+        yield from _of_stack(rule, matched, stacks)
+        return
+    layers = {layer for pattern in rule.piece.patterns() for layer in matched[pattern]} or {None}
+    for layer in sorted(layers - {None} if len(layers) > 1 else layers, key=lambda number: number or 0):
+        node = _node(rule, layer)
+        made = None if node is None else _made(rule.piece, layer, matched)
+        if node is not None and made is not None:
+            yield node, made
+
+
+def _of_stack(rule: Rule, matched: Mapping[str, _Found], stacks: Stacks) -> Iterator[tuple[Node, Ingredient]]:
+    """The same where an axis counts the layers. Raises `UsageError` where one is meant and several are taken."""
+    count = _layers_inside(rule.piece, matched)
+    is_one = rule.layer is not None or SCOPES[rule.stage] is not Scope.LAYER
+    if is_one and count > 1:
+        raise UsageError(
+            f"{rule.stage}: is made of one entry of the axis layer, of which the rule takes {count}: "
+            "slice: {layer: [FIRST, END]} says which"
+        )
+    for entry in range(min(count, MAX_LAYERS)):
+        node = _node(rule, None) if is_one else Node(entry, rule.stage)
+        made = _made(rule.piece, None, matched, partial(stacks.layer, entry=entry))
+        if node is not None and made is not None:
+            yield node, made
+
+
+def _layers_inside(piece: Piece, matched: Mapping[str, _Found]) -> int:
+    if piece.parts:
+        return min(_layers_inside(part, matched) for part in piece.parts if part.counts_layers)
+    return count_layers(piece, matched[piece.pattern].get(None, {}).values())
 
 
 def _without_gaps(
@@ -150,19 +183,32 @@ def _matches(pattern: str, tensors: Mapping[str, SourceTensor], index: _Index) -
 def _node(rule: Rule, layer: int | None) -> Node | None:
     if layer is None:
         return Node(0 if rule.stage == ENTRY else rule.layer, rule.stage)
+    if rule.end is not None and layer >= rule.end:
+        return None
     number = layer - rule.first
     last = 0 if rule.stage == ENTRY else MAX_LAYERS - 1
     return Node(number, rule.stage) if 0 <= number <= last else None
 
 
-def _made(piece: Piece, layer: int | None, matched: Mapping[str, _Found]) -> Ingredient | None:
+def _made(
+    piece: Piece,
+    layer: int | None,
+    matched: Mapping[str, _Found],
+    taken: Callable[[SourceTensor, Piece], SourceTensor] | None = None,
+) -> Ingredient | None:
+    """What a piece is made of for a layer; `taken` takes that out of tensors of all layers."""
     if piece.parts:
-        parts = [_made(part, layer, matched) for part in piece.parts]
+        parts = [_made(part, layer, matched, taken) for part in piece.parts]
         whole = tuple(part for part in parts if part is not None)
         return Ingredient(piece, parts=whole) if len(whole) == len(parts) else None
     found = matched[piece.pattern]
-    tensors = found.get(layer) or found.get(None)
-    return Ingredient(piece, tuple(tensors[place] for place in sorted(tensors))) if tensors else None
+    by_place = found.get(layer) or found.get(None)
+    if not by_place:
+        return None
+    tensors = tuple(by_place[place] for place in sorted(by_place))
+    if taken is None or not piece.counts_layers:
+        return Ingredient(piece, tensors)
+    return Ingredient(without_layers(piece), tuple(taken(tensor, piece) for tensor in tensors))
 
 
 def values_of(node: Node, made: Ingredient) -> Floats:

@@ -52,6 +52,13 @@ def write_import(
 ) -> Imported:
     """Write the nodes of a plan as a capture. Raises `UsageError`, `UnreadableError` or `EngineError`."""
     if not plan.nodes:
+        if plan.missing and plan.unused:
+            names = ", ".join(repr(name)[:60] for name in plan.unused[:3])
+            more = ", …" if len(plan.unused) > 3 else ""
+            raise UnreadableError(
+                f"{source.path}: no rule of the mapping finds its tensors: {plan.missing[0]}; there are {names}{more}: "
+                "correct the names, or let --guess propose a mapping"
+            )
         reasons = f": {plan.missing[0]}" if plan.missing else ""
         raise UnreadableError(f"{source.path}: holds no stage that is known{reasons}: give a mapping with --map")
     with new_capture(directory, overwrite) as folder:

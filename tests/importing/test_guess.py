@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from aprtui.importing.elements import ELEMENTS, SourceTensor
-from aprtui.importing.guess import Confidence, GuessedMapping, guess
+from aprtui.importing.guess import guess
+from aprtui.importing.proposal import Confidence, GuessedMapping
 from aprtui.importing.source import Source
 
 
 def guessed(*names: str, shape: tuple[int, ...] = (1, 5, 8), element: str = "F32") -> GuessedMapping:
     kind = ELEMENTS[element]
-    raw = np.zeros(int(np.prod(shape)) * kind.size, np.uint8)
-    return guess(Source(Path("x"), {name: SourceTensor(name, shape, kind, lambda: raw) for name in names}), None)
+
+    def tensor(number: int, name: str) -> SourceTensor:
+        return SourceTensor(name, shape, kind, lambda: np.full(int(np.prod(shape)) * kind.size, number, np.uint8))
+
+    return guess(Source(Path("x"), {name: tensor(number, name) for number, name in enumerate(names)}), None)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,11 @@ def guessed(*names: str, shape: tuple[int, ...] = (1, 5, 8), element: str = "F32
         ("{}/attn_norm", "attn_norm", "{layer}/attn_norm"),
         ("blocks.{}.hook_resid_mid", "post_attn_residual", "blocks.{layer}.hook_resid_mid"),
         ("layer_{}", "post_ffn_residual", "layer_{layer}"),
+        ("model.layers.{}", "post_ffn_residual", "model.layers.{layer}"),
+        ("model.layers.{}.0", "post_ffn_residual", "model.layers.{layer}.0"),
+        ("{}", "post_ffn_residual", "{layer}"),
+        ("L0{}.h_mid", "post_attn_residual", "L{layer}.h_mid"),
+        ("L0{}.rms2", "ffn_norm", "L{layer}.rms2"),
         ("l_out-{}", "post_ffn_residual", "l_out-{layer}"),
         ("resid_out_{}", "post_ffn_residual", "resid_out_{layer}"),
         ("input_norm_{}", "attn_norm", "input_norm_{layer}"),

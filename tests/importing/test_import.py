@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aprtui.trace.capture import Capture
 from aprtui.trace.export.tensors import MAPPING_FILE
 from aprtui.trace.graph.stage import Node
 from tests.cli.conftest import Outcome
-from tests.importing.dumps import EXACT, TOKENS, Ours, require_same, write_safetensors, write_torch
+from tests.importing.dumps import EXACT, TOKENS, Ours, ours, require_same, write_safetensors, write_torch
 
 Command = Callable[..., Outcome]
 NAMES = {
@@ -25,18 +27,18 @@ NAMES = {
 }  # fmt: skip
 
 
-def write_arrays(ours: Ours, folder: Path) -> Path:
+def write_arrays(own: Ours, folder: Path) -> Path:
     """Our capture as somebody would save it from PyTorch: names of modules, heads first, Q, K and V apart."""
     folder.mkdir()
-    for node in ours.capture.files:
+    for node in own.capture.files:
         if node.stage in NAMES:
             where = "" if node.layer is None or node.stage == "embedding" else f"layers.{node.layer}."
-            np.save(folder / f"{where}{NAMES[node.stage]}.npy", ours.values(node.layer, node.stage)[None])
+            np.save(folder / f"{where}{NAMES[node.stage]}.npy", own.values(node.layer, node.stage)[None])
     for layer in range(2):
-        for name, part in zip("qkv", ours.parts(layer, "qkv_bias"), strict=True):
+        for name, part in zip("qkv", own.parts(layer, "qkv_bias"), strict=True):
             np.save(folder / f"layers.{layer}.{name}_proj.npy", part[None])
         for name in "qk":
-            np.save(folder / f"layers.{layer}.{name}_rot.npy", ours.heads(layer, f"{name}_post_rope"))
+            np.save(folder / f"layers.{layer}.{name}_rot.npy", own.heads(layer, f"{name}_post_rope"))
     np.save(folder / "input_ids.npy", np.array([TOKENS]))
     return folder
 
@@ -111,21 +113,78 @@ def test_without_a_model_a_guess_says_what_it_cannot_know(qwen2: Ours, tmp_path:
     assert "sure" not in told and told.count("likely") == len(NAMES) + 2
 
 
-def test_hidden_states_are_one_more_than_layers_and_the_last_is_normalised(
+def hidden_states(ours: Ours) -> list[NDArray[np.float32]]:
+    """As `output_hidden_states=True` of transformers gives them: what enters the first layer, what leaves each but the
+    last one, and what the last norm makes of that."""
+    layers = range(ours.model.graph.layers - 1)
+    inner = [ours.values(layer, "post_ffn_residual") for layer in layers]
+    return [ours.values(0, "embedding"), *inner, ours.values(None, "final_norm")]
+
+
+def in_one_archive(path: Path, states: list[NDArray[np.float32]]) -> Path:
+    arrays: dict[str, Any] = {f"hidden_states_{number}": values for number, values in enumerate(states)}
+    np.savez(path.with_suffix(".npz"), **arrays)
+    return path.with_suffix(".npz")
+
+
+def as_a_tuple(path: Path, states: list[NDArray[np.float32]]) -> Path:
+    import torch
+
+    torch.save(tuple(torch.from_numpy(values)[None] for values in states), path.with_suffix(".pt"))
+    return path.with_suffix(".pt")
+
+
+def stacked(path: Path, states: list[NDArray[np.float32]]) -> Path:
+    np.save(path.with_suffix(".npy"), np.stack(states))
+    return path.with_suffix(".npy")
+
+
+def stacked_in_a_batch(path: Path, states: list[NDArray[np.float32]]) -> Path:
+    np.save(path.with_suffix(".npy"), np.stack(states)[:, None])
+    return path.with_suffix(".npy")
+
+
+@pytest.mark.parametrize("saved", [in_one_archive, as_a_tuple, stacked, stacked_in_a_batch])
+def test_hidden_states_are_one_more_than_layers_however_they_are_saved(
+    tmp_path: Path, aprtui: Command, saved: Callable[[Path, list[NDArray[np.float32]]], Path]
+) -> None:
+    """Every layer is imported by the mapping that was written, and none is told by the values of another."""
+    if saved is as_a_tuple:
+        pytest.importorskip("torch")
+    own = ours(tmp_path, layers=4)
+    source, mapping, out = saved(tmp_path / "states", hidden_states(own)), tmp_path / "map.yaml", tmp_path / "out"
+    told = aprtui("import", source, "--guess", "--model", own.model.path, "--write-map", mapping)
+    assert re.search("final_norm: .*# likely: .*if the last one is normalised", told.out)
+    assert "without a tensor: attn_norm," in told.out
+    assert aprtui("import", source, "--map", mapping, "--out", out).code == 0
+    layers = {Node(layer, "post_ffn_residual") for layer in range(3)}
+    require_same(own, out, {Node(0, "embedding"), *layers, Node(None, "final_norm")})
+
+
+def test_outputs_of_modules_count_once_where_one_gives_what_its_last_part_does(
     qwen2: Ours, tmp_path: Path, aprtui: Command
 ) -> None:
-    """As `output_hidden_states=True` of transformers gives them."""
-    folder = tmp_path / "states"
-    folder.mkdir()
-    states = [
-        qwen2.values(0, "embedding"), qwen2.values(0, "post_ffn_residual"), qwen2.values(None, "final_norm"),
-    ]  # fmt: skip
-    for number, values in enumerate(states):
-        np.save(folder / f"hidden_states_{number}.npy", values[None])
+    """As hooks on all modules of transformers see them."""
+    names = {"self_attn.o_proj": "attn_out", "self_attn": "attn_out", "mlp": "ffn_out", "": "post_ffn_residual"}
+    arrays: dict[str, Any] = {
+        f"model.layers.{layer}.{name}".rstrip("."): qwen2.values(layer, stage)
+        for layer in range(2)
+        for name, stage in names.items()
+    }
+    np.savez(tmp_path / "hooks.npz", **arrays)
     mapping, out = tmp_path / "map.yaml", tmp_path / "out"
-    aprtui("import", folder, "--guess", "--model", qwen2.model.path, "--write-map", mapping)
-    assert aprtui("import", folder, "--map", mapping, "--out", out).code == 0
-    require_same(qwen2, out, {Node(0, "embedding"), Node(0, "post_ffn_residual"), Node(None, "final_norm")})
+    source = tmp_path / "hooks.npz"
+    told = aprtui("import", source, "--guess", "--model", qwen2.model.path, "--write-map", mapping).out
+    assert "model.layers.{layer}.self_attn is the same" in told and "doubtful" not in told
+    aprtui("import", source, "--map", mapping, "--out", out)
+    require_same(qwen2, out, {Node(layer, stage) for layer in range(2) for stage in names.values()})
+
+
+def test_a_mapping_that_fits_nothing_says_what_there_is(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    arrays, mapping = write_arrays(qwen2, tmp_path / "arrays"), tmp_path / "map.yaml"
+    mapping.write_text("stages: {attn_norm: 'blocks.{layer}.norm'}")
+    told = aprtui("import", arrays, "--map", mapping, "--out", tmp_path / "out")
+    assert told.code == 3 and "no tensor is named 'blocks.{layer}.norm'; there are 'embed_tokens'" in told.err
 
 
 def test_a_name_of_the_wrong_width_is_doubtful(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:

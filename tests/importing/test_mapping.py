@@ -66,6 +66,30 @@ stages:
     assert np.array_equal(found[Node(0, "ffn_norm")], f[0, 0])
 
 
+def test_an_axis_may_count_the_layers(tmp_path: Path) -> None:
+    text = """
+stages:
+  embedding: {from: states, axes: [layer, token, channel], slice: {layer: [0, 1]}}
+  post_ffn_residual: {from: states, axes: [layer, token, channel], slice: {layer: [1, 4]}}
+  attn_out: {sum: [{from: inner, axes: [token, layer, channel]}, {from: inner, axes: [token, layer, channel]}]}
+  ffn_out: {from: inner, axes: [token, layer, channel], slice: {layer: [2, 3]}, layer: 7}
+"""
+    states, inner = numbers(4, 3, 5), numbers(3, 3, 5)
+    found = made(tmp_path, text, states=states, inner=inner)
+    assert {node.layer for node in found if node.stage == "post_ffn_residual"} == {0, 1, 2}
+    assert np.array_equal(found[Node(0, "embedding")], states[0])
+    for layer in range(3):
+        assert np.array_equal(found[Node(layer, "post_ffn_residual")], states[layer + 1])
+        assert np.array_equal(found[Node(layer, "attn_out")], 2 * inner[:, layer])
+    assert np.array_equal(found[Node(7, "ffn_out")], inner[:, 2])
+
+
+def test_a_rule_may_end_before_the_last_number(tmp_path: Path) -> None:
+    text = "stages: {post_ffn_residual: {from: 'h{layer}', first: 1, end: 3}, final_norm: 'h3'}"
+    found = made(tmp_path, text, **{f"h{number}": numbers(2, 2) + number for number in range(4)})
+    assert set(found) == {Node(0, "post_ffn_residual"), Node(1, "post_ffn_residual"), Node(None, "final_norm")}
+
+
 def test_pairs_of_channels_go_from_halves_to_neighbours_and_back(tmp_path: Path) -> None:
     text = "stages: {{q_post_rope: {{from: 'q{{layer}}', pairs: {}, head_dim: 4}}}}"
     halves = np.array([[0, 1, 10, 11, 20, 21, 30, 31]], np.float32)
@@ -111,6 +135,10 @@ def test_nan_keeps_its_payload_through_everything_but_a_sum(tmp_path: Path) -> N
         ("stages: {attn_norm: 'a'}", "put {layer} into the name"),
         ("stages: {attn_norm: {from: 'a{layer}', layer: 1}}", "put {layer} into the name"),
         ("stages: {lm_head: 'a{layer}'}", "once for the model"),
+        ("stages:\n  attn_norm: 'a{layer}'\n  attn_norm: 'b{layer}'", "'attn_norm' stands in line 2, too"),
+        ("stages: {attn_norm: {from: 'a{layer}', axes: [layer, token]}}", "counted by the name, and by an axis"),
+        ("stages: {attn_norm: {from: 'a{layer}', first: 2, end: 2}}", "a number behind first"),
+        ("stages: {attn_norm: {from: 'a', layer: 0, end: 2}}", "no {layer} in the name"),
         ("stages: {attn_norm: {form: 'a{layer}'}}", "no field 'form'"),
         ("stages: {attn_norm: {sum: ['a{layer}']}}", "2 …"),
         ("stages: {attn_norm: {from: 'a{layer}', sum: ['a', 'b']}}", "expected one of"),
@@ -159,6 +187,20 @@ def test_a_shape_that_a_rule_does_not_fit_is_named(
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("lm_head: {from: a, axes: [layer, token, channel]}", "one entry of the axis layer, of which the rule takes 2"),
+        ("attn_norm: {from: a, axes: [layer, channel]}", "names 2 axes"),
+        ("attn_norm: {from: a, axes: [layer, token, channel], slice: {layer: [1, 3]}}", "the rule takes 1…3"),
+    ],
+)
+def test_an_axis_of_layers_that_does_not_fit_is_named(tmp_path: Path, rule: str, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        made(tmp_path, f"stages: {{{rule}}}", a=numbers(2, 3, 4))
+    assert words in str(error.value)
+
+
 def test_two_tensors_for_one_place_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="write a name that means one of them"):
         made(tmp_path, "stages: {attn_norm: 'l{layer}*'}", l0_a=numbers(1), l0_b=numbers(1))
@@ -171,7 +213,8 @@ def test_what_a_mapping_says_can_be_written_and_read_again(tmp_path: Path) -> No
 stages:
   attn_norm: ["a{layer}", {from: "first", layer: 0}]
   k_post_rope: {from: "k{layer}", axes: [batch, head, token, channel], batch: 1, pairs: to-halves, head_dim: 8}
-  qkv_matmul: {concatenate: ["q{layer}", {from: "k{layer}", slice: {channel: [0, 4]}}], first: 1}
+  qkv_matmul: {concatenate: ["q{layer}", {from: "k{layer}", slice: {channel: [0, 4]}}], first: 1, end: 9}
+  attn_out: {from: all, axes: [layer, token, channel], slice: {layer: [1, 4]}}
 tokens: ids
 """
     first, again = tmp_path / "a.yaml", tmp_path / "b.yaml"

@@ -140,7 +140,7 @@ def test_no_pickle_calls_anything(tmp_path: Path, protocol: int) -> None:
         (global_name("os", "system") + b"(" + text("true") + b"tR", "calls os.system: refused"),
         (b"(" + text("true") + b"ios\nsystem\n", "opcode INST"),
         (b"(" + global_name("os", "system") + text("true") + b"o", "opcode OBJ"),
-        (global_name("os", "system") + b")\x81", "opcode NEWOBJ"),
+        (global_name("os", "system") + b")\x81", "opcode NEWOBJ, which makes objects: refused (of a model's output"),
         (b"\x82\x01", "opcode EXT1"),
         (b"P3\n", "opcode PERSID"),
         (tensor() + b"}(" + text("__class__") + number(1) + b"ub", "attributes of what is no dictionary"),
