@@ -15,9 +15,10 @@ from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.saved_as_inf import is_saved_as_inf, saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
-from aprtui.compare.choice import SCORED_BY_TWO, judge_choice_of_groups
+from aprtui.compare.choice import judge_choice_of_groups
 from aprtui.compare.comparison import Cause, Comparison, Everywhere, StageComparison, TriedAlternative
 from aprtui.compare.conclusion import Findings, conclude
+from aprtui.compare.deviations import deviations_in
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.logits import measure_indices, measure_logits
 from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
@@ -137,7 +138,7 @@ def compare_captures(
     if saved_as_inf:
         statements.append(saved_as_inf_statement(saved_as_inf))
     reasons = dict.fromkeys(stage.verdict.reason for stage in stages)
-    statements += [reason for reason in reasons if reason.startswith(SCORED_BY_TWO)]
+    statements += deviations_in(reasons)
     findings = Findings(
         coverage.graph, alignment, stages, skipped, coverage.owed(skipped), coverage.allowed,
         tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture)),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.compare.deviations import GROUPS_BY_TWO
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.logits import measure_indices
 from aprtui.compare.verdict import StageVerdict, Verdict, judge_indices
@@ -18,8 +19,6 @@ from aprtui.trace.graph.stage import Node
 
 ROUTER_NOISE = 2e-6
 """How far two honest float32 routers are apart at most, relative L2 of a token."""
-SCORED_BY_TWO = "groups of experts: scored by their two largest numbers"
-"""How the reason begins where an engine does so and the model does not."""
 
 
 def judge_choice(
@@ -63,8 +62,7 @@ def judge_choice_of_groups(
     if not all(fits or fits_two for fits, fits_two in zip(own, theirs, strict=True)):
         return verdict
     sides = " and ".join(side for side, fits in zip("AB", own, strict=True) if not fits)
-    reason = f"{SCORED_BY_TWO} in {sides}, as llama.cpp has it; the model's own way is not"
-    return replace(verdict, verdict=Verdict.PASS, reason=reason)
+    return replace(verdict, verdict=Verdict.PASS, reason=GROUPS_BY_TWO.said(f" in {sides}"))
 
 
 def _are_explained(

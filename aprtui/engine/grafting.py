@@ -134,6 +134,7 @@ class Grafting:
         stages = CapturedStages(capture, model, tuple(ids[: held.stop]), last=len(held))
         found = identify_capture(stages, {}, evaluators, progress)
         known, statements = found.engine.arithmetic, (*found.engine.statements, *found.layouts)
+        statements += tuple(_form_statements(model))
         if rounding:
             known = KnownArithmetic(replace(known.rounding, **rounding))
             statements += (f"our pass: {rounding_text(known.rounding)}",)
@@ -286,6 +287,19 @@ class Grafting:
             metrics = measure_logits(self._cut(None), logits[-len(self._rows) :])
             found = max(found, metrics.kl_ab_mean or 0.0)
         return found
+
+
+def _form_statements(model: Model) -> Iterator[str]:
+    """What is to be said where the model's file has another form than the capture."""
+    if model.rebuilt is None:
+        return
+    yield model.rebuilt.statement
+    stages = dict.fromkeys(node.stage for node in model.graph.nodes if model.uses_rebuilt(node))
+    if stages:
+        yield (
+            f"what {' and '.join(stages)} are worth may be the quantisation alone: an engine with a file of the other "
+            "form rounded the same weights otherwise"
+        )
 
 
 def _softmax(logits: Wide) -> Wide:

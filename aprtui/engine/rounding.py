@@ -7,7 +7,7 @@ Q8_0, or Q8_1 where they have a minimum, float16 and bfloat16 weights activation
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -197,10 +197,15 @@ def has_gelu(model: Model) -> bool:
     return any(stage.op is Op.GELU for stage in model.graph.stages)
 
 
-def rounds_yarn(model: Model) -> bool:
-    """Whether ggml's way of computing RoPE's angles is another one than the model's, by more than a rounding."""
-    yarn = model.config.rope.yarn
-    return yarn is not None and not yarn.whole_pairs
+def other_ways_of_rope(model: Model) -> tuple[RopeAngles, ...]:
+    """The ways of computing RoPE's angles that engines in use have beside float64, those of llama.cpp where it takes
+    other numbers than the file has."""
+    rope = model.config.rope
+    if rope.yarn is None or rope.yarn_of_llama_cpp is None:
+        return (RopeAngles.F32_RECURRENCE,)
+    ways = (RopeAngles.F32_RECURRENCE, RopeAngles.LLAMA_CPP)
+    in_whole_pairs = replace(rope.yarn, whole_pairs=True)  # as ggml's own way of computing angles has them
+    return ways if rope.yarn_of_llama_cpp == in_whole_pairs else (*ways, RopeAngles.LLAMA_CPP_RECURRENCE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,19 @@ from aprtui.importing.formats.registry import format_named, format_of, sample_fo
 from aprtui.importing.guess import guess
 from aprtui.importing.import_format import PartChoice
 from aprtui.importing.planning import plan
-from aprtui.importing.proposal import GuessedMapping
+from aprtui.importing.proposal import Confidence, GuessedMapping
 from aprtui.importing.ranks.result import description_of, join_ranks
 from aprtui.importing.ranks.sources import rank_numbers
 from aprtui.importing.reading import ImportRequest, contents, stated_tokens, unknown_source
 from aprtui.importing.samples import write_pair
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
 from aprtui.importing.writing import Imported, write_import
+from aprtui.model.latent_forms import other_form
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture, is_capture
 from aprtui.trace.export.tensors import MAPPING_FILE
-from aprtui.trace.graph.stage_graph import StageGraph
+from aprtui.trace.graph.stage_graph import StageGraph, graph_for
 
 
 def import_capture(
@@ -44,13 +45,24 @@ def import_capture(
 
 
 def propose_mapping(path: Path, request: ImportRequest) -> GuessedMapping:
-    """A mapping for the tensors at `path`, guessed. Raises `UsageError` and `UnreadableError`."""
+    """A mapping for the tensors at `path`, guessed; of latent attention in the form whose stages they are named after.
+
+    Raises `UsageError` and `UnreadableError`.
+    """
     if is_capture(path):
         raise UnreadableError(unknown_source(path))
     source = Source(path, read_tensors(path))
     if request.format_name is not None:
         source, _ = format_named(request.format_name).read(path, request.choice, request.graph)
-    return guess(source, request.graph)
+    found = [guess(source, graph) for graph in _forms(request.graph)]
+    return min(found, key=lambda proposal: sum(rule.confidence is Confidence.DOUBTFUL for rule in proposal.rules))
+
+
+def _forms(graph: StageGraph | None) -> Iterator[StageGraph | None]:
+    """The graph of the model that was run, and that of the form of latent attention that its file does not have."""
+    yield graph
+    if graph is not None and graph.config is not None and graph.config.latent is not None:
+        yield graph_for(other_form(graph.config))
 
 
 def _holds_tensors(path: Path) -> bool:

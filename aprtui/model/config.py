@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -14,13 +14,24 @@ from aprtui.trace.graph.stage import Stage
 
 
 class RopeAngles(StrEnum):
-    """How the angles are computed. At position 600 the two differ by 1e-5.
+    """How the angles are computed. At position 600 the first two differ by 1e-5.
 
     `f32-recurrence` is ggml's way (`ggml_rope_cache_init`): the position times theta^(−2/d) once a pair, in float32.
+    The last two are the same of the numbers that llama.cpp takes where a file says others (`Rope.as_read`).
     """
 
     F64 = "f64"
     F32_RECURRENCE = "f32-recurrence"
+    LLAMA_CPP = "llama.cpp"
+    LLAMA_CPP_RECURRENCE = "llama.cpp-f32-recurrence"
+
+    @property
+    def is_recurrence(self) -> bool:
+        return self in (RopeAngles.F32_RECURRENCE, RopeAngles.LLAMA_CPP_RECURRENCE)
+
+    @property
+    def is_of_llama_cpp(self) -> bool:
+        return self in (RopeAngles.LLAMA_CPP, RopeAngles.LLAMA_CPP_RECURRENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,8 @@ class Rope:
 
     `factors` are the per-frequency divisors of Llama 3 models (`rope_freqs.weight`), or None; `scale` divides the
     position (linear scaling; 1.0 for none), with `yarn` for some frequencies only. `magnitude` is what queries and keys
-    are multiplied by as they are turned.
+    are multiplied by as they are turned. `yarn_of_llama_cpp` is the YaRN that llama.cpp computes with, where that is
+    not what the file says.
     """
 
     theta: float
@@ -64,6 +76,13 @@ class Rope:
     factors: tuple[float, ...] | None = None
     yarn: Yarn | None = None
     magnitude: float = 1.0
+    yarn_of_llama_cpp: Yarn | None = None
+
+    def as_read(self, arithmetic: RopeAngles) -> Rope:
+        """What an engine of that `arithmetic` takes the file to say."""
+        if self.yarn_of_llama_cpp is None or not arithmetic.is_of_llama_cpp:
+            return self
+        return replace(self, yarn=self.yarn_of_llama_cpp, yarn_of_llama_cpp=None)
 
     def turns(
         self, first: int, count: int, head_dim: int, arithmetic: RopeAngles = RopeAngles.F64
@@ -76,9 +95,12 @@ class Rope:
         self, first: int, count: int, head_dim: int, arithmetic: RopeAngles = RopeAngles.F64
     ) -> NDArray[np.float64]:
         """Radians of each channel pair at positions `first … first + count - 1`, shape `[count, head_dim / 2]`."""
+        read = self.as_read(arithmetic)
+        if read is not self:
+            return read.angles(first, count, head_dim, arithmetic)
         divisors = np.ones(head_dim // 2) if self.factors is None else np.asarray(self.factors, np.float64)
         positions = np.arange(first, first + count)
-        if arithmetic is RopeAngles.F32_RECURRENCE:
+        if arithmetic.is_recurrence:
             return self._recurrence(positions.astype(np.float32), divisors.astype(np.float32), head_dim)
         exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
         frequencies = self.theta**-exponents / divisors

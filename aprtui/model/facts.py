@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aprtui.compare.wording import counted, ranges
 from aprtui.errors import UnreadableError
-from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
@@ -189,7 +189,8 @@ def _unusual_experts(config: ModelConfig) -> Iterator[str]:
     if graph.expert_groups is not None:
         groups = graph.expert_groups
         score = "largest number" if groups.score is GroupScore.LARGEST else "two largest numbers"
-        yield f"a token chooses {groups.used} of {groups.count} groups of experts first, by the {score} of each"
+        others = "; llama.cpp takes the two largest" if groups.score is GroupScore.LARGEST else ""
+        yield f"a token chooses {groups.used} of {groups.count} groups of experts first, by the {score} of each{others}"
     if graph.scaled_experts:
         yield f"the weights of a token's experts are multiplied by {config.expert_weights_scale:g}"
     if graph.biased_experts:
@@ -204,10 +205,22 @@ def _unusual_numbers(config: ModelConfig) -> Iterator[str]:
         yield f"RoPE's base is {rope.theta:.12g}, where 1e4, 5e5 and 1e6 are common"
     if rope.scale != 1:
         yield "RoPE's {} are {}".format(*_scaled(rope))
+    if rope.yarn is not None:
+        yield from _unusual_yarn(rope.yarn, rope.yarn_of_llama_cpp)
     if rope.magnitude != 1:
         yield f"RoPE makes queries and keys {rope.magnitude:.6g} times as large"
     if rope.factors is not None:
         yield f"RoPE's frequencies are divided by {min(rope.factors):g} … {max(rope.factors):g} (rope_freqs.weight)"
+
+
+def _unusual_yarn(own: Yarn, of_llama_cpp: Yarn | None) -> Iterator[str]:
+    usual = Yarn(own.original_context)
+    if (own.fast, own.slow) != (usual.fast, usual.slow):
+        common = f"{usual.fast:g} and {usual.slow:g}"
+        others = "" if of_llama_cpp is None else f"; llama.cpp takes {common} all the same"
+        yield f"YaRN's beta_fast and beta_slow are {own.fast:g} and {own.slow:g}, where {common} are common{others}"
+    if not own.whole_pairs:
+        yield "YaRN's range begins and ends between channel pairs; llama.cpp rounds it to whole ones"
 
 
 def _scaled(rope: Rope) -> tuple[str, str]:

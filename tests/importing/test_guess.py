@@ -9,8 +9,12 @@ import pytest
 
 from aprtui.importing.elements import ELEMENTS, SourceTensor
 from aprtui.importing.guess import guess
+from aprtui.importing.importer import propose_mapping
 from aprtui.importing.proposal import Confidence, GuessedMapping
+from aprtui.importing.reading import ImportRequest
 from aprtui.importing.source import Source
+from aprtui.model.model import load_model
+from tests.model.gguf_files import write_model
 
 
 def guessed(*names: str, shape: tuple[int, ...] = (1, 5, 8), element: str = "F32") -> GuessedMapping:
@@ -84,3 +88,18 @@ def test_heads_and_tokens_that_are_as_many_are_doubtful() -> None:
 
     assert queries(1, 4, 5, 16) is queries(1, 5, 4, 16) is Confidence.LIKELY
     assert queries(1, 5, 5, 16) is queries(1, 7, 9, 16) is Confidence.DOUBTFUL
+
+
+@pytest.mark.parametrize("absorbed", [True, False])
+def test_stages_of_latent_attention_are_those_of_the_form_that_they_are_named_after(
+    tmp_path: Path, absorbed: bool
+) -> None:
+    paths = {form: tmp_path / f"{form}.gguf" for form in (True, False)}
+    models = [load_model(write_model(path, architecture="deepseek2", absorbed=form)) for form, path in paths.items()]
+    of_engine, of_file = models if absorbed else reversed(models)
+    for stage in of_engine.graph.stages:
+        np.save(tmp_path / f"layers.1.{stage.name}.npy", np.zeros((1, 3, stage.width), np.float32))
+    found = propose_mapping(tmp_path, ImportRequest(graph=of_file.graph))
+    named = {entry.rule.stage for entry in found.rules if entry.confidence is not Confidence.DOUBTFUL}
+    own = {stage.name for stage in of_engine.graph.stages} - {stage.name for stage in of_file.graph.stages}
+    assert own and own <= named

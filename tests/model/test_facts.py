@@ -44,6 +44,7 @@ def test_facts_of_the_embedded_model() -> None:
         ({"architecture": "gpt-oss"}, "router and experts have biases"),
         ({"architecture": "gpt-oss"}, "the SwiGLU is clamped"),
         ({"architecture": "gpt-oss"}, "RoPE's slow frequencies are divided by 32 (YaRN from a context of 64)"),
+        ({"architecture": "gpt-oss"}, "YaRN's range begins and ends between channel pairs; llama.cpp rounds it"),
         ({"architecture": "gpt-oss"}, "RoPE makes queries and keys 1.34657 times as large"),
         ({"architecture": "llama", "tied": True}, "tied: the head multiplies by the embedding matrix"),
         ({"architecture": "qwen3", "head_dim": 128}, "4 heads of 128 make 512 channels, the hidden size is 256"),
@@ -53,6 +54,19 @@ def test_facts_of_the_embedded_model() -> None:
 def test_what_a_port_might_miss_is_called_unusual(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
     facts = facts_of(write_model(tmp_path / "model.gguf", **options))
     assert any(each.startswith(sentence) for each in facts.unusual), facts.unusual
+
+
+@pytest.mark.parametrize(
+    ("architecture", "taken"), [("qwen2", "; llama.cpp takes 32 and 1 all the same"), ("mistral3", "")]
+)
+def test_unusual_betas_of_yarn_are_named_with_what_llama_cpp_takes(
+    tmp_path: Path, architecture: str, taken: str
+) -> None:
+    file = model_file(architecture=architecture)
+    stated = {"type": "yarn", "factor": 4.0, "original_context_length": 8, "yarn_beta_fast": 1.0}
+    file.metadata |= {f"{architecture}.rope.scaling.{key}": value for key, value in stated.items()}
+    said = f"YaRN's beta_fast and beta_slow are 1 and 1, where 32 and 1 are common{taken}"
+    assert said in facts_of(file.write(tmp_path / "model.gguf")).unusual
 
 
 def test_a_plain_model_has_nothing_unusual(tmp_path: Path) -> None:

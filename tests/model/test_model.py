@@ -214,6 +214,7 @@ def test_keys_that_change_nothing_are_accepted(tmp_path: Path, key: str, value: 
         ("rope.dimension_count", 32, "expected 64, the head size; partial rotation"),
         ("attention.value_length", 32, "expected 64, the length of a key"),
         ("rope.scaling.type", "longrope", "expected 'none', 'linear' or 'yarn'"),
+        ("rope.scaling.type", "dynamic", "expected 'none', 'linear' or 'yarn'"),
         ("rope.scaling.factor", -1.0, "expected a number ≥ 0"),
         ("rope.scaling.attn_factor", 1.5, "expected 1.0"),
         ("rope.dimension_sections", [1, 2], "is not supported, and ignoring it could change the results"),

@@ -15,8 +15,9 @@ from aprtui.engine.reference.ops import rope as turned
 from aprtui.errors import UnreadableError
 from aprtui.model.config import ModelConfig, Rope, RopeAngles, Yarn
 from aprtui.model.model import load_model
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph.config import GraphConfig
-from tests.model.gguf_files import model_file
+from tests.model.gguf_files import Tensor, model_file
 
 YARN: dict[str, Any] = {
     "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 1024,
@@ -107,3 +108,12 @@ def test_what_yarn_cannot_be_is_refused_by_name(tmp_path: Path, key: str, value:
 def test_parts_of_yarn_without_it_are_refused(tmp_path: Path, key: str, value: float) -> None:
     with pytest.raises(UnreadableError, match=r"where rope\.scaling\.type is not 'yarn'"):
         config_of(tmp_path, {f"rope.scaling.{key}": value})
+
+
+@pytest.mark.parametrize("length", ["long", "short"])
+def test_factors_that_depend_on_the_context_are_refused(tmp_path: Path, length: str) -> None:
+    """LongRoPE: which of two lists counts depends on how much context an engine was opened with."""
+    file = model_file(architecture="llama")
+    file.tensors[f"rope_factors_{length}.weight"] = Tensor(np.ones(32, np.float32).view(np.uint8), WeightType.F32)
+    with pytest.raises(UnreadableError, match=rf"tensor rope_factors_{length}\.weight has no place in the llama graph"):
+        load_model(file.write(tmp_path / "model.gguf"))

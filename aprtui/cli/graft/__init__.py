@@ -64,6 +64,7 @@ def command(
     from aprtui.engine.grafting import Grafting
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators
+    from aprtui.engine.replay.form import in_form_of
     from aprtui.trace.capture import Capture
 
     loaded = requested_model(model)
@@ -71,9 +72,10 @@ def command(
     with ProgressLine() as progress, readable(capture, lambda: loaded.graph, progress) as folder:
         opened = Capture.open(folder)
         warn_about(opened)
-        with Evaluators(loaded, backend, threads, progress) as evaluators:
+        fitting = in_form_of(opened, loaded, progress)
+        with Evaluators(fitting, backend, threads, progress) as evaluators:
             stated = parse_rounding(rounding) if rounding else {}
-            grafting = Grafting.of(opened, loaded, evaluators, progress, ids, stated)
+            grafting = Grafting.of(opened, fitting, evaluators, progress, ids, stated)
             if at is not None:
                 report = grafting.stretch(*_ends(grafting, at, until))
             else:

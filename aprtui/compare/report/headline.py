@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aprtui.compare.causes import causes_besides, causes_headline
 from aprtui.compare.comparison import Comparison, Divergence, StageComparison, Support
+from aprtui.compare.deviations import deviations_in
 from aprtui.compare.everywhere import sentence
 from aprtui.compare.explain.focus import nearest_to_bound
 from aprtui.compare.metrics.measure import Metric
@@ -15,7 +16,10 @@ _COORDINATES = ("head", "query", "token", "expert", "element")
 
 
 def headline(comparison: Comparison) -> str:
-    """Of a FAIL where it is and what it looks like, of an UNKNOWN why and where to look, of a PASS how near it was."""
+    """Of a FAIL where it is and what it looks like, of an UNKNOWN why and where to look, of a PASS how near it was.
+
+    Where engines do otherwise than the file says, a PASS says so, too.
+    """
     if comparison.first_divergence is not None:
         return _fail(comparison, comparison.first_divergence)
     if comparison.verdict is Verdict.UNKNOWN:
@@ -115,8 +119,9 @@ def _number(stage: StageComparison) -> str:
 
 
 def _pass(comparison: Comparison) -> str:
-    alike = alike_note(comparison)
-    return f"{_closeness(comparison)}{'; ' if alike else ''}{alike}"
+    closeness = _closeness(comparison)
+    deviations = [said for said in deviations_in(comparison.statements) if said not in closeness]
+    return "; ".join(filter(None, (closeness, alike_note(comparison), *deviations)))
 
 
 def _closeness(comparison: Comparison) -> str:

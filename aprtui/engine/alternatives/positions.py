@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.rounding import round_bf16
-from aprtui.model.config import ModelConfig
+from aprtui.model.config import ModelConfig, Rope
 from aprtui.trace.graph.config import RopeLayout
 from aprtui.trace.graph.stage import Node, TokenMixer
 
@@ -18,15 +18,20 @@ Wide = NDArray[np.float64]
 _USUAL, _LONG = 1e4, 5e5
 
 
+def own_rope(call: StageCall) -> Rope:
+    """The RoPE of the model, as the engine of the capture takes the file to say."""
+    return call.model.config.rope_of(call.node.layer).as_read(call.angles)
+
+
 def other_base(call: StageCall) -> Array:
     """The base of another family of models: 10⁴, or 5 · 10⁵ where that is the model's own."""
-    own = call.model.config.rope_of(call.node.layer).theta
+    own = own_rope(call).theta
     return turned(call, theta=_LONG if abs(own - _USUAL) < 1 else _USUAL)
 
 
 def half_exponent(call: StageCall) -> Array:
     """Frequencies base^(−i/d) in place of base^(−2i/d)."""
-    return turned(call, theta=call.model.config.rope_of(call.node.layer).theta ** 0.5)
+    return turned(call, theta=own_rope(call).theta ** 0.5)
 
 
 def backwards(call: StageCall) -> Array:
@@ -36,7 +41,7 @@ def backwards(call: StageCall) -> Array:
 
 def stretched(call: StageCall) -> Array:
     """Positions are halved, as for a context twice as long."""
-    return turned(call, scale=2 * call.model.config.rope_of(call.node.layer).scale)
+    return turned(call, scale=2 * own_rope(call).scale)
 
 
 def other_layout(call: StageCall) -> Array:
@@ -91,20 +96,18 @@ def bf16_angles(call: StageCall) -> Array:
 
 def angles(call: StageCall) -> Wide:
     """What the model turns each pair by, `[T, pairs]`."""
-    graph, rope = call.model.config.graph, call.model.config.rope_of(call.node.layer)
-    return rope.angles(call.position, len(call.x), graph.rotated, call.angles)
+    return own_rope(call).angles(call.position, len(call.x), call.model.config.graph.rotated, call.angles)
 
 
 def moved(call: StageCall, shift: int) -> Array:
     """As at positions that are off by as much, before the first one as well: no engine's cache has room for those."""
-    rope = call.model.config.rope_of(call.node.layer)
-    shifted = rope.angles(call.position + shift, len(call.x), call.model.config.graph.rotated, call.angles)
+    shifted = own_rope(call).angles(call.position + shift, len(call.x), call.model.config.graph.rotated, call.angles)
     return rotated(call, shifted)
 
 
 def angles_at(call: StageCall, position: int) -> Wide:
     """The same at one position, `[1, pairs]`."""
-    return call.model.config.rope_of(call.node.layer).angles(position, 1, call.model.config.graph.rotated)
+    return own_rope(call).angles(position, 1, call.model.config.graph.rotated)
 
 
 def pairs_of(call: StageCall, x: Array) -> NDArray[np.complex128]:
@@ -130,7 +133,7 @@ def rotated(call: StageCall, angles: Wide) -> Array:
 def multiplied(call: StageCall, turns: NDArray[np.complex128]) -> Array:
     """The channel pairs of each head times `turns` `[T, pairs]`."""
     turned = pairs_of(call, call.x) * turns[:, None]
-    turned *= call.model.config.rope_of(call.node.layer).magnitude
+    turned *= own_rope(call).magnitude
     first, second = _halves(call)
     out = call.heads(call.x).astype(np.float64)
     out[..., first], out[..., second] = turned.real, turned.imag
@@ -144,5 +147,5 @@ def turned(call: StageCall, **changes: object) -> Array:
 
 def of_other_rope(call: StageCall, **changes: object) -> dict[str, object]:
     """The configuration of a RoPE of other numbers."""
-    rope = replace(call.model.config.rope_of(call.node.layer), **changes)  # type: ignore[arg-type]
+    rope = replace(own_rope(call), **changes)  # type: ignore[arg-type]
     return {"rope": rope, "window_rope": None}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aprtui.engine.alternatives import attention, positions
 from aprtui.engine.alternatives.alternative import Alternative, Attempt, configured, least, nicest, plain
 from aprtui.engine.alternatives.call import Array, StageCall
-from aprtui.engine.alternatives.positions import pairs_of
+from aprtui.engine.alternatives.positions import own_rope, pairs_of
 from aprtui.engine.rounding import ROUND, round_f16
 from aprtui.model.config import Rope, Yarn
 from aprtui.model.model import Model
@@ -39,10 +39,6 @@ _CONTEXTS = tuple(2**power for power in range(9, 19))
 _GRID_OF_SCALES = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 _TURNED = 0.5
 """Agreement from which measured turns are turns at all; noise of other causes has about 0."""
-
-
-def _own(call: StageCall) -> Rope:
-    return call.model.config.rope_of(call.node.layer)
 
 
 def _turns(call: StageCall, found: Array) -> Turns:
@@ -90,7 +86,7 @@ def _nearest(
 
 
 def _bases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
-    own = _own(call)
+    own = own_rope(call)
     bases = list(_BASES)
     if found is not None:
         bases = _fitted(call, found, lambda theta: replace(own, theta=theta), 10, 1e9)
@@ -102,7 +98,7 @@ def _bases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 
 def _scales(call: StageCall, found: Array | None) -> Iterator[Attempt]:
-    own = _own(call)
+    own = own_rope(call)
     scales = [1.0, 2.0, 4.0, 8.0]
     if found is not None:
         scales = _fitted(call, found, lambda scale: replace(own, scale=scale), 0.05, 256)
@@ -116,7 +112,7 @@ def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     shifts, alike = [1, -1], [0]
     if found is not None:
         turns, dim = _turns(call, found), call.model.config.graph.rotated
-        step, few = _own(call).angles(1, 1, dim)[0], turns[:8]
+        step, few = own_rope(call).angles(1, 1, dim)[0], turns[:8]
         rows = call.position + np.arange(len(few))
         turned = np.exp(-1j * np.asarray(_POSITIONS)[:, None] * step)
         shifts = [_POSITIONS[int((turned @ (few * np.exp(-1j * rows[:, None] * step)).sum(0)).real.argmax())]]
@@ -144,7 +140,7 @@ def _positions(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     turns, dim = _turns(call, found), call.model.config.graph.rotated
     end = call.position + len(turns)
     tried = np.arange(-_BEFORE, max(end, len(turns)) + _BEFORE)
-    step = _own(call).angles(1, 1, dim)[0]
+    step = own_rope(call).angles(1, 1, dim)[0]
     sizes = np.abs(turns).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         agreements = (turns @ np.exp(-1j * step[:, None] * tried)).real / sizes[:, None]
@@ -206,7 +202,7 @@ def _factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     if found is None or len(call.x) < _LEAST_TOKENS:
         return
     turns, dim = _turns(call, found), call.model.config.graph.rotated
-    own = replace(_own(call), yarn=None, scale=1.0, factors=None)
+    own = replace(own_rope(call), yarn=None, scale=1.0, factors=None)
     measured = _frequencies(turns)
     first = np.angle((turns * np.exp(-1j * np.arange(len(turns))[:, None] * measured)).sum(0))
     if call.position == 0 and np.abs(first[np.abs(turns).sum(0) > 0]).max(initial=0) > 0.01:
@@ -234,12 +230,12 @@ def _frequencies(turns: Turns) -> NDArray[np.float64]:
 
 
 _USUAL = Yarn(1)
-"""The betas that are meant where a model states none. llama.cpp reads those of mistral3 alone."""
+"""The betas that are meant where a model states none."""
 
 
 def _unscaled(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """What a model's scaling of RoPE has, left out."""
-    own = _own(call)
+    own = own_rope(call)
     if own.factors is not None:
         yield _with("frequency factors (rope_freqs) are left out", factors=None)
     if own.yarn is not None:
@@ -262,7 +258,7 @@ def _unscaled(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 def _ramps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Each number of YaRN's ramp, with the others as the model has them."""
-    own, yarn = _own(call), _own(call).yarn
+    own, yarn = own_rope(call), own_rope(call).yarn
     if yarn is None or found is None:
         return
     names = {"original_context": "original context", "fast": "beta_fast", "slow": "beta_slow"}
@@ -279,7 +275,7 @@ def _ramps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 def _added_yarn(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """YaRN of a factor and an original context, in a model without any scaling: both from what each pair turned by."""
-    own, dim = _own(call), call.model.config.graph.rotated
+    own, dim = own_rope(call), call.model.config.graph.rotated
     if found is None or len(call.x) < _LEAST_TOKENS or (own.yarn, own.factors, own.scale) != (None, None, 1.0):
         return
     turns = _turns(call, found)
@@ -312,7 +308,7 @@ def _layouts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 def _magnitudes(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """By how much longer queries or keys are than what is turned."""
-    own = _own(call)
+    own = own_rope(call)
     if found is None:
         return
     before, after = pairs_of(call, call.x), pairs_of(call, found)

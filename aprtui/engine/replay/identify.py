@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from aprtui.compare.deviations import YARN_IN_WHOLE_PAIRS, YARN_OF_USUAL_BETAS
 from aprtui.compare.metrics.measure import rel_l2, token_errors
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
@@ -36,7 +37,7 @@ from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
-from aprtui.engine.rounding import ROUND, has_gelu, rounds_yarn
+from aprtui.engine.rounding import ROUND, has_gelu, other_ways_of_rope
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
@@ -88,9 +89,6 @@ _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
     )
 )  # fmt: skip
 """What engines round together; tried where only products and attention together can be computed."""
-
-
-_YARN_ROUNDED = "RoPE: YaRN's range is rounded to whole channel pairs, as ggml has it; the model's own is not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +155,7 @@ def identify(
     how = f"as {source} states" if not unstated else "found by trying"
     how += f", beyond what {source} states" if unstated and source else ""
     statements = [f"rounding ({how}): {rounding_text(arithmetic.rounding)}", *_type_statements(arithmetic)]
-    if rounds_yarn(stages.model) and arithmetic.rounding.rope_angles == RopeAngles.F32_RECURRENCE:
-        statements.append(_YARN_ROUNDED)
+    statements += _yarn_deviations(stages.model, RopeAngles(arithmetic.rounding.rope_angles))
     if arithmetic.open_ops:
         statements.append(_open_statement(arithmetic))
     if cause is not None and not cause.found.nodes:
@@ -185,6 +182,18 @@ def _type_statements(arithmetic: KnownArithmetic) -> Iterator[str]:
     others = {s: kind for s, kind in arithmetic.outputs.items() if kind != arithmetic.rounding.stage_output}
     if others:
         yield "kept in another type than other stages: " + ", ".join(f"{s} in {kind}" for s, kind in others.items())
+
+
+def _yarn_deviations(model: Model, angles: RopeAngles) -> Iterator[str]:
+    """What an engine of that way of computing angles does otherwise than the file says, a sentence each."""
+    own = model.config.rope.yarn
+    found = model.config.rope.as_read(angles).yarn
+    if own is None or found is None:
+        return
+    if not own.whole_pairs and (found.whole_pairs or angles.is_recurrence):
+        yield YARN_IN_WHOLE_PAIRS.said()
+    if (own.fast, own.slow) != (found.fast, found.slow):
+        yield YARN_OF_USUAL_BETAS.said(f" in place of {own.fast:.6g} and {own.slow:.6g}")
 
 
 def _open_statement(arithmetic: KnownArithmetic) -> str:
@@ -234,9 +243,10 @@ class _Search:
             known, settled = self._best(known, candidates, products)
             unsettled |= set() if settled else MATRIX_PRODUCTS
         if "rope_angles" not in stated:
-            # Where ggml rounds YaRN's range, and the model does not, all that follows shows it.
-            probes = self._probes if rounds_yarn(self.stages.model) else self._direct
-            known, _ = self._best(known, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], probes({Op.ROPE}))
+            ways = other_ways_of_rope(self.stages.model)
+            # Where llama.cpp computes with another YaRN than the model, all that follows shows it.
+            probes = self._direct if len(ways) == 1 else self._probes
+            known, _ = self._best(known, [{"rope_angles": str(way)} for way in ways], probes({Op.ROPE}))
         if not {"kv_cache", "softmax"} & set(stated):
             known, settled = self._best(known, _ATTENTION, attention)
             unsettled |= set() if settled else ATTENTION_OPS

@@ -17,9 +17,10 @@ from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.saved_as_inf import saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
-from aprtui.compare.choice import SCORED_BY_TWO, judge_choice
+from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
+from aprtui.compare.deviations import GROUPS_BY_TWO
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
@@ -53,7 +54,7 @@ ANYWHERE = (
 _KNOWS_PLACE = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.SCORES, Op.ATTEND})
 """Ops whose result depends on where a token stands, and on those before it."""
 
-_TWO_LARGEST = f"{SCORED_BY_TWO}, as llama.cpp has it; the model's own way is not"
+_TWO_LARGEST = GROUPS_BY_TWO.said()
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
 

@@ -224,6 +224,8 @@ class Architecture:
     """What `.apr` files call it; empty where their metadata do not describe such a model in full."""
     pre_tokenizer: str | None = None
     """That of all its models, for files that do not name theirs."""
+    llama_cpp_reads_betas: bool = False
+    """Whether llama.cpp (0.3.36) reads the betas of YaRN in files of the architecture; else it takes the usual ones."""
 
     @property
     def transformers_classes(self) -> tuple[str, ...]:
@@ -290,7 +292,10 @@ class Architecture:
         epsilon = keys.number("attention.layer_norm_rms_epsilon")
         if epsilon < 0:
             raise keys.refuse("attention.layer_norm_rms_epsilon", "a number ≥ 0")
-        config = ModelConfig(graph, context, epsilon, _rope(keys, rotated, factors, context))
+        rope = _rope(keys, rotated, factors, context)
+        if not self.llama_cpp_reads_betas:
+            rope = _without_betas(rope)
+        config = ModelConfig(graph, context, epsilon, rope)
         return config if self.complete is None else self.complete(keys, config)
 
 
@@ -427,6 +432,14 @@ def _with_yarn(keys: Keys, rope: Rope, context: int) -> Rope:
         raise keys.refuse("rope.scaling.yarn_attn_factor", f"{magnitude:.6g}, which follows from the scale")
     # 0 says that there is none; else it is transformers' `mscale_all_dim`, with an `mscale` of 1.
     return replace(rope, yarn=yarn, magnitude=magnitude / _magnitude(rope.scale, _log_multiplier(keys)))
+
+
+def _without_betas(rope: Rope) -> Rope:
+    """`rope`, of which llama.cpp takes the usual betas, whatever the file says."""
+    if rope.yarn is None:
+        return rope
+    usual = Yarn(rope.yarn.original_context)
+    return rope if usual == rope.yarn else replace(rope, yarn_of_llama_cpp=usual)
 
 
 def _magnitude(scale: float, multiplier: float = 1.0) -> float:

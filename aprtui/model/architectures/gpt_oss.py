@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from aprtui.model.architectures.base import EXPERT_KEYS, EXPERT_MODULES, Architecture, KeyRules, Keys, with_windows
-from aprtui.model.config import ModelConfig
+from aprtui.model.config import ModelConfig, Rope
 from aprtui.trace.graph.config import Activation, RopeLayout
 
 _OWN_KEYS = frozenset({"attention.sliding_window_pattern"})
@@ -41,9 +41,16 @@ def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
     graph = replace(
         config.graph, sinks=True, attn_out_bias=True, biased_experts=True, ffn_norm="post_attention_norm"
     )  # fmt: skip
-    yarn = config.rope.yarn
-    rope = config.rope if yarn is None else replace(config.rope, yarn=replace(yarn, whole_pairs=False))
-    return replace(config, graph=graph, rope=rope)
+    return replace(config, graph=graph, rope=_in_broken_pairs(config.rope))
+
+
+def _in_broken_pairs(rope: Rope) -> Rope:
+    """`rope`, whose YaRN llama.cpp begins and ends at whole pairs all the same."""
+    if rope.yarn is None:
+        return rope
+    return replace(
+        rope, yarn=replace(rope.yarn, whole_pairs=False), yarn_of_llama_cpp=rope.yarn_of_llama_cpp or rope.yarn
+    )
 
 
 ARCHITECTURE = Architecture(

@@ -37,6 +37,7 @@ ARCHITECTURE = Architecture(
     qk_norm=False,
     transformers_class="Ministral3ForCausalLM",
     query_temperature=True,
+    llama_cpp_reads_betas=True,
     keys=replace(DENSE_KEYS, read=DENSE_KEYS.read | {TEMPERATURE}),
     complete=_complete,
 )

@@ -31,7 +31,6 @@ from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.planted_causes import PLANTED_CAUSES
 from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
-from aprtui.engine.protocol import KvType
 from aprtui.engine.replay.arithmetic import UNROUNDED, KnownArithmetic, Recomputation
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.identify import FoundEngine, IdentifiedCapture
@@ -41,9 +40,6 @@ from aprtui.engine.rounding import round_bf16, round_f16
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
-from aprtui.oracle.llamacpp_capture import LlamaCppOptions, write_llamacpp_captures
-from aprtui.oracle.requests import Evaluation
-from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.ops import Op, Part
 from aprtui.trace.graph.stage import Node
@@ -376,20 +372,6 @@ def test_what_was_planted_is_proved_with_its_parameter(name: str, plant: Plantin
     assert words in cause.words, cause
     assert cause.nodes == (node,)
     assert cause.residue <= cause.bound < cause.error
-
-
-@pytest.mark.group("llama_cpp")
-def test_betas_of_yarn_that_llama_cpp_does_not_read_are_the_cause_that_is_proved(tmp_path: Path) -> None:
-    file = model_file(architecture="qwen2", weight_type=WeightType.F32, layers=1)
-    stated = {"type": "yarn", "factor": 4.0, "original_context_length": 4096, "yarn_beta_fast": 8.0}
-    file.metadata |= {f"qwen2.rope.scaling.{key}": value for key, value in stated.items()}
-    model = load_model(file.write(tmp_path / "model.gguf"))
-    work = {tmp_path / "theirs": Evaluation(tuple(range(7, 30)), None, 23)}
-    write_llamacpp_captures(model, work, LlamaCppOptions(kv=KvType.F32, threads=1), no_progress)
-    with Evaluators(model) as evaluators:
-        result = replay_capture(Capture.open(tmp_path / "theirs"), model, ReplayOptions(), evaluators)
-    said = the_cause(result).words
-    assert said.startswith("YaRN's beta_fast and beta_slow are 32 and 1") and said.endswith("the model says 8 and 1")
 
 
 def test_a_stage_that_no_alternative_explains_has_no_cause_but_a_nearest(plant: Planting) -> None:

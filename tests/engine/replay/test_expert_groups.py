@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
-from aprtui.compare.choice import SCORED_BY_TWO, judge_choice, judge_choice_of_groups
+from aprtui.compare.choice import judge_choice, judge_choice_of_groups
+from aprtui.compare.deviations import GROUPS_BY_TWO, deviations_in
+from aprtui.compare.report.headline import headline
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.cpu.nodes import CpuNodes
@@ -98,8 +100,9 @@ def test_captures_of_llama_cpp_come_out_of_their_own_inputs_by_its_score_of_grou
     assert max(stage.verdict.error or 0 for stage in result.stages if stage.node != CHOICE) < 2e-6
     groups = model.config.graph.expert_groups
     assert groups is not None
-    is_said = any("groups of experts: scored by their two largest" in line for line in result.statements)
+    is_said = deviations_in(result.statements) == [GROUPS_BY_TWO.said()]
     assert is_said == (groups.score is GroupScore.LARGEST)
+    assert headline(result).endswith("as llama.cpp has it; the model's own way is not") == is_said
 
 
 @pytest.mark.group("transformers")
@@ -198,9 +201,7 @@ def test_the_statements_of_a_diff_say_so_once(tmp_path: Path) -> None:
     a, b = (Capture.open(tmp_path / name) for name in "AB")
     result = compare_captures(a, b, DiffOptions(tokens=(7,)), None, Criteria(groups=BY_LARGEST))
     assert {stage.verdict.verdict for stage in result.stages} == {Verdict.PASS}
-    assert [line for line in result.statements if line.startswith(SCORED_BY_TWO)] == [
-        f"{SCORED_BY_TWO} in B, as llama.cpp has it; the model's own way is not"
-    ]
+    assert deviations_in(result.statements) == [GROUPS_BY_TWO.said(" in B")]
 
 
 def test_of_two_captures_each_may_choose_by_its_own_router_alone() -> None:

@@ -224,6 +224,30 @@ def test_the_command_says_which_form_it_took(floats: dict[bool, Model], exact: d
     assert "computed again in the expanded form" in " ".join(done.stdout.split())
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_grafts_are_made_in_the_form_of_the_capture(
+    floats: dict[bool, Model], exact: dict[bool, Capture], tmp_path: Path, form: bool
+) -> None:
+    stage = "q_nope_absorbed" if form else "k_nope"
+    faulty = with_fault(floats[form], f"layer=1,stage={stage},kind=scale,magnitude=0.5", tmp_path / "bad")
+    for capture, answer in (
+        (exact[form], "there is no error to be divided"),
+        (faulty, f"layer 1 {stage} is worth 100 %"),
+    ):
+        done = CliRunner().invoke(cli, ["graft", str(capture.path), "--model", str(floats[not form].path)])
+        said = " ".join(done.output.split())
+        assert done.exit_code == 0 and answer in said, said
+        assert f"computed again in the {'absorbed' if form else 'expanded'} form" in said
+
+
+@pytest.mark.slow
+def test_a_graft_says_which_matrices_may_be_quantised_otherwise(tmp_path: Path) -> None:
+    models = both_forms(tmp_path / "files", WeightType.Q8_0)
+    capture = captured(models[False], tmp_path / "own", tokens=TOKENS)
+    done = CliRunner().invoke(cli, ["graft", str(capture), "--model", str(models[True].path)])
+    assert "what mla_kv are worth may be the quantisation alone" in " ".join(done.output.split()), done.output
+
+
 @pytest.mark.group("llama_cpp")
 @pytest.mark.parametrize("form", FORMS)
 def test_captures_of_llama_cpp_come_out_of_their_own_inputs_in_the_form_of_its_file(
