@@ -155,3 +155,7 @@ struct half {
 inline float __half2float(half h) { return static_cast<float>(h.value); }
 inline half __float2half_rn(float f) { return {static_cast<_Float16>(f)}; }
 inline half __ushort_as_half(unsigned short bits) { return emulator_bits<half>(bits); }
+struct half2 {
+  half x, y;
+};
+inline half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
