@@ -16,7 +16,7 @@
 #include "activation.cuh"
 #include "gate_up.cuh"
 
-constexpr int MOST_EXPERTS = 512, OF_LANE = MOST_EXPERTS / WARP;
+constexpr int MOST_EXPERTS = 512, OF_LANE = MOST_EXPERTS / WARP, MOST_GROUPS = MOST_EXPERTS / 2;
 constexpr int ROUTER_SOFTMAX = 0, ROUTER_SIGMOID = 1, ROUTER_LOGITS = 2;
 constexpr int AS_TAKEN = 0, NORMALISED = 1, SOFTMAX_OF_CHOSEN = 2;
 constexpr float LEAST_WEIGHT_SUM = 1.0f / 16384.0f;
@@ -31,8 +31,9 @@ struct Routing {
   float *taken, *normalised, *scaled;  // [tokens, used]
   int experts, used, kind, normalisation;
   float scale;
+  int groups, groups_used, two_largest;  // of neighbouring experts, 0 for none; scored by their largest, or by the two largest
 };
-static_assert(sizeof(Routing) == 96, "the host packs this");
+static_assert(sizeof(Routing) == 104, "the host packs this");
 
 // The experts of each token. Biases that the model lacks are null, and so are unused taps.
 struct Chosen {
@@ -55,6 +56,47 @@ INLINE unsigned long long choice_key(float value, int expert) {
   const unsigned bits = __float_as_uint(value + 0.0f);  // -0 is 0
   const unsigned ordered = (bits & MAGNITUDE_BITS) > INFINITY_BITS ? 0 : bits >> 31 ? ~bits : bits | 0x80000000u;
   return static_cast<unsigned long long>(ordered) << 32 | (0xFFFFFFFFu - static_cast<unsigned>(expert));
+}
+
+// The value of a key; -Inf for NaN.
+INLINE float value_of(unsigned long long key) {
+  const unsigned ordered = static_cast<unsigned>(key >> 32);
+  return ordered == 0 ? -INFINITY : __uint_as_float(ordered >> 31 ? ordered & MAGNITUDE_BITS : ~ordered);
+}
+
+// The warp's largest key below `limit`, among `count` experts from `first` on.
+INLINE unsigned long long largest_key(const unsigned long long (&keys)[OF_LANE], int first, int count, unsigned long long limit) {
+  unsigned long long best = 0;
+#pragma unroll
+  for (int i = 0; i < OF_LANE; ++i) {
+    const bool inside = static_cast<unsigned>(lane_index() + i * WARP - first) < static_cast<unsigned>(count);
+    if (inside && keys[i] < limit) best = max(best, keys[i]);
+  }
+  return warp_max(best);
+}
+
+// Makes the keys of all experts 0 but for those of the best groups; `of_groups` holds MOST_GROUPS keys.
+INLINE void keep_best_groups(const Routing& r, unsigned long long (&keys)[OF_LANE], Shared<unsigned long long> of_groups) {
+  const int size = r.experts / r.groups;
+  for (int group = 0; group < r.groups; ++group) {
+    const unsigned long long first = largest_key(keys, group * size, size, ~0ull);
+    float score = value_of(first);
+    if (r.two_largest) score += value_of(largest_key(keys, group * size, size, first));
+    if (lane_index() == 0) of_groups[group] = choice_key(score, group);
+  }
+  __syncwarp();
+  for (int k = 0; k < r.groups_used; ++k) {
+    unsigned long long best = 0;
+    for (int group = lane_index(); group < r.groups; group += WARP) best = max(best, of_groups[group]);
+    best = warp_max(best);
+    if (lane_index() == 0) of_groups[0xFFFFFFFFu - static_cast<unsigned>(best)] = 0;
+    __syncwarp();
+  }
+#pragma unroll
+  for (int i = 0; i < OF_LANE; ++i) {
+    const int expert = lane_index() + i * WARP;
+    if (expert < r.experts && of_groups[expert / size]) keys[i] = 0;
+  }
 }
 
 // What experts are weighted by, stored; `values` of the lane's experts, lane, lane + 32, ….
@@ -100,6 +142,7 @@ INLINE void store_weight(const Routing& r, size_t at, bool has_one, float weight
 }
 
 KERNEL __launch_bounds__(32) route(Routing r) {
+  SHARED(unsigned long long, of_groups, MOST_GROUPS);
   wait_for_earlier_launches();
   const size_t of_experts = static_cast<size_t>(blockIdx.x) * r.experts, of_chosen = static_cast<size_t>(blockIdx.x) * r.used;
   float values[OF_LANE];
@@ -114,6 +157,7 @@ KERNEL __launch_bounds__(32) route(Routing r) {
     if (r.biased) r.biased[of_experts + expert] = value;
     keys[i] = choice_key(value, expert);
   }
+  if (r.groups) keep_best_groups(r, keys, of_groups);
   int own = 0;  // the choice of the lane's number
   for (int k = 0; k < r.used; ++k) {
     unsigned long long best = 0;

@@ -13,6 +13,7 @@ from aprtui.engine.cuda.launches import variant
 from aprtui.engine.reference import ops
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
+from aprtui.trace.graph.config import ExpertGroups, GroupScore
 from tests.kernels.cases import activations, assert_q8_of, matrix, q8_out, relative, rounded, weight_of, wide
 from tests.kernels.emulated import Images, Out, Struct, kernel_names
 
@@ -29,14 +30,15 @@ def normal(*shape: int, seed: int = 1) -> np.ndarray:
 
 def routed(
     image_of: Images, logits: np.ndarray, used: int, kind: int, normalisation: int, scale: float = 0.0,
-    bias: np.ndarray | None = None, choice_bias: np.ndarray | None = None,
+    bias: np.ndarray | None = None, choice_bias: np.ndarray | None = None, groups: ExpertGroups | None = None,
 ) -> list[np.ndarray]:  # fmt: skip
     """Router, what the choice is made by (with a bias of its own), indices, taken, normalised, scaled, as there are."""
     chosen = (len(logits), used)
+    limits = (0, 0, 0) if groups is None else (groups.count, groups.used, int(groups.score is GroupScore.TWO_LARGEST))
     router = Struct((
         logits, bias, Out(logits.shape), choice_bias, Out(logits.shape) if choice_bias is not None else None,
         Out(chosen), Out(chosen), Out(chosen) if normalisation else None, Out(chosen) if scale else None,
-        logits.shape[1], used, kind, normalisation, scale,
+        logits.shape[1], used, kind, normalisation, scale, *limits,
     ))  # fmt: skip
     return image_of("experts").run("route", (len(logits),), 32, router)
 
@@ -79,6 +81,31 @@ def test_of_equal_experts_the_first_is_chosen_and_nan_comes_last(image_of: Image
     router, indices, *_ = routed(image_of, logits, 6, LOGITS, AS_TAKEN)
     np.testing.assert_array_equal(indices, ops.choose_experts(router, 6))
     np.testing.assert_array_equal(indices[0], [3, 38, 0, 1, 2, 4])
+
+
+@pytest.mark.parametrize("score", list(GroupScore))
+@pytest.mark.parametrize(("experts", "used", "count", "of_token"), [(12, 3, 4, 2), (256, 8, 8, 4), (512, 32, 256, 17)])
+def test_experts_are_chosen_among_those_of_the_best_groups(
+    image_of: Images, experts: int, used: int, count: int, of_token: int, score: GroupScore
+) -> None:
+    groups, logits, bias = ExpertGroups(count, of_token, score), normal(TOKENS, experts), normal(experts, seed=2)
+    logits[1] = np.round(logits[1])  # many equal ones
+    bias[::5] = 0
+    biased, indices = routed(image_of, logits, used, LOGITS, AS_TAKEN, choice_bias=bias, groups=groups)[1:3]
+    np.testing.assert_array_equal(indices, ops.choose_experts(biased, used, groups))
+    assert (indices != ops.choose_experts(biased, used)).any(), "groups change the choice"
+
+
+def test_groups_without_numbers_come_last(image_of: Images) -> None:
+    logits = normal(4, 12)
+    logits[0, :3] = np.nan  # one number each in a group of four
+    logits[1, 4:8] = np.nan
+    logits[2, [0, 1, 4]] = np.inf, -np.inf, -np.inf
+    logits[3, :8] = -np.inf
+    for score in GroupScore:
+        groups = ExpertGroups(3, 2, score)
+        found = routed(image_of, logits, 6, LOGITS, AS_TAKEN, groups=groups)[1]
+        np.testing.assert_array_equal(found, ops.choose_experts(logits, 6, groups))
 
 
 def test_weights_that_are_all_but_zero_are_divided_by_the_least_sum(image_of: Images) -> None:

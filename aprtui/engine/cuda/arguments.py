@@ -173,6 +173,7 @@ class Routing(ctypes.Structure):
         *((name, _Pointer) for name in ("logits", "bias", "router", "choice_bias", "biased", "indices")),
         *((name, _Pointer) for name in ("taken", "normalised", "scaled")),
         *((name, _Int) for name in ("experts", "used", "kind", "normalisation")), ("scale", _Float),
+        *((name, _Int) for name in ("groups", "groups_used", "two_largest")),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
 from aprtui.model.weight_types import InputRounding, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph.config import RopeLayout
+from aprtui.trace.graph.config import GroupScore, RopeLayout
 from aprtui.trace.graph.ops import MATRIX_PRODUCTS, Op
 from aprtui.trace.graph.stage import Node
 from aprtui.trace.graph.stage_graph import StageGraph
@@ -447,6 +447,9 @@ class _Emitters:
         router = args.Routing(
             experts=self.config.experts, used=self.config.experts_used, scale=low.model.config.expert_weights_scale
         )
+        if (groups := self.config.expert_groups) is not None:
+            router.groups, router.groups_used = groups.count, groups.used
+            router.two_largest = int(groups.score is GroupScore.TWO_LARGEST)
         if low.op(node) is Op.SCALE_CHOSEN:
             router.scaled, node = of(node), low.source(node)
         if low.op(node) is not Op.TAKE_CHOSEN:

@@ -178,8 +178,6 @@ def require_supported(model: Model) -> None:
 def _without_kernels(config: ModelConfig) -> Iterator[str]:
     """What a model has that no kernel computes."""
     graph = config.graph
-    if graph.expert_groups is not None:
-        yield f"groups of experts (op {Op.CHOOSE_EXPERTS})"
     if graph.latent is not None:
         yield f"latent attention (op {Op.HEAD_JOIN})"
     yield from _without_hybrid_kernels(graph)
