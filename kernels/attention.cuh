@@ -34,3 +34,22 @@ INLINE float softcapped(float value, float cap) { return cap * tanhf(value / cap
 
 // exp(value - largest); 0 while all values so far are -Inf.
 INLINE float power(float value, float largest) { return expf(value - (largest == -INFINITY ? 0.0f : largest)); }
+
+// A query sees the keys at its position and before it, as many as this.
+INLINE int reach_of(const Attention& a) { return a.window ? a.window : 0x7FFFFFFF; }
+INLINE bool sees(int position, int key, int reach) { return static_cast<unsigned>(position - key) < static_cast<unsigned>(reach); }
+
+// The maps of a token of a prompt, made by a warp of the scores that its lanes have stored.
+INLINE void finish_map(const Attention& a, const Step& step, int token, float largest, float inverse_sum) {
+  const int position = step.position + token, reach = reach_of(a);
+  const size_t row = (static_cast<size_t>(blockIdx.y) * step.tokens + token) * a.map_stride;
+  __syncwarp();
+  for (int key = lane_index(); key < step.position + step.tokens; key += WARP) {
+    const size_t at = row + key;
+    if (key > position) a.scores[at] = 0.0f;
+    float score = a.scores[at];
+    if (a.softcap > 0.0f) score = softcapped(score, a.softcap);
+    if (a.capped) a.capped[at] = score;
+    if (a.softmax) a.softmax[at] = sees(position, key, reach) ? power(score, largest) * inverse_sum : 0.0f;
+  }
+}

@@ -1,6 +1,7 @@
 // Feed-forward blocks of experts, of which a router chooses some for each token.
 //
 //   route(Routing r)
+//   sort_slots(const float* indices, Sorted s, int slots, int experts, int tiles)
 //   expert_gate_up_exact, expert_gate_up_q8, expert_gate_up_q8_<format> (Matrix gate, Matrix up, Activations x, FeedForward f,
 //                                                                        Chosen c)
 //   expert_down_exact, expert_down_q8, expert_down_q8_<format> (Matrix w, Activations x, Chosen c, ExpertOutput out)
@@ -8,15 +9,17 @@
 // Shapes: x [tokens, columns] of gate and up, [tokens, used, columns] of down; f and out [tokens, used, c.rows]. Matrices hold
 // those of all experts one after the other, c.rows rows each, a multiple of 32. See Routing and Chosen.
 //
-// Each block reads which expert it works for, then the rows of that one alone: what is not chosen is not read. A prompt takes
-// the same kernels, each token on its own: an expert's rows are read once for each token that has chosen it, mostly from L2.
-// Launch: route: a block of a warp for each token. expert_gate_up: blocks of 256 threads, grid (c.rows / 32, used, tokens), a
+// Each block reads which expert it works for, then the rows of that one alone: what is not chosen is not read. A short prompt
+// takes the same kernels, each token on its own: an expert's rows are read once for each token that has chosen it. For a longer one
+// sort_slots puts the slots [tokens, used] of indices in the order of their experts, at most 16384, and makes tiles of up to 64 of
+// one expert, which matmul_q8 (prefill.cu) multiplies on tensor cores; `tiles` is how many there can be.
+// Launch: route: a block of a warp for each token. sort_slots: one block of 512 threads. expert_gate_up: blocks of 256 threads, grid (c.rows / 32, used, tokens), a
 // block 32 values. expert_down: blocks of 256 threads, grid (ceil(c.rows / rows), used, tokens), rows = 16 in q8, 8 in exact.
 // Must move: the matrices of the chosen experts, 4 bytes (1.25 in q8) a value of x, 4 of each output.
 #include "activation.cuh"
 #include "gate_up.cuh"
 
-constexpr int MOST_EXPERTS = 512, OF_LANE = MOST_EXPERTS / WARP;
+constexpr int MOST_EXPERTS = 512, OF_LANE = MOST_EXPERTS / WARP, MOST_GROUPS = MOST_EXPERTS / 2;
 constexpr int ROUTER_SOFTMAX = 0, ROUTER_SIGMOID = 1, ROUTER_LOGITS = 2;
 constexpr int AS_TAKEN = 0, NORMALISED = 1, SOFTMAX_OF_CHOSEN = 2;
 constexpr float LEAST_WEIGHT_SUM = 1.0f / 16384.0f;
@@ -31,8 +34,9 @@ struct Routing {
   float *taken, *normalised, *scaled;  // [tokens, used]
   int experts, used, kind, normalisation;
   float scale;
+  int groups, groups_used, two_largest;  // of neighbouring experts, 0 for none; scored by their largest, or by the two largest
 };
-static_assert(sizeof(Routing) == 96, "the host packs this");
+static_assert(sizeof(Routing) == 104, "the host packs this");
 
 // The experts of each token. Biases that the model lacks are null, and so are unused taps.
 struct Chosen {
@@ -55,6 +59,47 @@ INLINE unsigned long long choice_key(float value, int expert) {
   const unsigned bits = __float_as_uint(value + 0.0f);  // -0 is 0
   const unsigned ordered = (bits & MAGNITUDE_BITS) > INFINITY_BITS ? 0 : bits >> 31 ? ~bits : bits | 0x80000000u;
   return static_cast<unsigned long long>(ordered) << 32 | (0xFFFFFFFFu - static_cast<unsigned>(expert));
+}
+
+// The value of a key; -Inf for NaN.
+INLINE float value_of(unsigned long long key) {
+  const unsigned ordered = static_cast<unsigned>(key >> 32);
+  return ordered == 0 ? -INFINITY : __uint_as_float(ordered >> 31 ? ordered & MAGNITUDE_BITS : ~ordered);
+}
+
+// The warp's largest key below `limit`, among `count` experts from `first` on.
+INLINE unsigned long long largest_key(const unsigned long long (&keys)[OF_LANE], int first, int count, unsigned long long limit) {
+  unsigned long long best = 0;
+#pragma unroll
+  for (int i = 0; i < OF_LANE; ++i) {
+    const bool inside = static_cast<unsigned>(lane_index() + i * WARP - first) < static_cast<unsigned>(count);
+    if (inside && keys[i] < limit) best = max(best, keys[i]);
+  }
+  return warp_max(best);
+}
+
+// Makes the keys of all experts 0 but for those of the best groups; `of_groups` holds MOST_GROUPS keys.
+INLINE void keep_best_groups(const Routing& r, unsigned long long (&keys)[OF_LANE], Shared<unsigned long long> of_groups) {
+  const int size = r.experts / r.groups;
+  for (int group = 0; group < r.groups; ++group) {
+    const unsigned long long first = largest_key(keys, group * size, size, ~0ull);
+    float score = value_of(first);
+    if (r.two_largest) score += value_of(largest_key(keys, group * size, size, first));
+    if (lane_index() == 0) of_groups[group] = choice_key(score, group);
+  }
+  __syncwarp();
+  for (int k = 0; k < r.groups_used; ++k) {
+    unsigned long long best = 0;
+    for (int group = lane_index(); group < r.groups; group += WARP) best = max(best, of_groups[group]);
+    best = warp_max(best);
+    if (lane_index() == 0) of_groups[0xFFFFFFFFu - static_cast<unsigned>(best)] = 0;
+    __syncwarp();
+  }
+#pragma unroll
+  for (int i = 0; i < OF_LANE; ++i) {
+    const int expert = lane_index() + i * WARP;
+    if (expert < r.experts && of_groups[expert / size]) keys[i] = 0;
+  }
 }
 
 // What experts are weighted by, stored; `values` of the lane's experts, lane, lane + 32, ….
@@ -100,6 +145,7 @@ INLINE void store_weight(const Routing& r, size_t at, bool has_one, float weight
 }
 
 KERNEL __launch_bounds__(32) route(Routing r) {
+  SHARED(unsigned long long, of_groups, MOST_GROUPS);
   wait_for_earlier_launches();
   const size_t of_experts = static_cast<size_t>(blockIdx.x) * r.experts, of_chosen = static_cast<size_t>(blockIdx.x) * r.used;
   float values[OF_LANE];
@@ -114,6 +160,7 @@ KERNEL __launch_bounds__(32) route(Routing r) {
     if (r.biased) r.biased[of_experts + expert] = value;
     keys[i] = choice_key(value, expert);
   }
+  if (r.groups) keep_best_groups(r, keys, of_groups);
   int own = 0;  // the choice of the lane's number
   for (int k = 0; k < r.used; ++k) {
     unsigned long long best = 0;
@@ -129,6 +176,69 @@ KERNEL __launch_bounds__(32) route(Routing r) {
   const bool has_one = lane_index() < r.used;
   if (has_one) r.indices[of_chosen + lane_index()] = static_cast<float>(own);
   store_weight(r, of_chosen + lane_index(), has_one, has_one ? load_through_l2(r.router + of_experts + own) : 0.0f);
+}
+
+// ---- slots in the order of their experts
+constexpr int SORTING = 512, SORTING_WARPS = SORTING / WARP, OF_TILE = 64;
+static_assert(SORTING >= MOST_EXPERTS, "each thread has an expert");
+
+// Calls visit(slot, expert, rank) for the slots of the warp, each of which has a run of them, 32 at a time: rank is how many lanes
+// before have the same expert. Behind each 32 the warp's counts of their experts grow by their numbers.
+template <class Visit>
+INLINE void for_own_slots(const float* indices, int slots, Shared<int> counts, Visit visit) {
+  const int of_warp = (slots + SORTING - 1) / SORTING * WARP, first = warp_index() * of_warp, end = min(slots, first + of_warp);
+  for (int start = first; start < end; start += WARP) {
+    const int slot = start + lane_index(), expert = slot < end ? static_cast<int>(indices[slot]) : -1;
+    const unsigned same = __match_any_sync(ALL_LANES, expert);
+    const int rank = __popc(same & ((1u << lane_index()) - 1));
+    if (expert >= 0) visit(slot, expert, rank);
+    __syncwarp();
+    if (expert >= 0 && rank == 0) counts[expert] += __popc(same);
+    __syncwarp();
+  }
+}
+
+// The sum of the values of all threads in front of the calling one; `scratch` holds SORTING_WARPS.
+INLINE unsigned sum_before(unsigned value, Shared<unsigned> scratch) {
+  unsigned sum = value;
+#pragma unroll
+  for (int distance = 1; distance < WARP; distance *= 2) {
+    const unsigned before = __shfl_up_sync(ALL_LANES, sum, distance);
+    if (lane_index() >= distance) sum += before;
+  }
+  if (lane_index() == WARP - 1) scratch[warp_index()] = sum;
+  __syncthreads();
+  for (int i = 0; i < warp_index(); ++i) sum += scratch[i];
+  return sum - value;
+}
+
+KERNEL __launch_bounds__(512) sort_slots(const float* indices, Sorted s, int slots, int experts, int tiles) {
+  SHARED(int, counts, SORTING_WARPS * MOST_EXPERTS); /* then where each warp's slots of an expert go */
+  SHARED(unsigned, scratch, SORTING_WARPS);
+  wait_for_earlier_launches();
+  const int expert = threadIdx.x;
+  for (int i = threadIdx.x; i < SORTING_WARPS * experts; i += SORTING) counts[i] = 0;
+  __syncthreads();
+  const Shared<int> of_warp = part_of(counts, warp_index() * experts);
+  for_own_slots(indices, slots, of_warp, [](int, int, int) {});
+  __syncthreads();
+  int total = 0;
+  for (int w = 0; expert < experts && w < SORTING_WARPS; ++w) total += counts[w * experts + expert];
+  // Slots and tiles in front of those of the expert, in one number: there are at most 16384 and 768.
+  const int own_tiles = (total + OF_TILE - 1) / OF_TILE;
+  const unsigned before = sum_before(static_cast<unsigned>(own_tiles) << 16 | static_cast<unsigned>(total), scratch);
+  const int first = static_cast<int>(before & 0xFFFFu), first_tile = static_cast<int>(before >> 16);
+  for (int i = 0; i < own_tiles; ++i)
+    s.tiles[first_tile + i] = {expert, first + OF_TILE * i, min(OF_TILE, total - OF_TILE * i), 0};
+  if (expert == SORTING - 1)
+    for (int i = first_tile + own_tiles; i < tiles; ++i) s.tiles[i] = {0, 0, 0, 0};
+  for (int w = 0, place = first; expert < experts && w < SORTING_WARPS; ++w) {
+    const int count = counts[w * experts + expert];
+    counts[w * experts + expert] = place;
+    place += count;
+  }
+  __syncthreads();
+  for_own_slots(indices, slots, of_warp, [&](int slot, int of, int rank) { s.slots[of_warp[of] + rank] = slot; });
 }
 
 // The expert of a slot, a choice of a token.

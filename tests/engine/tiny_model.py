@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph.config import Activation, GraphConfig, RopeLayout, Router
+from aprtui.trace.graph.config import Activation, ExpertGroups, GraphConfig, GroupScore, RopeLayout, Router
 from aprtui.trace.graph.ops import BIASES, Op
 from aprtui.trace.graph.stage import Node
 from aprtui.trace.graph.stage_graph import StageGraph, graph_for
@@ -268,7 +268,11 @@ DEVICE_MODELS = MODELS | {
         MISTRAL3, (WeightType.Q5_K, WeightType.Q8_0), query_temperature=QueryTemperature(0.1, 7)
     ),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
-    "leading dense layer": lambda: tiny_model(GLM, (WeightType.Q8_0, WeightType.F16), expert_weights_scale=1.5),
+    "leading dense layer": lambda: tiny_model(
+        replace(GLM, expert_groups=ExpertGroups(5, 2, GroupScore.TWO_LARGEST)),
+        (WeightType.Q8_0, WeightType.F16),
+        expert_weights_scale=1.5,
+    ),
     "gpt-oss": lambda: tiny_model(
         GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
     ),

@@ -7,3 +7,7 @@ KERNEL deep(const int4* a, const int2* b, int4* d) {
 }
 
 KERNEL shallow(const int2* a, const int* b, int4* d) { d[threadIdx.x] = mma_16x8x16(a[threadIdx.x], b[threadIdx.x]); }
+
+KERNEL halves(const int4* a, const int2* b, const float4* c, float4* d) {
+  d[threadIdx.x] = mma_16x8x16_halves(a[threadIdx.x], b[threadIdx.x], c[threadIdx.x]);
+}

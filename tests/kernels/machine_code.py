@@ -13,8 +13,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from aprtui.engine.cuda.images import kernel_files
@@ -82,6 +83,8 @@ class Code:
     instructions: tuple[Instruction, ...]
     loops: tuple[tuple[int, int], ...]
     """First instruction of each loop and the one behind its last, in the order of their ends."""
+    branches: Mapping[int, tuple[int, bool]]
+    """By each branch its target, and whether it may be passed by."""
 
     @property
     def spills(self) -> int:
@@ -107,6 +110,31 @@ class Code:
     def names(self, loop: tuple[int, int]) -> list[str]:
         """The instructions of `loop`, by name."""
         return [one.name for one in self.instructions[slice(*loop)]]
+
+    def shortest_turn(self, loop: tuple[int, int], needed: str) -> int:
+        """The fewest instructions of a turn of `loop` that goes through all instructions called `needed`, in order.
+
+        What a turn can leave out, and loops within it, is not counted.
+        """
+        begin, end = loop
+        stops = [at for at in range(begin, end) if self.instructions[at].name.startswith(needed)]
+        return sum(self._steps(a, b, loop) for a, b in pairwise([begin, *stops, end]))
+
+    def _steps(self, start: int, stop: int, loop: tuple[int, int]) -> int:
+        """The fewest instructions from one of a loop to another, or to the loop's end, which is its beginning."""
+        begin, end = loop
+        found, front = {start: 0}, [start]
+        while front and stop not in found:
+            after = []
+            for at in front:
+                target, may_pass = self.branches.get(at, (at + 1, True))
+                for way in (target, at + 1) if may_pass else (target,):
+                    place = end if way == begin else way
+                    if begin < place <= end and place not in found:
+                        found[place] = found[at] + 1
+                        after.append(place)
+            front = after
+        return found[stop]
 
     def integer_products(self, loop: tuple[int, int]) -> int:
         """Products of four pairs of levels in a turn of `loop`, for each lane."""
@@ -153,12 +181,12 @@ def read_image(image: bytes) -> dict[str, Code]:
     registers = _registers(sections)
     found = {}
     for name, lines in _kernels(text):
-        instructions, loops = _parsed(lines)
+        instructions, loops, branches = _parsed(lines)
         (size,) = (
             value for attribute, value, _ in _notes(sections[f".nv.info.{name}"]) if attribute == _ARGUMENT_BYTES
         )
         shared = len(sections.get(f".nv.shared.{name}", b""))
-        found[name] = Code(name, registers[name], size, shared, tuple(instructions), tuple(loops))
+        found[name] = Code(name, registers[name], size, shared, tuple(instructions), tuple(loops), branches)
     return found
 
 
@@ -210,19 +238,25 @@ def _kernels(text: str) -> Iterator[tuple[str, list[str]]]:
         yield name, lines
 
 
-def _parsed(lines: Sequence[str]) -> tuple[list[Instruction], list[tuple[int, int]]]:
+def _parsed(
+    lines: Sequence[str],
+) -> tuple[list[Instruction], list[tuple[int, int]], dict[int, tuple[int, bool]]]:
     instructions, loops, labels = list[Instruction](), list[tuple[int, int]](), dict[str, int]()
+    branches = dict[int, tuple[str, bool]]()
     for line in lines:
         if label := _LABEL.match(line):
             labels[label[1]] = len(instructions)
         elif found := _INSTRUCTION.search(line):
             instructions.append(_instruction(found[1], found[2].strip()))
             target = re.search(r"`\((\.L_x_\d+)\)", line)
-            if found[1].startswith("BRA") and target and target[1] in labels:
+            if not found[1].startswith("BRA") or not target:
+                continue
+            branches[len(instructions) - 1] = target[1], "@" in line or ".DIV" in found[1]  # where lanes diverge
+            if target[1] in labels:
                 begin = labels[target[1]]
                 if begin < len(instructions) - 1:  # the last of a kernel branches to itself
                     loops.append((begin, len(instructions)))
-    return instructions, loops
+    return instructions, loops, {at: (labels[name], may_pass) for at, (name, may_pass) in branches.items()}
 
 
 def _instruction(name: str, operands: str) -> Instruction:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aprtui.engine.cuda.launches import attention_kernel
+from aprtui.engine.cuda.launches import attention_kernel, prompt_attention
 from aprtui.engine.reference import ops
 from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.weight_types import WeightType
@@ -155,13 +156,6 @@ def test_maps_of_exponentials_of_many_layers_are_made_from_their_scores(image_of
     np.testing.assert_array_equal(found == 77, maps == 77)
 
 
-def prompt_shared(head_dim: int) -> int:
-    """Bytes of dynamic shared memory that `attend_prompt` wants; any device gives 48 KB unasked."""
-    size = 4 * (16 * head_dim + 32 * min(head_dim, 128) + 544)
-    assert size <= 48 << 10
-    return size
-
-
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(("position", "tokens"), [(0, 1), (0, 37), (30, 18)])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -181,22 +175,105 @@ def test_a_prompt_has_windows_sinks_softcaps_and_a_scale(
     require_prompt(image_of, Case(shape, position, tokens, half, kind))
 
 
+def attended(image_of: Images, case: Case, *, taps: bool, orders: int = 3) -> list[np.ndarray]:
+    """The maps that are tapped, and what the attention of a prompt gives."""
+    of = prompt_attention(case.dim, half=case.half, capped=case.kind.softcap > 0)
+    assert of.shared <= 48 << 10, "any device gives that unasked"
+    return image_of("attend_prompt_half" if case.half else "attend_prompt").run(
+        of.kernel, (-(-case.tokens // of.queries), case.heads), 128, case.arguments(taps=taps),
+        step(case.position, case.tokens), shared=of.shared, orders=orders,
+    )  # fmt: skip
+
+
 def require_prompt(image_of: Images, case: Case) -> None:
-    grid, shared = (-(-case.tokens // 16), case.heads), prompt_shared(case.dim)
-    kernel, at = "attend_prompt_capped" if case.kind.softcap else "attend_prompt", step(case.position, case.tokens)
-    run = image_of("attend_prompt").run
-    *maps, out = run(kernel, grid, 128, case.arguments(taps=True), at, shared=shared)
+    *maps, out = attended(image_of, case, taps=True)
     assert relative(out, case.out) <= BOUND
     case.check_maps(*maps)
-    plain = run(kernel, grid, 128, case.arguments(taps=False), at, shared=shared, orders=1)
-    np.testing.assert_array_equal(plain[0], out)
+    (plain,) = attended(image_of, case, taps=False, orders=1)
+    np.testing.assert_array_equal(plain, out)
 
 
-def test_a_nan_key_spoils_the_queries_that_see_it(image_of: Images) -> None:
-    case = Case((2, 1, 64), 0, 20, False)
+@pytest.mark.parametrize("half", [False, True])
+def test_a_nan_key_spoils_the_queries_that_see_it(image_of: Images, half: bool) -> None:
+    case = Case((2, 1, 64), 0, 20, half)
     case.caches[0][0, 12, 3] = np.nan
-    (out,) = image_of("attend_prompt").run(
-        "attend_prompt", (2, 2), 128, case.arguments(taps=False), step(0, 20), shared=prompt_shared(64)
-    )
+    (out,) = attended(image_of, case, taps=False)
     np.testing.assert_array_equal(np.isnan(out).all(1), np.arange(20) >= 12)
     np.testing.assert_array_equal(np.isnan(out).any(1), np.arange(20) >= 12)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", [Kind(), Kind(40, sinks=True, softcap=2.0)], ids=str)
+def test_bits_of_a_query_depend_on_no_chunk(image_of: Images, half: bool, kind: Kind) -> None:
+    whole = Case((2, 1, 96), 0, 130, half, kind)
+    (expected,) = attended(image_of, whole, taps=False, orders=1)
+    for first, tokens in ((0, 13), (13, 70), (83, 47)):
+        part = Case((2, 1, 96), first, tokens, half, kind)
+        part.q, part.sinks = whole.q[first : first + tokens], whole.sinks
+        part.caches = [cache[:, : part.context].copy() for cache in whole.caches]
+        (found,) = attended(image_of, part, taps=False, orders=1)
+        np.testing.assert_array_equal(found, expected[first : first + tokens])
+
+
+def test_sums_of_values_of_one_sign_err_less_than_a_replay_allows(image_of: Images) -> None:
+    """What tensor cores cut off adds up where all values have one sign, and no key stands out."""
+    case = Case((2, 1, 128), 300, 40, True)
+    case.q *= np.float32(0.01)
+    keys, values = (cache[0, :340].astype("f8") for cache in case.caches)
+    case.caches[1][0, :340] = np.abs(values) + 2
+    scores = case.scale * np.einsum("thc,kc->thk", case.q.reshape(40, 2, 128).astype("f8"), keys)
+    seen = np.arange(340) <= 300 + np.arange(40)[:, None]
+    powers = np.where(seen[:, None], np.exp(scores), 0)
+    expected = powers / powers.sum(-1, keepdims=True) @ case.caches[1][0, :340].astype("f8")
+    (found,) = attended(image_of, case, taps=False, orders=1)
+    assert relative(found, expected.reshape(40, -1)) <= 1e-6
+
+
+def test_scores_of_queries_of_any_magnitude_are_as_exact(image_of: Images) -> None:
+    case = Case((2, 1, 64), 0, 20, True)
+    (plain, *_) = attended(image_of, case, taps=True, orders=1)
+    factors = np.exp2(np.linspace(-90, 80, 20).astype(int)).astype("f4")
+    case.q *= factors[:, None]
+    (found, *_) = attended(image_of, case, taps=True, orders=1)
+    np.testing.assert_array_equal(found[..., :20], plain[..., :20] * factors[:, None])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_value_that_is_not_finite_reaches_the_queries_that_see_it_and_its_channel_alone(
+    image_of: Images, half: bool, bad: float
+) -> None:
+    case = Case((2, 1, 64), 3, 60, half, Kind(20))
+    (clean,) = attended(image_of, case, taps=False, orders=1)
+    case.caches[1][0, 10 + 3, 5] = bad
+    (out,) = attended(image_of, case, taps=False)
+    seen = (np.arange(60) >= 10) & (np.arange(60) < 30)
+    channel = np.arange(128) % 64 == 5
+    reached = seen[:, None] & channel
+    np.testing.assert_array_equal(out[~reached], clean[~reached])
+    assert (np.isnan(out) if np.isnan(bad) else out == bad)[reached].all()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_scores_of_a_key_that_overflowed_are_infinite(image_of: Images, half: bool) -> None:
+    case = Case((2, 1, 64), 0, 20, half)
+    case.caches[0][0, 12, 3] = np.inf
+    (clean,) = attended(image_of, Case((2, 1, 64), 0, 20, half), taps=False, orders=1)
+    scores, _, out = attended(image_of, case, taps=True)
+    expected = np.inf * np.sign(case.q.reshape(20, 2, 64)[12:, :, 3].T)
+    np.testing.assert_array_equal(scores[:, 12:, 12], expected)
+    assert np.isfinite(np.delete(scores, 12, 2)).all()
+    np.testing.assert_array_equal(out[:12], clean[:12])
+
+
+@pytest.mark.parametrize("widest", [64, 128, 256])
+def test_tiles_of_a_half_cache_are_stored_and_loaded_without_waiting_for_banks(
+    build_image: Images, widest: int
+) -> None:
+    image = build_image(Path(__file__).with_name("attention_banks.cu"))
+    (words,) = image.run(f"banks_{widest}", (1,), 128, Out((128, 9), np.int32), orders=1)
+    of_values = words[:, 5:]
+    assert np.unique(of_values).size == of_values.size == 512, "each value has its own place"
+    for touched in words.T:
+        for lanes in touched.reshape(-1, 8):  # as many as move 128 bytes at a time
+            assert np.unique(lanes % 8).size == 8

@@ -10,9 +10,11 @@ import pytest
 
 from aprtui import resources
 from aprtui.engine.cuda.launches import variant
+from aprtui.engine.cuda.sizes import expert_tiles
 from aprtui.engine.reference import ops
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
+from aprtui.trace.graph.config import ExpertGroups, GroupScore
 from tests.kernels.cases import activations, assert_q8_of, matrix, q8_out, relative, rounded, weight_of, wide
 from tests.kernels.emulated import Images, Out, Struct, kernel_names
 
@@ -29,14 +31,15 @@ def normal(*shape: int, seed: int = 1) -> np.ndarray:
 
 def routed(
     image_of: Images, logits: np.ndarray, used: int, kind: int, normalisation: int, scale: float = 0.0,
-    bias: np.ndarray | None = None, choice_bias: np.ndarray | None = None,
+    bias: np.ndarray | None = None, choice_bias: np.ndarray | None = None, groups: ExpertGroups | None = None,
 ) -> list[np.ndarray]:  # fmt: skip
     """Router, what the choice is made by (with a bias of its own), indices, taken, normalised, scaled, as there are."""
     chosen = (len(logits), used)
+    limits = (0, 0, 0) if groups is None else (groups.count, groups.used, int(groups.score is GroupScore.TWO_LARGEST))
     router = Struct((
         logits, bias, Out(logits.shape), choice_bias, Out(logits.shape) if choice_bias is not None else None,
         Out(chosen), Out(chosen), Out(chosen) if normalisation else None, Out(chosen) if scale else None,
-        logits.shape[1], used, kind, normalisation, scale,
+        logits.shape[1], used, kind, normalisation, scale, *limits,
     ))  # fmt: skip
     return image_of("experts").run("route", (len(logits),), 32, router)
 
@@ -79,6 +82,31 @@ def test_of_equal_experts_the_first_is_chosen_and_nan_comes_last(image_of: Image
     router, indices, *_ = routed(image_of, logits, 6, LOGITS, AS_TAKEN)
     np.testing.assert_array_equal(indices, ops.choose_experts(router, 6))
     np.testing.assert_array_equal(indices[0], [3, 38, 0, 1, 2, 4])
+
+
+@pytest.mark.parametrize("score", list(GroupScore))
+@pytest.mark.parametrize(("experts", "used", "count", "of_token"), [(12, 3, 4, 2), (256, 8, 8, 4), (512, 32, 256, 17)])
+def test_experts_are_chosen_among_those_of_the_best_groups(
+    image_of: Images, experts: int, used: int, count: int, of_token: int, score: GroupScore
+) -> None:
+    groups, logits, bias = ExpertGroups(count, of_token, score), normal(TOKENS, experts), normal(experts, seed=2)
+    logits[1] = np.round(logits[1])  # many equal ones
+    bias[::5] = 0
+    biased, indices = routed(image_of, logits, used, LOGITS, AS_TAKEN, choice_bias=bias, groups=groups)[1:3]
+    np.testing.assert_array_equal(indices, ops.choose_experts(biased, used, groups))
+    assert (indices != ops.choose_experts(biased, used)).any(), "groups change the choice"
+
+
+def test_groups_without_numbers_come_last(image_of: Images) -> None:
+    logits = normal(4, 12)
+    logits[0, :3] = np.nan  # one number each in a group of four
+    logits[1, 4:8] = np.nan
+    logits[2, [0, 1, 4]] = np.inf, -np.inf, -np.inf
+    logits[3, :8] = -np.inf
+    for score in GroupScore:
+        groups = ExpertGroups(3, 2, score)
+        found = routed(image_of, logits, 6, LOGITS, AS_TAKEN, groups=groups)[1]
+        np.testing.assert_array_equal(found, ops.choose_experts(logits, 6, groups))
 
 
 def test_weights_that_are_all_but_zero_are_divided_by_the_least_sum(image_of: Images) -> None:
@@ -155,6 +183,70 @@ def test_down_of_the_chosen_experts(image_of: Images, kind: WeightType, mode: st
     assert relative(found, product(x, weight, mode)) <= 5e-7
     if biased:
         np.testing.assert_array_equal(others[0], found + bias[INDICES.astype(int)])
+
+
+SLOTS_OF_TILE = 64
+NOWHERE = Struct((Struct((None, 0, 0, 0)), None, None, None))
+
+
+def sorted_slots(image_of: Images, indices: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slots in the order of their experts, and tiles `[tiles, (expert, first, count, 0)]`."""
+    tiles = expert_tiles(indices.size, experts)
+    slots, found = image_of("experts").run(
+        "sort_slots", (1,), 512, indices, Struct((Out((indices.size,), np.int32), Out((tiles, 4), np.int32), 0, 0)),
+        indices.size, experts, tiles,
+    )  # fmt: skip
+    return slots, found
+
+
+@pytest.mark.parametrize(
+    ("tokens", "used", "experts"), [(1, 1, 1), (5, 3, 7), (90, 8, 128), (300, 2, 3), (512, 32, 512), (200, 4, 40)]
+)
+def test_slots_are_sorted_by_their_experts_and_keep_their_order(
+    image_of: Images, tokens: int, used: int, experts: int
+) -> None:
+    random = np.random.default_rng([tokens, experts])
+    indices = np.argsort(random.random((tokens, experts)) ** (np.arange(experts) + 1))[:, -used:].astype("f4")
+    slots, tiles = sorted_slots(image_of, indices, experts)
+    np.testing.assert_array_equal(slots, np.argsort(indices.reshape(-1), kind="stable"))
+    counts = np.bincount(indices.reshape(-1).astype(int), minlength=experts)
+    expected = [
+        (expert, counts[:expert].sum() + start, min(SLOTS_OF_TILE, count - start), 0)
+        for expert, count in enumerate(counts)
+        for start in range(0, count, SLOTS_OF_TILE)
+    ]
+    np.testing.assert_array_equal(tiles[: len(expected)], expected)
+    assert not tiles[len(expected) :].any(), "there are no others"
+
+
+@pytest.mark.parametrize("kinds", [(WeightType.Q4_K, WeightType.Q6_K), (WeightType.MXFP4, WeightType.Q8_0)])
+def test_sorted_products_are_those_of_each_slot_with_its_expert(
+    image_of: Images, kinds: tuple[WeightType, WeightType]
+) -> None:
+    tokens, rows = 50, 160
+    indices = np.argsort(np.random.default_rng(5).random((tokens, EXPERTS)))[:, :USED].astype("f4")
+    indices[:, 0] = 2  # more than a tile of one expert
+    indices[:, 1:][indices[:, 1:] == 2] = 5
+    slots, tiles = sorted_slots(image_of, indices, EXPERTS)
+    gate, up = (experts_of(kind, rows, HIDDEN, seed) for seed, kind in enumerate(kinds))
+    x, bias, room = normal(tokens, HIDDEN) * 3, normal(EXPERTS, rows), Out((tokens * USED, rows))
+
+    def multiply(x: np.ndarray, of_token: int, orders: int) -> list[np.ndarray]:
+        parts = Struct((matrix(gate), room, bias, room)), Struct((matrix(up), room, None, None)), NOWHERE
+        return image_of("prefill").run(
+            "matmul_q8", (4, len(tiles)), 256, *parts, activations(x, values=False), None, None, tokens * USED, rows,
+            Struct((slots, tiles, rows, of_token)), orders=orders,
+        )  # fmt: skip
+
+    gates, biased, ups = multiply(x, USED, 3)
+    own = indices.reshape(-1).astype(int)
+    for found, weight in ((gates, gate), (ups, up)):
+        of_experts = [rounded(x, weight, "q8") @ wide(weight.expert(expert)).T for expert in range(EXPERTS)]
+        expected = np.stack([of_experts[expert][slot // USED] for slot, expert in enumerate(own)])
+        assert relative(found, expected) <= 5e-7
+    np.testing.assert_array_equal(biased, gates + bias[own])
+    of_slots = multiply(np.repeat(x, USED, 0), 1, 1)
+    np.testing.assert_array_equal(of_slots[0], gates)
 
 
 VARIANTS = [

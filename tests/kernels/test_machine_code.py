@@ -23,7 +23,7 @@ ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.ProductsOfPrompt,
     "matvec_exact_1": args.ProductOfOne, "matvec_q8_1": args.ProductOfOne, "matvec_exact_8": args.Product,
     "matvec_q8_8": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
-    "softmax_maps": args.SoftmaxMaps,
+    "softmax_maps": args.SoftmaxMaps, "sort_slots": args.SortSlots,
     "stage_statistics": args.StageStatistics, "activate": args.Activate, "top_candidates": args.TopCandidates,
 }  # fmt: skip
 
@@ -139,6 +139,33 @@ def test_the_norm_of_a_sum_loads_it_at_once_and_behind_the_count_of_blocks(machi
         assert code.waits(counts[0])[0].loads[:4] == (SIXTEEN,) * 4, name
 
 
+@pytest.mark.parametrize(("widest", "products", "most"), [(64, 128, 1200), (128, 128, 1000), (256, 96, 850)])
+def test_attention_of_a_prompt_gives_tensor_cores_what_it_loads_and_divides_nothing_in_its_loop(
+    machine_code: dict[str, Code], widest: int, products: int, most: int
+) -> None:
+    code = machine_code[f"attend_prompt_half_{widest}"]
+    assert code.resident_blocks(128) >= 2
+    loop = next(loop for loop in code.loops if code.names(loop).count("HMMA.16816.F32") == products)
+    # A run of 32 channels takes four words of queries, and one of every 8 keys; and two of the values of every 16 keys.
+    runs, keys, names = widest // 32, 4096 // widest, code.names(loop)
+    assert names.count("LDS.128") == runs * (4 + keys // 8) + min(runs, 4) * 2 * keys // 16
+    assert code.shortest_turn(loop, "HMMA") < most, "docs/gpu-estimate.md says so"
+    assert [wait.loads[:8] for wait in code.loop_waits(loop)][:1] == [(SIXTEEN,) * 8], "the next tile"
+
+
+def test_attention_over_float32_loads_words_and_fuses_all_products(machine_code: dict[str, Code]) -> None:
+    code = machine_code["attend_prompt"]
+    inner = [code.names(loop) for loop in code.inner_loops(loading=0)]
+    of_keys, *of_values = [names for names in inner if names.count("FFMA") == 128]
+    assert len(of_values) == 2, "of each 128 channels"
+    assert of_keys.count("LDS.128") == 40, "a run of 32 channels: the lane's key, and four queries"
+    for names in of_values:
+        assert names.count("LDS.128") == 8, "8 keys, of which each lane has four channels"
+    for names in (of_keys, *of_values):
+        assert len(names) < 250
+        assert not any(name.startswith("MUFU") for name in names)
+
+
 @pytest.mark.parametrize(
     ("kernel", "size"),
     [("64_4", 4), ("64_8", 4), ("128_4", 8), ("128_8", 8), ("256_8", 16), ("128_4_capped", 8), ("256_4_capped", 16)],
@@ -157,6 +184,15 @@ def test_statistics_load_32_values_a_lane_together(machine_code: dict[str, Code]
     waits = [wait.loads for loop in code.loops for wait in code.loop_waits(loop)]
     assert (SIXTEEN,) * 8 in waits
     assert code.resident_blocks(256) >= 3
+
+
+def test_a_turn_is_counted_without_what_it_can_leave_out() -> None:
+    names = ["MOV", "BRA", "FADD", "FADD", "HMMA", "BRA", "HMMA", "BRA"]
+    branches = {1: (4, True), 5: (7, True), 7: (0, True)}
+    code = Code("k", 1, 0, 0, tuple(_instruction(name, "") for name in names), ((0, 8),), branches)
+    assert code.shortest_turn((0, 8), "HMMA") == 6
+    branches[1] = 2, True
+    assert code.shortest_turn((0, 8), "HMMA") == 8
 
 
 def test_waits_are_counted_as_a_warp_meets_them() -> None:

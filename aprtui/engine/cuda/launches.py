@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.images import KernelImages, entry_points, kernel_files
+from aprtui.engine.cuda.sizes import expert_tiles
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 
@@ -89,6 +90,16 @@ class Launches:
         grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64)
         return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
 
+    def expert_matmul_q8(self, arguments: args.ProductsOfPrompt, experts: int) -> Launch:
+        """The same of experts: the slots of a prompt, sorted, each times the matrices of its expert."""
+        matrices = [one.w for one in (arguments.first, arguments.second) if one.w.rows]
+        grid = len(matrices) * _groups(arguments.sorted.rows, 128), expert_tiles(arguments.tokens, experts)
+        return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
+
+    def sort_slots(self, arguments: args.SortSlots) -> Launch:
+        """The slots of a prompt in the order of their experts."""
+        return self._launch("sort_slots", (1,), 512, arguments)
+
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""
         heads = arguments.heads
@@ -152,9 +163,9 @@ class Launches:
 
     def attend_prompt(self, arguments: args.AttentionAt, tokens: int) -> Launch:
         attention = arguments.attention
-        kernel = "attend_prompt_capped" if attention.softcap > 0 else "attend_prompt"
-        shared = 4 * (16 * attention.head_dim + 32 * min(attention.head_dim, 128) + 544)
-        return self._launch(kernel, (_groups(tokens, 16), attention.heads), 128, arguments, shared)
+        capped = attention.softcap > 0
+        of = prompt_attention(attention.head_dim, half=bool(attention.half_cache), capped=capped)
+        return self._launch(of.kernel, (_groups(tokens, of.queries), attention.heads), 128, arguments, of.shared)
 
     def stage_statistics(self, arguments: args.StageStatistics, records: int, parts: int) -> Launch:
         return self._launch("stage_statistics", (records, parts), 256, arguments)
@@ -209,9 +220,31 @@ def splits_for(multiprocessors: int, heads: int, kv_heads: int, context: int, *,
 
 def attention_kernel(group: int, head_dim: int, *, capped: bool = False) -> tuple[str, int]:
     """The kernel for `group` query heads a K/V head, and how many of them share a walk over their keys."""
-    widest = next(widest for widest in (64, 128, 256) if head_dim <= widest)
     at_once = _heads_at_once(group, capped=capped)
-    return f"attend_one_{widest}_{at_once}{'_capped' if capped else ''}", at_once
+    return f"attend_one_{_widest(head_dim)}_{at_once}{'_capped' if capped else ''}", at_once
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAttention:
+    """A kernel for the attention of a prompt, queries of a block, and bytes of its dynamic shared memory."""
+
+    kernel: str
+    queries: int
+    shared: int
+
+
+def prompt_attention(head_dim: int, *, half: bool, capped: bool = False) -> PromptAttention:
+    """The kernel for heads of `head_dim` channels: on tensor cores, where the cache is in half."""
+    if not half:
+        return PromptAttention(f"attend_prompt{'_capped' if capped else ''}", 16, 64 * head_dim + 18944)
+    widest = _widest(head_dim)
+    queries, keys = (32 if widest == 256 else 64), 4096 // widest
+    # Of a query two rows in half, and one of a key and of a value.
+    return PromptAttention(f"attend_prompt_half_{widest}", queries, 4 * widest * (queries + keys))
+
+
+def _widest(head_dim: int) -> int:
+    return next(widest for widest in (64, 128, 256) if head_dim <= widest)
 
 
 def _heads_at_once(group: int, *, capped: bool) -> int:

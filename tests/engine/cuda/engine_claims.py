@@ -96,8 +96,10 @@ def test_so_is_every_stage_of_weights_with_codebooks() -> None:
     require_stages_of_their_inputs(tiny_model(TINY, (WeightType.IQ4_XS, WeightType.MXFP4)), Mode.Q8, KvType.F32)
 
 
-def require_stages_of_their_inputs(model: TinyModel, mode: Mode, kv: KvType) -> None:
-    recorder = Recorder()
+def require_stages_of_their_inputs(
+    model: TinyModel, mode: Mode, kv: KvType, recorder: Recorder | None = None
+) -> None:  # fmt: skip
+    recorder = recorder or Recorder()
     with opened(model, mode, kv) as engine:
         run(engine, everything(model, recorder))
         stated = set(engine.rounding.matmul_input.split("+"))
@@ -123,31 +125,50 @@ def test_exact_agrees_with_the_cpu_end_to_end() -> None:
                 assert (piece[0], piece[1].shape) == (expected[0], expected[1].shape), node
 
 
-@pytest.mark.parametrize(("name", "mode"), crossed(("qwen3", "gemma2", "gpt-oss"), Mode))
+@pytest.mark.parametrize(
+    ("name", "arithmetic"), crossed(("qwen3", "gemma2", "gpt-oss"), product(Mode, (KvType.F32, KvType.F16)))
+)
 def test_taps_graphs_chunks_and_a_second_engine_change_no_bit(
-    name: str, mode: Mode, monkeypatch: pytest.MonkeyPatch
+    name: str, arithmetic: tuple[Mode, KvType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = DEVICE_MODELS[name]()
     nodes = frozenset(model.graph.nodes)
-    with opened(model, mode) as engine:
+    with opened(model, *arithmetic) as engine:
         assert engine.code_path.endswith("graphs")
         expected = run(engine)
         for taps in (everything(model, Recorder()), Taps(Recorder(), stats=nodes), Taps(Recorder(), nodes)):
             np.testing.assert_array_equal(run(engine, taps), expected)
         np.testing.assert_array_equal(run(engine), expected)
-        with opened(model, mode) as second:
+        with opened(model, *arithmetic) as second:
             np.testing.assert_array_equal(run(second), expected)
             np.testing.assert_array_equal(run(engine), expected)
     monkeypatch.setattr(sizes, "_MOST_TOKENS", 4)
     whole, pieces = Recorder(), Recorder()
-    with opened(model, mode) as engine:
+    with opened(model, *arithmetic) as engine:
         np.testing.assert_array_equal(run(engine, everything(model, pieces)), expected)
         assert [position for position, _ in pieces.pieces[Node(0, "ffn_norm")]] == [0, 4, 8, 11, 12, 13, 14]
         engine.reset()
         np.testing.assert_array_equal(engine.forward(PROMPT), expected[len(PROMPT) - 1 :][:1])
         monkeypatch.setattr(sizes, "_MOST_TOKENS", 512)
-    with opened(model, mode) as engine:
+    with opened(model, *arithmetic) as engine:
         run(engine, everything(model, whole))
+    for node in model.graph.nodes:
+        np.testing.assert_array_equal(pieces.tensor(node), whole.tensor(node))
+
+
+@pytest.mark.parametrize("name", ["experts", "gpt-oss"])
+def test_experts_of_a_longer_prompt_are_what_their_inputs_make_and_depend_on_no_chunk(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aprtui.engine.cuda import engine as engine_module
+
+    monkeypatch.setattr(engine_module, "_FEW", 1)  # tokens of an expert that are multiplied one by one
+    model, whole, pieces = DEVICE_MODELS[name](), Recorder(), Recorder()
+    require_stages_of_their_inputs(model, Mode.Q8, KvType.F16, whole)
+    monkeypatch.setattr(sizes, "_MOST_TOKENS", 5)
+    with opened(model, Mode.Q8, KvType.F16) as engine:
+        expected = run(engine, everything(model, pieces))
+        np.testing.assert_array_equal(run(engine), expected)
     for node in model.graph.nodes:
         np.testing.assert_array_equal(pieces.tensor(node), whole.tensor(node))
 

@@ -9,8 +9,7 @@ import pytest
 from aprtui.engine.cuda.sizes import require_supported
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph.config import ExpertGroups, GroupScore
-from tests.engine.tiny_model import CPU_MODELS, DEVICE_MODELS, QWEN3_EXPERTS, TINY, tiny_model
+from tests.engine.tiny_model import CPU_MODELS, DEVICE_MODELS, TINY, tiny_model
 
 KNOWN = [kind for kind in WeightType if kind.format.cuda_struct is not None]
 
@@ -54,9 +53,3 @@ def test_recurrent_layers_are_refused_by_their_op() -> None:
     refusal = r"qwen35 has layers with a recurrence \(op delta_state\), for which there are no kernels"
     with pytest.raises(EngineError, match=refusal):
         require_supported(CPU_MODELS["hybrid"]())  # type: ignore[arg-type]
-
-
-def test_groups_of_experts_are_refused_by_their_op() -> None:
-    graph = replace(QWEN3_EXPERTS, expert_groups=ExpertGroups(2, 1, GroupScore.LARGEST))
-    with pytest.raises(EngineError, match=r"groups of experts \(op choose_experts\)"):
-        require_supported(tiny_model(graph, (WeightType.Q8_0,)))  # type: ignore[arg-type]
