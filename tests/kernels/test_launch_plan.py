@@ -11,7 +11,13 @@ from aprtui.engine.cuda.arguments import ProductsOfPrompt
 from aprtui.engine.cuda.driver import Launch
 from tests.engine.tiny_model import DEVICE_MODELS
 from tests.kernels.estimate import ASSUMED, ENOUGH, estimated, grouped, table
-from tests.kernels.launch_plan import MULTIPROCESSORS, launches_of_model, prompt_launches, token_launches
+from tests.kernels.launch_plan import (
+    MULTIPROCESSORS,
+    launches_of_model,
+    prompt_launches,
+    prompt_launches_of_model,
+    token_launches,
+)
 from tests.kernels.machine_code import Code
 
 CONTEXT, POSITION = 641, 513
@@ -70,6 +76,26 @@ def test_matrices_of_one_input_share_the_last_waves_of_a_prompt() -> None:
             together += turns(128 * tiles, given.first.w.columns, given.tokens)
             alone += sum(turns(w.rows, w.columns, given.tokens) for w in matrices)
     assert (together // 28, alone // 28) == (484, 540), "docs/gpu-estimate.md says so"
+
+
+def test_a_prompt_reads_each_expert_once_for_each_64_of_its_tokens() -> None:
+    tokens, model = 40, DEVICE_MODELS["gpt-oss"]()
+    config = model.config.graph
+    names = [launch.name for launch in prompt_launches_of_model(model, tokens)]
+    of_experts = ["route", "sort_slots", "matmul_q8", "activate", "matmul_q8", "add_to_residual"]
+    starts = [at for at, name in enumerate(names) if name == "route"]
+    assert [names[at : at + len(of_experts)] for at in starts] == [of_experts] * config.layers
+    products = [
+        given
+        for launch in prompt_launches_of_model(model, tokens)
+        if launch.name == "matmul_q8"
+        for given in [ProductsOfPrompt.from_buffer_copy(launch.arguments)]
+        if given.sorted.slots
+    ]
+    slots = tokens * config.experts_used
+    assert [(given.tokens, given.sorted.of_token) for given in products] == [(slots, 3), (slots, 1)] * config.layers
+    grids = {launch.grid for launch in prompt_launches_of_model(model, tokens) if launch.grid[1] == slots // 64 + 6}
+    assert grids == {(2, 7, 1), (1, 7, 1)}, "of one tile an expert, and those that one of them could have more"
 
 
 def test_attention_has_blocks_for_all_multiprocessors_at_32k() -> None:

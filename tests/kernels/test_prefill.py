@@ -30,10 +30,11 @@ def normal(*shape: int, seed: int = 5) -> np.ndarray:
 
 def product(weight: Weight, out: Out | InOut) -> Struct:
     """`Product` of prefill.cu."""
-    return Struct((matrix(weight), out))
+    return Struct((matrix(weight), out, None, None))
 
 
-NONE = Struct((Struct((None, 0, 0, 0)), None))
+NONE = Struct((Struct((None, 0, 0, 0)), None, None, None))
+NOT_SORTED = Struct((None, None, 0, 0))
 
 
 def matmul(image: Kernels, weight: Weight, x: np.ndarray, orders: int = 3) -> np.ndarray:
@@ -41,7 +42,7 @@ def matmul(image: Kernels, weight: Weight, x: np.ndarray, orders: int = 3) -> np
     grid, stride = (-(-weight.rows // 128), -(-len(x) // 64)), weight.rows + 3
     (y,) = image.run(
         "matmul_q8", grid, 256, product(weight, InOut(np.full((len(x), stride), np.float32(77)))), NONE, NONE,
-        activations(x, values=False), None, None, len(x), stride, orders=orders,
+        activations(x, values=False), None, None, len(x), stride, NOT_SORTED, orders=orders,
     )  # fmt: skip
     assert (y[:, weight.rows :] == 77).all(), "wrote behind a row"
     return np.asarray(y[:, : weight.rows])
@@ -87,6 +88,7 @@ def test_residual_is_added_in_float32(image_of: Images) -> None:
         Out((2, 20)),
         2,
         20,
+        NOT_SORTED,
     )
     np.testing.assert_array_equal(total, residual + found)
 
@@ -98,7 +100,16 @@ def test_products_of_one_input_made_together_have_the_bits_of_each_alone(image_o
         parts = [product(weight, InOut(np.full((66, 131), np.float32(77)))) for weight in weights]
         tiles = sum(-(-rows // 128) for rows in sizes)
         found = image_of("prefill").run(
-            "matmul_q8", (tiles, 2), 256, *(*parts, NONE)[:3], activations(x, values=False), None, None, 66, 131
+            "matmul_q8",
+            (tiles, 2),
+            256,
+            *(*parts, NONE)[:3],
+            activations(x, values=False),
+            None,
+            None,
+            66,
+            131,
+            NOT_SORTED,
         )
         for weight, together in zip(weights, found, strict=True):
             np.testing.assert_array_equal(together[:, : weight.rows], matmul(image_of("prefill"), weight, x, orders=1))

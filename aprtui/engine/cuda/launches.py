@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.images import KernelImages, entry_points, kernel_files
+from aprtui.engine.cuda.sizes import expert_tiles
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 
@@ -88,6 +89,16 @@ class Launches:
         matrices = [one.w for one in (arguments.first, arguments.second, arguments.third) if one.w.rows]
         grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64)
         return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
+
+    def expert_matmul_q8(self, arguments: args.ProductsOfPrompt, experts: int) -> Launch:
+        """The same of experts: the slots of a prompt, sorted, each times the matrices of its expert."""
+        matrices = [one.w for one in (arguments.first, arguments.second) if one.w.rows]
+        grid = len(matrices) * _groups(arguments.sorted.rows, 128), expert_tiles(arguments.tokens, experts)
+        return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
+
+    def sort_slots(self, arguments: args.SortSlots) -> Launch:
+        """The slots of a prompt in the order of their experts."""
+        return self._launch("sort_slots", (1,), 512, arguments)
 
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""

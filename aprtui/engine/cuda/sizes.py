@@ -67,6 +67,17 @@ def chunk_map_bytes(graph: StageGraph, heads: int, context: int) -> int:
     return max(min(MAP_BYTES, a_token * chunk_tokens(graph, context)), a_token)
 
 
+def expert_tiles(slots: int, experts: int) -> int:
+    """Tiles of slots of one expert that tensor cores take, as many as so many choices can make."""
+    return slots // _TILE + min(slots, experts)
+
+
+def sorting_bytes(config: GraphConfig, tokens: int) -> tuple[int, int]:
+    """Bytes of the choices of so many tokens in the order of their experts, and of the tiles that these make."""
+    slots = tokens * config.experts_used if config.experts else 0
+    return 4 * slots, 16 * expert_tiles(slots, config.experts)
+
+
 def aligned(size: int) -> int:
     """`size` rounded up to where the next thing may begin."""
     return -(-size // _ALIGNED) * _ALIGNED
@@ -119,7 +130,11 @@ def memory_need(model: Model, mode: Mode, kv: KvType, context: int) -> MemoryNee
         + (4 if config.query_temperature else 0)
         + 4 * len(map_stages(graph)) * config.layers * config.heads,
         context=context,
-        stages=of_tokens + 4 * (of_chunk + logits) + q8 + chunk_map_bytes(graph, config.heads, context),
+        stages=of_tokens
+        + 4 * (of_chunk + logits)
+        + q8
+        + chunk_map_bytes(graph, config.heads, context)
+        + sum(sorting_bytes(config, chunk)),
     )
 
 
