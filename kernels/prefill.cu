@@ -1,7 +1,7 @@
 // Matrix products of prompts in q8: Y = X W^T on int8 tensor cores, with the residual added if one is given.
 //
 //   matmul_q8(Product first, Product second, Product third, Activations x, const float* residual, float* sum, int tokens,
-//             int stride, Sorted sorted)
+//             int stride, Sorted sorted, Split split)
 //
 // Shapes: x [tokens, columns] in Q8_1, columns those of all matrices; products, residual, sum [tokens, rows] with rows `stride`
 // apart; unused pointers are null. out = W x, biased = W x + bias, sum = residual + W x of the first matrix. Matrices have
@@ -12,11 +12,14 @@
 //
 // Numerics: dot products of levels over 32 columns (in Q6_K over 16, the reach of its scales) are exact integers. Four
 // blocks of 32 columns at a time are summed in float32 (sum = fma(x scale, term, sum), term = scale * dot - minimum * x sum),
-// and these sums one after the other. So a value depends on its row and token alone; it differs from matvec_q8_8 only by
-// the order of the sum.
+// and these sums one after the other; where the columns are split, those of each part, and then the parts. So a value depends on
+// its row and token alone, and on how its matrix is split; it differs from matvec_q8_8 only by the order of the sum.
+//
+// A matrix of few rows has its columns split among blocks, whatever the number of tokens: the grid of a short prompt would leave
+// most multiprocessors idle. Each block stores its sums, and the last one of a tile adds them up in the order of the columns.
 //
 // Launch: blocks of 256 threads, grid (ceil(rows / 128) of each matrix, ceil(tokens / 64)), of experts (ceil(sorted.rows / 128) of each
-// matrix, tiles that there can be). A block has 128 rows and 64 tokens, and walks
+// matrix, tiles that there can be); then the parts of columns, ceil(columns / (128 * split.turns)). A block has 128 rows and 64 tokens, and walks
 // over the columns 128 at a time; a warp has 32 rows and 32 tokens of it. 40 KB of shared memory, two blocks at a time on a
 // multiprocessor. Must move: W once, and 1.25 bytes a value of x, 4 a value of each output; reads W once for each 64 tokens
 // and x once for each 128 rows, mostly from L2. Must compute: 2 operations a weight and token.
@@ -46,6 +49,7 @@ INLINE int pair_words(int pair, int block, int t) {
 template <bool MINIMUM>
 INLINE void store_half(const Tile& tile, int pair, int column, const int (&upper)[4], const int (&lower)[4], float2 scales,
                        float2 minima) {
+  assume(column >= 0);
   const int block = column / 32 % BLOCKS, half = column / 16 % 2, row = pair / 8 * 16 + pair % 8;
 #pragma unroll
   for (int i = 0; i < 4; ++i)
@@ -174,21 +178,58 @@ struct BlockTokens {
   INLINE int row_of_x(int own) const { return slots ? at(own) / of_token : at(own); }
 };
 
+// Of grids with several parts: sums of each block [tile, part, 8, THREADS], and counters of the tiles, 0 before and left at 0.
+struct Split {
+  float4* sums;
+  unsigned* counters;
+  int turns;  // of 128 columns in a part
+};
+static_assert(sizeof(Split) == 24, "the host packs this");
+
 template <class Format>
-INLINE void matmul(const Format& format, const Matrix& w, int first_row, int last_row, const Activations& x, const BlockTokens& tokens,
+INLINE void matmul(const Format& format, const Matrix& w, const Split& split, int first_row, int last_row, const Activations& x, const BlockTokens& tokens,
                    const Tile& tile, float (&sums)[2][4][4]) {
   const bool busy = warp_index() / 4 * OF_WARP < tokens.count;
   // Rows after the last repeat it.
   const int row_of_x = tokens.row_of_x(threadIdx.x / BLOCKS), row = first_row + threadIdx.x / BLOCKS / 8 * 16 + threadIdx.x / BLOCKS % 8;
   const int own_row = min(row, last_row), row_below = min(row + 8, last_row);
-  for (int chunk = 0; 32 * BLOCKS * chunk < w.columns; ++chunk) {
-    const int blocks = min(BLOCKS, w.columns / 32 - BLOCKS * chunk);
+  const int end = min(w.columns / 32, static_cast<int>(blockIdx.z + 1) * split.turns * BLOCKS);
+  for (int chunk = blockIdx.z * split.turns; BLOCKS * chunk < end; ++chunk) {
+    assume(chunk >= 0);  // so that divisions of places in a row are shifts
+    const int blocks = min(BLOCKS, end - BLOCKS * chunk);
     load_weights(format, own_row, row_below, chunk, blocks, tile);
     load_tokens(x, row_of_x, w.columns, chunk, blocks, tile);
     __syncthreads();
     if (busy) multiply<Format>(tile, blocks, sums);
     __syncthreads();
   }
+}
+
+// Whether the calling block is the last of its tile: then its sums are those of all parts.
+INLINE bool join_parts(const Split& split, bool busy, float (&sums)[2][4][4]) {
+  const size_t tile = static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+  float4* const of_tile = split.sums + tile * gridDim.z * 8 * THREADS + threadIdx.x;
+  if (busy) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float(&four)[4] = sums[i / 4][i % 4];
+      of_tile[(blockIdx.z * 8 + i) * THREADS] = make_float4(four[0], four[1], four[2], four[3]);
+    }
+  }
+  if (!last_block(split.counters + tile, gridDim.z)) return false;
+  if (!busy) return true;
+#pragma unroll
+  for (int i = 0; i < 32; ++i) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
+#pragma unroll 1
+  for (int part = 0; part < static_cast<int>(gridDim.z); ++part) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float4 four = load_through_l2(of_tile + (part * 8 + i) * THREADS);
+      float(&to)[4] = sums[i / 4][i % 4];
+      to[0] += four.x, to[1] += four.y, to[2] += four.z, to[3] += four.w;
+    }
+  }
+  return true;
 }
 
 struct Product {
@@ -201,11 +242,12 @@ static_assert(sizeof(Product) == 48, "the host packs this");
 
 // The block's tile: rows from tile_row ROWS on of the `rows` that begin with row `base` of one matrix.
 INLINE void matmul_tile(const Product& own, int base, int rows, int tile_row, const Activations& x, const float* residual, float* sum,
-                        const BlockTokens& tokens, int stride, const Tile& tile) {
+                        const BlockTokens& tokens, int stride, const Split& split, const Tile& tile) {
   float sums[2][4][4] = {};
   Quantised::visit(own.w, [&](const auto& format) {
-    matmul(format, own.w, base + tile_row * ROWS, base + rows - 1, x, tokens, tile, sums);
+    matmul(format, own.w, split, base + tile_row * ROWS, base + rows - 1, x, tokens, tile, sums);
   });
+  if (gridDim.z > 1 && !join_parts(split, warp_index() / 4 * OF_WARP < tokens.count, sums)) return;
   const int first_row = tile_row * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;
   const int first_token = warp_index() / 4 * OF_WARP + lane_index() % 4 * 2;
 #pragma unroll
@@ -226,7 +268,7 @@ INLINE int tiles_of(const Product& product, const Sorted& sorted) {
 }
 
 KERNEL __launch_bounds__(256, 2) matmul_q8(Product first, Product second, Product third, Activations x, const float* residual,
-                                           float* sum, int tokens, int stride, Sorted sorted) {
+                                           float* sum, int tokens, int stride, Sorted sorted, Split split) {
   SHARED(int, weights, ROWS / 2 * PAIR_PITCH);
   SHARED(int, levels, TOKENS * PITCH);
   SHARED(float, scales, 2 * BLOCKS * ROWS);
@@ -245,5 +287,5 @@ KERNEL __launch_bounds__(256, 2) matmul_q8(Product first, Product second, Produc
     base = own_slots.expert * sorted.rows, rows = sorted.rows, first_token = own_slots.first, count = own_slots.count;
   }
   const BlockTokens own_tokens{sorted.slots, first_token, count, sorted.of_token};
-  matmul_tile(own, base, rows, tile_row, x, residual, sum, own_tokens, stride, tile);
+  matmul_tile(own, base, rows, tile_row, x, residual, sum, own_tokens, stride, split, tile);
 }

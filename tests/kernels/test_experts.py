@@ -235,7 +235,7 @@ def test_sorted_products_are_those_of_each_slot_with_its_expert(
         parts = Struct((matrix(gate), room, bias, room)), Struct((matrix(up), room, None, None)), NOWHERE
         return image_of("prefill").run(
             "matmul_q8", (4, len(tiles)), 256, *parts, activations(x, values=False), None, None, tokens * USED, rows,
-            Struct((slots, tiles, rows, of_token)), orders=orders,
+            Struct((slots, tiles, rows, of_token)), Struct((None, None, 1 << 20)), orders=orders,
         )  # fmt: skip
 
     gates, biased, ups = multiply(x, USED, 3)

@@ -130,12 +130,19 @@ class Sorted(ctypes.Structure):
     _fields_ = (("slots", _Pointer), ("tiles", _Pointer), ("rows", _Int), ("of_token", _Int))
 
 
+class SplitColumns(ctypes.Structure):
+    """`Split` of prefill.cu: how the columns of products of a prompt are split among blocks."""
+
+    _fields_ = (("sums", _Pointer), ("counters", _Pointer), ("turns", _Int))
+
+
 class ProductsOfPrompt(ctypes.Structure):
     """See prefill.cu. `residual` and `sum` belong to the first matrix."""
 
     _fields_ = (
         ("first", MatrixOfPrompt), ("second", MatrixOfPrompt), ("third", MatrixOfPrompt), ("x", Activations),
         ("residual", _Pointer), ("sum", _Pointer), ("tokens", _Int), ("stride", _Int), ("sorted", Sorted),
+        ("split", SplitColumns),
     )  # fmt: skip
 
 

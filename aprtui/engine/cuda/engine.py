@@ -44,7 +44,7 @@ _BATCH = RING // 2
 _FEW = 8
 """Tokens of a prompt that one walk over a matrix serves, without tensor cores. Where these win was not measured.
 
-Of an expert, whose tokens are multiplied one by one otherwise, they should win from some 10 tokens on."""
+Of an expert, whose tokens are multiplied one by one otherwise, they should win from 6 to 10 tokens on."""
 
 
 class CudaEngine:

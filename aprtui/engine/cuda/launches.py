@@ -87,7 +87,8 @@ class Launches:
     def matmul_q8(self, arguments: args.ProductsOfPrompt) -> Launch:
         """Up to three quantised matrices times the same activations of several tokens in Q8_1, on tensor cores."""
         matrices = [one.w for one in (arguments.first, arguments.second, arguments.third) if one.w.rows]
-        grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64)
+        parts = _groups(_groups(matrices[0].columns, 128), arguments.split.turns)
+        grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64), parts
         return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
 
     def expert_matmul_q8(self, arguments: args.ProductsOfPrompt, experts: int) -> Launch:

@@ -7,7 +7,7 @@ address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.launches import WIDEST_NORM_BEHIND, Launches
-from aprtui.engine.cuda.sizes import expert_tiles, map_stages
+from aprtui.engine.cuda.sizes import expert_tiles, map_stages, split_turns
 from aprtui.engine.cuda.storage import DeviceStorage, Weights
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
@@ -245,9 +245,15 @@ class _Emitters:
         if all(self._on_tensor_cores(matrix) for matrix in matrices.values()):
             parts = [args.MatrixOfPrompt(matrix, place) for place, matrix in matrices.items()]
             first, second, third = (*parts, args.MatrixOfPrompt(), args.MatrixOfPrompt())[:3]
-            together = args.ProductsOfPrompt(first, second, third, x, 0, 0, tokens, stride)
+            split = self._split(matrices.values())
+            together = args.ProductsOfPrompt(first, second, third, x, 0, 0, tokens, stride, args.Sorted(), split)
             return [self.low.launches.matmul_q8(together)]
         return [self._product(matrix, x, tokens, stride, product=place) for place, matrix in matrices.items()]
+
+    def _split(self, matrices: Collection[args.Matrix]) -> args.SplitColumns:
+        """How the columns of these matrices, which go together, are split among blocks."""
+        tiles, columns = sum(-(-matrix.rows // 128) for matrix in matrices), next(iter(matrices)).columns
+        return self.storage.split(split_turns(tiles, columns))
 
     def _on_tensor_cores(self, matrix: args.Matrix) -> bool:
         run = self.run
@@ -260,7 +266,11 @@ class _Emitters:
         launches = self.low.launches
         if self._on_tensor_cores(matrix):
             none, only = args.MatrixOfPrompt(), args.MatrixOfPrompt(matrix, product)
-            return launches.matmul_q8(args.ProductsOfPrompt(only, none, none, x, residual, total, tokens, stride))
+            return launches.matmul_q8(
+                args.ProductsOfPrompt(
+                    only, none, none, x, residual, total, tokens, stride, args.Sorted(), self._split([matrix])
+                )
+            )
         of_all = matrix, x, residual, product, total, tokens, stride
         if self.run.decode:
             return launches.product_of_one(args.ProductOfOne(*of_all, self._norm_arguments(norm)))
@@ -497,7 +507,8 @@ class _Emitters:
         slots = self.run.tokens * self.config.experts_used
         first, second = (*parts, args.MatrixOfPrompt())[:2]
         arguments = args.ProductsOfPrompt(
-            first, second, args.MatrixOfPrompt(), x, 0, 0, slots, rows, self.storage.sorted(rows, of_token)
+            first, second, args.MatrixOfPrompt(), x, 0, 0, slots, rows, self.storage.sorted(rows, of_token),
+            args.SplitColumns(turns=-(-first.w.columns // 128)),
         )  # fmt: skip
         return self.low.launches.expert_matmul_q8(arguments, self.config.experts)
 
