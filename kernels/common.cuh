@@ -95,6 +95,13 @@ INLINE void wait_for_earlier_launches() {
 #endif
 }
 
+// What the compiler may take for granted.
+INLINE void assume(bool holds) {
+#ifndef APRTUI_EMULATOR
+  __builtin_assume(holds);
+#endif
+}
+
 // Has the second-level cache load what a kernel will read.
 INLINE void prefetch(const void* place) {
 #ifndef APRTUI_EMULATOR

@@ -1,6 +1,7 @@
 // Feed-forward blocks of experts, of which a router chooses some for each token.
 //
 //   route(Routing r)
+//   sort_slots(const float* indices, Sorted s, int slots, int experts, int tiles)
 //   expert_gate_up_exact, expert_gate_up_q8, expert_gate_up_q8_<format> (Matrix gate, Matrix up, Activations x, FeedForward f,
 //                                                                        Chosen c)
 //   expert_down_exact, expert_down_q8, expert_down_q8_<format> (Matrix w, Activations x, Chosen c, ExpertOutput out)
@@ -8,9 +9,11 @@
 // Shapes: x [tokens, columns] of gate and up, [tokens, used, columns] of down; f and out [tokens, used, c.rows]. Matrices hold
 // those of all experts one after the other, c.rows rows each, a multiple of 32. See Routing and Chosen.
 //
-// Each block reads which expert it works for, then the rows of that one alone: what is not chosen is not read. A prompt takes
-// the same kernels, each token on its own: an expert's rows are read once for each token that has chosen it, mostly from L2.
-// Launch: route: a block of a warp for each token. expert_gate_up: blocks of 256 threads, grid (c.rows / 32, used, tokens), a
+// Each block reads which expert it works for, then the rows of that one alone: what is not chosen is not read. A short prompt
+// takes the same kernels, each token on its own: an expert's rows are read once for each token that has chosen it. For a longer one
+// sort_slots puts the slots [tokens, used] of indices in the order of their experts, at most 16384, and makes tiles of up to 64 of
+// one expert, which matmul_q8 (prefill.cu) multiplies on tensor cores; `tiles` is how many there can be.
+// Launch: route: a block of a warp for each token. sort_slots: one block of 512 threads. expert_gate_up: blocks of 256 threads, grid (c.rows / 32, used, tokens), a
 // block 32 values. expert_down: blocks of 256 threads, grid (ceil(c.rows / rows), used, tokens), rows = 16 in q8, 8 in exact.
 // Must move: the matrices of the chosen experts, 4 bytes (1.25 in q8) a value of x, 4 of each output.
 #include "activation.cuh"
@@ -173,6 +176,69 @@ KERNEL __launch_bounds__(32) route(Routing r) {
   const bool has_one = lane_index() < r.used;
   if (has_one) r.indices[of_chosen + lane_index()] = static_cast<float>(own);
   store_weight(r, of_chosen + lane_index(), has_one, has_one ? load_through_l2(r.router + of_experts + own) : 0.0f);
+}
+
+// ---- slots in the order of their experts
+constexpr int SORTING = 512, SORTING_WARPS = SORTING / WARP, OF_TILE = 64;
+static_assert(SORTING >= MOST_EXPERTS, "each thread has an expert");
+
+// Calls visit(slot, expert, rank) for the slots of the warp, each of which has a run of them, 32 at a time: rank is how many lanes
+// before have the same expert. Behind each 32 the warp's counts of their experts grow by their numbers.
+template <class Visit>
+INLINE void for_own_slots(const float* indices, int slots, Shared<int> counts, Visit visit) {
+  const int of_warp = (slots + SORTING - 1) / SORTING * WARP, first = warp_index() * of_warp, end = min(slots, first + of_warp);
+  for (int start = first; start < end; start += WARP) {
+    const int slot = start + lane_index(), expert = slot < end ? static_cast<int>(indices[slot]) : -1;
+    const unsigned same = __match_any_sync(ALL_LANES, expert);
+    const int rank = __popc(same & ((1u << lane_index()) - 1));
+    if (expert >= 0) visit(slot, expert, rank);
+    __syncwarp();
+    if (expert >= 0 && rank == 0) counts[expert] += __popc(same);
+    __syncwarp();
+  }
+}
+
+// The sum of the values of all threads in front of the calling one; `scratch` holds SORTING_WARPS.
+INLINE unsigned sum_before(unsigned value, Shared<unsigned> scratch) {
+  unsigned sum = value;
+#pragma unroll
+  for (int distance = 1; distance < WARP; distance *= 2) {
+    const unsigned before = __shfl_up_sync(ALL_LANES, sum, distance);
+    if (lane_index() >= distance) sum += before;
+  }
+  if (lane_index() == WARP - 1) scratch[warp_index()] = sum;
+  __syncthreads();
+  for (int i = 0; i < warp_index(); ++i) sum += scratch[i];
+  return sum - value;
+}
+
+KERNEL __launch_bounds__(512) sort_slots(const float* indices, Sorted s, int slots, int experts, int tiles) {
+  SHARED(int, counts, SORTING_WARPS * MOST_EXPERTS); /* then where each warp's slots of an expert go */
+  SHARED(unsigned, scratch, SORTING_WARPS);
+  wait_for_earlier_launches();
+  const int expert = threadIdx.x;
+  for (int i = threadIdx.x; i < SORTING_WARPS * experts; i += SORTING) counts[i] = 0;
+  __syncthreads();
+  const Shared<int> of_warp = part_of(counts, warp_index() * experts);
+  for_own_slots(indices, slots, of_warp, [](int, int, int) {});
+  __syncthreads();
+  int total = 0;
+  for (int w = 0; expert < experts && w < SORTING_WARPS; ++w) total += counts[w * experts + expert];
+  // Slots and tiles in front of those of the expert, in one number: there are at most 16384 and 768.
+  const int own_tiles = (total + OF_TILE - 1) / OF_TILE;
+  const unsigned before = sum_before(static_cast<unsigned>(own_tiles) << 16 | static_cast<unsigned>(total), scratch);
+  const int first = static_cast<int>(before & 0xFFFFu), first_tile = static_cast<int>(before >> 16);
+  for (int i = 0; i < own_tiles; ++i)
+    s.tiles[first_tile + i] = {expert, first + OF_TILE * i, min(OF_TILE, total - OF_TILE * i), 0};
+  if (expert == SORTING - 1)
+    for (int i = first_tile + own_tiles; i < tiles; ++i) s.tiles[i] = {0, 0, 0, 0};
+  for (int w = 0, place = first; expert < experts && w < SORTING_WARPS; ++w) {
+    const int count = counts[w * experts + expert];
+    counts[w * experts + expert] = place;
+    place += count;
+  }
+  __syncthreads();
+  for_own_slots(indices, slots, of_warp, [&](int slot, int of, int rank) { s.slots[of_warp[of] + rank] = slot; });
 }
 
 // The expert of a slot, a choice of a token.

@@ -1,19 +1,25 @@
 // Matrix products of prompts in q8: Y = X W^T on int8 tensor cores, with the residual added if one is given.
 //
 //   matmul_q8(Product first, Product second, Product third, Activations x, const float* residual, float* sum, int tokens,
-//             int stride)
+//             int stride, Sorted sorted, Split split)
 //
 // Shapes: x [tokens, columns] in Q8_1, columns those of all matrices; products, residual, sum [tokens, rows] with rows `stride`
-// apart; unused pointers are null. product = W x, sum = residual + W x of the first matrix. Matrices have quantised formats
-// (float formats: matvec_q8_8); those that there are not have no rows. Matrices of one input go together: a launch of a small
-// one alone would leave most multiprocessors idle.
+// apart; unused pointers are null. out = W x, biased = W x + bias, sum = residual + W x of the first matrix. Matrices have
+// quantised formats (float formats: matvec_q8_8); those that there are not have no rows. Matrices of one input go together: a
+// launch of a small one alone would leave most multiprocessors idle.
+// Of experts (sorted.slots) matrices hold those of all experts one after the other, sorted.rows rows each; a token is a slot, whose
+// row of x is slot / sorted.of_token, and has the product with the expert that it names: bias is [experts, rows].
 //
 // Numerics: dot products of levels over 32 columns (in Q6_K over 16, the reach of its scales) are exact integers. Four
 // blocks of 32 columns at a time are summed in float32 (sum = fma(x scale, term, sum), term = scale * dot - minimum * x sum),
-// and these sums one after the other. So a value depends on its row and token alone; it differs from matvec_q8_8 only by
-// the order of the sum.
+// and these sums one after the other; where the columns are split, those of each part, and then the parts. So a value depends on
+// its row and token alone, and on how its matrix is split; it differs from matvec_q8_8 only by the order of the sum.
 //
-// Launch: blocks of 256 threads, grid (ceil(rows / 128) of each matrix, ceil(tokens / 64)). A block has 128 rows and 64 tokens, and walks
+// A matrix of few rows has its columns split among blocks, whatever the number of tokens: the grid of a short prompt would leave
+// most multiprocessors idle. Each block stores its sums, and the last one of a tile adds them up in the order of the columns.
+//
+// Launch: blocks of 256 threads, grid (ceil(rows / 128) of each matrix, ceil(tokens / 64)), of experts (ceil(sorted.rows / 128) of each
+// matrix, tiles that there can be); then the parts of columns, ceil(columns / (128 * split.turns)). A block has 128 rows and 64 tokens, and walks
 // over the columns 128 at a time; a warp has 32 rows and 32 tokens of it. 40 KB of shared memory, two blocks at a time on a
 // multiprocessor. Must move: W once, and 1.25 bytes a value of x, 4 a value of each output; reads W once for each 64 tokens
 // and x once for each 128 rows, mostly from L2. Must compute: 2 operations a weight and token.
@@ -43,6 +49,7 @@ INLINE int pair_words(int pair, int block, int t) {
 template <bool MINIMUM>
 INLINE void store_half(const Tile& tile, int pair, int column, const int (&upper)[4], const int (&lower)[4], float2 scales,
                        float2 minima) {
+  assume(column >= 0);
   const int block = column / 32 % BLOCKS, half = column / 16 % 2, row = pair / 8 * 16 + pair % 8;
 #pragma unroll
   for (int i = 0; i < 4; ++i)
@@ -51,14 +58,14 @@ INLINE void store_half(const Tile& tile, int pair, int column, const int (&upper
   if (MINIMUM) tile.minima[block * ROWS + row] = minima.x, tile.minima[block * ROWS + row + 8] = minima.y;  // of both halves
 }
 
-// Of 128 columns the first `blocks` blocks of 32 exist. Rows after the last repeat it.
+// Of 128 columns the first `blocks` blocks of 32 exist. `row` and `row_below` are those of the thread.
 template <class Format>
-INLINE void load_weights(const Format& format, const Matrix& w, int first_row, int chunk, int blocks, const Tile& tile) {
+INLINE void load_weights(const Format& format, int row, int row_below, int chunk, int blocks, const Tile& tile) {
   static_assert(THREADS == ROWS / 2 * BLOCKS, "each thread has a block of two rows");
-  const int part = threadIdx.x % BLOCKS, pair = threadIdx.x / BLOCKS, row = first_row + pair / 8 * 16 + pair % 8;
+  const int part = threadIdx.x % BLOCKS, pair = threadIdx.x / BLOCKS;
   if (part >= blocks) return;
-  const Unit upper = format.load(min(row, w.rows - 1), BLOCKS * chunk + part);
-  const Unit lower = format.load(min(row + 8, w.rows - 1), BLOCKS * chunk + part);
+  const Unit upper = format.load(row, BLOCKS * chunk + part);
+  const Unit lower = format.load(row_below, BLOCKS * chunk + part);
   store_half<Format::HAS_MINIMUM>(tile, pair, upper.low_column, upper.low, lower.low,
                                   make_float2(upper.low_scale, lower.low_scale),
                                   make_float2(upper.low_minimum, lower.low_minimum));
@@ -67,12 +74,12 @@ INLINE void load_weights(const Format& format, const Matrix& w, int first_row, i
                                   make_float2(upper.high_minimum, lower.high_minimum));
 }
 
-INLINE void load_tokens(const Activations& x, int tokens, int columns, int chunk, int blocks, const Tile& tile) {
+// `row` is that of the thread's token.
+INLINE void load_tokens(const Activations& x, int row, int columns, int chunk, int blocks, const Tile& tile) {
   static_assert(THREADS == TOKENS * BLOCKS, "each thread has a block of one token");
   const int own = threadIdx.x / BLOCKS, part = threadIdx.x % BLOCKS;
   if (part >= blocks) return;
-  const size_t block = static_cast<size_t>(min(static_cast<int>(blockIdx.y) * TOKENS + own, tokens - 1)) * (columns / 32) +
-                       BLOCKS * chunk + part;
+  const size_t block = static_cast<unsigned>(row) * static_cast<unsigned>(columns / 32) + static_cast<unsigned>(BLOCKS * chunk + part);
   const int4* levels = reinterpret_cast<const int4*>(x.levels + 32 * block);
   const int4 low = levels[0], high = levels[1];
   const Q8Scale scale = x.scales[block];
@@ -159,49 +166,109 @@ INLINE void multiply(const Tile& tile, int blocks, float (&sums)[2][4][4]) {
   }
 }
 
+// The tokens of a block: neighbours, or slots of one expert. Those after the last repeat it.
+struct BlockTokens {
+  const int* slots;
+  int first, count, of_token;
+
+  INLINE int at(int own) const {
+    const int place = first + min(own, count - 1);
+    return slots ? slots[place] : place;
+  }
+  INLINE int row_of_x(int own) const { return slots ? at(own) / of_token : at(own); }
+};
+
+// Of grids with several parts: sums of each block [tile, part, 8, THREADS], and counters of the tiles, 0 before and left at 0.
+struct Split {
+  float4* sums;
+  unsigned* counters;
+  int turns;  // of 128 columns in a part
+};
+static_assert(sizeof(Split) == 24, "the host packs this");
+
 template <class Format>
-INLINE void matmul(const Format& format, const Matrix& w, int first_row, const Activations& x, int tokens, const Tile& tile,
-                   float (&sums)[2][4][4]) {
-  const bool busy = static_cast<int>(blockIdx.y) * TOKENS + warp_index() / 4 * OF_WARP < tokens;
-  for (int chunk = 0; 32 * BLOCKS * chunk < w.columns; ++chunk) {
-    const int blocks = min(BLOCKS, w.columns / 32 - BLOCKS * chunk);
-    load_weights(format, w, first_row, chunk, blocks, tile);
-    load_tokens(x, tokens, w.columns, chunk, blocks, tile);
+INLINE void matmul(const Format& format, const Matrix& w, const Split& split, int first_row, int last_row, const Activations& x, const BlockTokens& tokens,
+                   const Tile& tile, float (&sums)[2][4][4]) {
+  const bool busy = warp_index() / 4 * OF_WARP < tokens.count;
+  // Rows after the last repeat it.
+  const int row_of_x = tokens.row_of_x(threadIdx.x / BLOCKS), row = first_row + threadIdx.x / BLOCKS / 8 * 16 + threadIdx.x / BLOCKS % 8;
+  const int own_row = min(row, last_row), row_below = min(row + 8, last_row);
+  const int end = min(w.columns / 32, static_cast<int>(blockIdx.z + 1) * split.turns * BLOCKS);
+  for (int chunk = blockIdx.z * split.turns; BLOCKS * chunk < end; ++chunk) {
+    assume(chunk >= 0);  // so that divisions of places in a row are shifts
+    const int blocks = min(BLOCKS, end - BLOCKS * chunk);
+    load_weights(format, own_row, row_below, chunk, blocks, tile);
+    load_tokens(x, row_of_x, w.columns, chunk, blocks, tile);
     __syncthreads();
     if (busy) multiply<Format>(tile, blocks, sums);
     __syncthreads();
   }
 }
 
-// The block's tile: rows from `tile_row` ROWS on of one matrix.
-INLINE void matmul_tile(const Matrix& w, int tile_row, const Activations& x, const float* residual, float* product, float* sum,
-                        int tokens, int stride, const Tile& tile) {
-  float sums[2][4][4] = {};
-  Quantised::visit(w, [&](const auto& format) { matmul(format, w, tile_row * ROWS, x, tokens, tile, sums); });
-  const int first_row = tile_row * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;
-  const int first_token = blockIdx.y * TOKENS + warp_index() / 4 * OF_WARP + lane_index() % 4 * 2;
+// Whether the calling block is the last of its tile: then its sums are those of all parts.
+INLINE bool join_parts(const Split& split, bool busy, float (&sums)[2][4][4]) {
+  const size_t tile = static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+  float4* const of_tile = split.sums + tile * gridDim.z * 8 * THREADS + threadIdx.x;
+  if (busy) {
 #pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    const int m = i / 16, n = i / 4 % 4, down = i / 2 % 2, right = i % 2;
-    const int row = first_row + 16 * m + 8 * down, token = first_token + 8 * n + right;
-    if (row >= w.rows || token >= tokens) continue;
-    const size_t at = static_cast<size_t>(token) * stride + row;
-    const float value = sums[m][n][2 * down + right];
-    if (product) product[at] = value;
-    if (sum) sum[at] = residual[at] + value;
+    for (int i = 0; i < 8; ++i) {
+      const float(&four)[4] = sums[i / 4][i % 4];
+      of_tile[(blockIdx.z * 8 + i) * THREADS] = make_float4(four[0], four[1], four[2], four[3]);
+    }
   }
+  if (!last_block(split.counters + tile, gridDim.z)) return false;
+  if (!busy) return true;
+#pragma unroll
+  for (int i = 0; i < 32; ++i) sums[i / 16][i / 4 % 4][i % 4] = 0.0f;
+#pragma unroll 1
+  for (int part = 0; part < static_cast<int>(gridDim.z); ++part) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float4 four = load_through_l2(of_tile + (part * 8 + i) * THREADS);
+      float(&to)[4] = sums[i / 4][i % 4];
+      to[0] += four.x, to[1] += four.y, to[2] += four.z, to[3] += four.w;
+    }
+  }
+  return true;
 }
 
 struct Product {
   Matrix w;
-  float* out;  // [tokens, w.rows], or null
+  float* out;         // [tokens, rows], or null
+  const float* bias;  // of experts, or null
+  float* biased;
 };
-static_assert(sizeof(Product) == 32, "the host packs this");
+static_assert(sizeof(Product) == 48, "the host packs this");
 
-INLINE int tiles_of(const Product& product) { return (product.w.rows + ROWS - 1) / ROWS; }
+// The block's tile: rows from tile_row ROWS on of the `rows` that begin with row `base` of one matrix.
+INLINE void matmul_tile(const Product& own, int base, int rows, int tile_row, const Activations& x, const float* residual, float* sum,
+                        const BlockTokens& tokens, int stride, const Split& split, const Tile& tile) {
+  float sums[2][4][4] = {};
+  Quantised::visit(own.w, [&](const auto& format) {
+    matmul(format, own.w, split, base + tile_row * ROWS, base + rows - 1, x, tokens, tile, sums);
+  });
+  if (gridDim.z > 1 && !join_parts(split, warp_index() / 4 * OF_WARP < tokens.count, sums)) return;
+  const int first_row = tile_row * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;
+  const int first_token = warp_index() / 4 * OF_WARP + lane_index() % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const int m = i / 16, n = i / 4 % 4, down = i / 2 % 2, right = i % 2;
+    const int row = first_row + 16 * m + 8 * down, token = first_token + 8 * n + right;
+    if (row >= rows || token >= tokens.count) continue;
+    const size_t at = static_cast<size_t>(tokens.at(token)) * stride + row;
+    const float value = sums[m][n][2 * down + right];
+    if (own.out) own.out[at] = value;
+    if (own.bias) own.biased[at] = value + own.bias[base + row];
+    if (sum) sum[at] = residual[at] + value;
+  }
+}
+
+INLINE int tiles_of(const Product& product, const Sorted& sorted) {
+  return product.w.rows ? ((sorted.slots ? sorted.rows : product.w.rows) + ROWS - 1) / ROWS : 0;
+}
 
 KERNEL __launch_bounds__(256, 2) matmul_q8(Product first, Product second, Product third, Activations x, const float* residual,
-                                           float* sum, int tokens, int stride) {
+                                           float* sum, int tokens, int stride, Sorted sorted, Split split) {
   SHARED(int, weights, ROWS / 2 * PAIR_PITCH);
   SHARED(int, levels, TOKENS * PITCH);
   SHARED(float, scales, 2 * BLOCKS * ROWS);
@@ -210,8 +277,15 @@ KERNEL __launch_bounds__(256, 2) matmul_q8(Product first, Product second, Produc
   SHARED(float, x_sums, BLOCKS * TOKENS);
   const Tile tile{weights, levels, scales, minima, x_scales, x_sums};
   wait_for_earlier_launches();
-  const int of_first = tiles_of(first), of_two = of_first + tiles_of(second), at = blockIdx.x;
+  const int of_first = tiles_of(first, sorted), of_two = of_first + tiles_of(second, sorted), at = blockIdx.x;
   const Product own = at < of_first ? first : at < of_two ? second : third;
   const int tile_row = at < of_first ? at : at < of_two ? at - of_first : at - of_two;
-  matmul_tile(own.w, tile_row, x, residual, own.out, sum, tokens, stride, tile);
+  int base = 0, rows = own.w.rows, first_token = blockIdx.y * TOKENS, count = min(TOKENS, tokens - first_token);
+  if (sorted.slots) {
+    const ExpertTile own_slots = sorted.tiles[blockIdx.y];
+    if (own_slots.count == 0) return;
+    base = own_slots.expert * sorted.rows, rows = sorted.rows, first_token = own_slots.first, count = own_slots.count;
+  }
+  const BlockTokens own_tokens{sorted.slots, first_token, count, sorted.of_token};
+  matmul_tile(own, base, rows, tile_row, x, residual, sum, own_tokens, stride, split, tile);
 }

@@ -37,5 +37,18 @@ struct Q8Output {
   Q8Scale* scales;
 };
 
+// Choices of a prompt's tokens (slots) of one expert: first … first + count - 1 of those sorted, at most 64.
+struct ExpertTile {
+  int expert, first, count, reserved;
+};
+
+// The slots of a prompt's tokens, sorted by the experts that they name; those of one expert in their own order.
+struct Sorted {
+  int* slots;          // [tokens * used], or null
+  ExpertTile* tiles;   // as many as there can be: those behind the last have no slots
+  int rows, of_token;  // of one expert; slots that read the same row of activations, one after the other
+};
+
 static_assert(sizeof(Step) == 16 && sizeof(Matrix) == 24 && sizeof(Q8Scale) == 8, "the host packs these");
+static_assert(sizeof(ExpertTile) == 16 && sizeof(Sorted) == 24, "the host packs these");
 static_assert(sizeof(Activations) == 24 && sizeof(Q8Output) == 16, "the host packs these");

@@ -108,6 +108,22 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   });
   return mine.ballot;
 }
+// The lanes of the mask that bring the same value.
+inline unsigned __match_any_sync(unsigned mask, int value) {
+  int mine[2] = {value, 0};
+  emulator::collective(mask, mine, [](void* const* slots, unsigned lanes) {
+    const auto value_of = [slots](unsigned lane) -> int* { return static_cast<int*>(slots[lane]); };
+    for (unsigned lane = 0; lane < emulator::LANES; ++lane) {
+      if (!(lanes >> lane & 1)) continue;
+      unsigned same = 0;
+      for (unsigned other = 0; other < emulator::LANES; ++other)
+        if (lanes >> other & 1 && value_of(other)[0] == value_of(lane)[0]) same |= 1u << other;
+      value_of(lane)[1] = static_cast<int>(same);
+    }
+  });
+  return static_cast<unsigned>(mine[1]);
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
 inline void __threadfence() {}

@@ -82,7 +82,12 @@ def planned_model(shape: Shape, *, context: int) -> TinyModel:
 
 def prompt_launches(shape: str, tokens: int) -> list[Launch]:
     """The launches of a chunk of a prompt in `q8` that nobody taps, in order."""
-    lowering, table, _ = _planned(planned_model(SHAPES[shape], context=tokens), context=tokens, mode=Mode.Q8)
+    return prompt_launches_of_model(planned_model(SHAPES[shape], context=tokens), tokens)
+
+
+def prompt_launches_of_model(model: TinyModel, tokens: int) -> list[Launch]:
+    """The same of any model."""
+    lowering, table, _ = _planned(model, context=tokens, mode=Mode.Q8)
     plan = plan_for(lowering, table, Pass(False, tokens, 0, 1, frozenset()), NO_TAPS)
     return [launch for segment in plan.segments for launch in segment.launches]
 

@@ -10,6 +10,7 @@ import pytest
 
 from aprtui import resources
 from aprtui.engine.cuda.launches import variant
+from aprtui.engine.cuda.sizes import expert_tiles
 from aprtui.engine.reference import ops
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
@@ -182,6 +183,70 @@ def test_down_of_the_chosen_experts(image_of: Images, kind: WeightType, mode: st
     assert relative(found, product(x, weight, mode)) <= 5e-7
     if biased:
         np.testing.assert_array_equal(others[0], found + bias[INDICES.astype(int)])
+
+
+SLOTS_OF_TILE = 64
+NOWHERE = Struct((Struct((None, 0, 0, 0)), None, None, None))
+
+
+def sorted_slots(image_of: Images, indices: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slots in the order of their experts, and tiles `[tiles, (expert, first, count, 0)]`."""
+    tiles = expert_tiles(indices.size, experts)
+    slots, found = image_of("experts").run(
+        "sort_slots", (1,), 512, indices, Struct((Out((indices.size,), np.int32), Out((tiles, 4), np.int32), 0, 0)),
+        indices.size, experts, tiles,
+    )  # fmt: skip
+    return slots, found
+
+
+@pytest.mark.parametrize(
+    ("tokens", "used", "experts"), [(1, 1, 1), (5, 3, 7), (90, 8, 128), (300, 2, 3), (512, 32, 512), (200, 4, 40)]
+)
+def test_slots_are_sorted_by_their_experts_and_keep_their_order(
+    image_of: Images, tokens: int, used: int, experts: int
+) -> None:
+    random = np.random.default_rng([tokens, experts])
+    indices = np.argsort(random.random((tokens, experts)) ** (np.arange(experts) + 1))[:, -used:].astype("f4")
+    slots, tiles = sorted_slots(image_of, indices, experts)
+    np.testing.assert_array_equal(slots, np.argsort(indices.reshape(-1), kind="stable"))
+    counts = np.bincount(indices.reshape(-1).astype(int), minlength=experts)
+    expected = [
+        (expert, counts[:expert].sum() + start, min(SLOTS_OF_TILE, count - start), 0)
+        for expert, count in enumerate(counts)
+        for start in range(0, count, SLOTS_OF_TILE)
+    ]
+    np.testing.assert_array_equal(tiles[: len(expected)], expected)
+    assert not tiles[len(expected) :].any(), "there are no others"
+
+
+@pytest.mark.parametrize("kinds", [(WeightType.Q4_K, WeightType.Q6_K), (WeightType.MXFP4, WeightType.Q8_0)])
+def test_sorted_products_are_those_of_each_slot_with_its_expert(
+    image_of: Images, kinds: tuple[WeightType, WeightType]
+) -> None:
+    tokens, rows = 50, 160
+    indices = np.argsort(np.random.default_rng(5).random((tokens, EXPERTS)))[:, :USED].astype("f4")
+    indices[:, 0] = 2  # more than a tile of one expert
+    indices[:, 1:][indices[:, 1:] == 2] = 5
+    slots, tiles = sorted_slots(image_of, indices, EXPERTS)
+    gate, up = (experts_of(kind, rows, HIDDEN, seed) for seed, kind in enumerate(kinds))
+    x, bias, room = normal(tokens, HIDDEN) * 3, normal(EXPERTS, rows), Out((tokens * USED, rows))
+
+    def multiply(x: np.ndarray, of_token: int, orders: int) -> list[np.ndarray]:
+        parts = Struct((matrix(gate), room, bias, room)), Struct((matrix(up), room, None, None)), NOWHERE
+        return image_of("prefill").run(
+            "matmul_q8", (4, len(tiles)), 256, *parts, activations(x, values=False), None, None, tokens * USED, rows,
+            Struct((slots, tiles, rows, of_token)), Struct((None, None, 1 << 20)), orders=orders,
+        )  # fmt: skip
+
+    gates, biased, ups = multiply(x, USED, 3)
+    own = indices.reshape(-1).astype(int)
+    for found, weight in ((gates, gate), (ups, up)):
+        of_experts = [rounded(x, weight, "q8") @ wide(weight.expert(expert)).T for expert in range(EXPERTS)]
+        expected = np.stack([of_experts[expert][slot // USED] for slot, expert in enumerate(own)])
+        assert relative(found, expected) <= 5e-7
+    np.testing.assert_array_equal(biased, gates + bias[own])
+    of_slots = multiply(np.repeat(x, USED, 0), 1, 1)
+    np.testing.assert_array_equal(of_slots[0], gates)
 
 
 VARIANTS = [

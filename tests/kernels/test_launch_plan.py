@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
-from math import ceil
+from math import ceil, prod
 
 import pytest
 
@@ -11,7 +12,13 @@ from aprtui.engine.cuda.arguments import ProductsOfPrompt
 from aprtui.engine.cuda.driver import Launch
 from tests.engine.tiny_model import DEVICE_MODELS
 from tests.kernels.estimate import ASSUMED, ENOUGH, estimated, grouped, table
-from tests.kernels.launch_plan import MULTIPROCESSORS, launches_of_model, prompt_launches, token_launches
+from tests.kernels.launch_plan import (
+    MULTIPROCESSORS,
+    launches_of_model,
+    prompt_launches,
+    prompt_launches_of_model,
+    token_launches,
+)
 from tests.kernels.machine_code import Code
 
 CONTEXT, POSITION = 641, 513
@@ -54,22 +61,59 @@ def test_a_layer_of_other_models_takes_a_few_nodes_more(name: str, nodes: list[i
     assert [b - a for a, b in pairwise(starts)] == [*nodes[:-1], nodes[-1] + head]
 
 
-def turns(rows: int, columns: int, tokens: int) -> int:
-    """Waves of the tiles of a product, times the 128 columns that a tile walks over."""
-    return ceil(ceil(rows / 128) * ceil(tokens / 64) / (2 * MULTIPROCESSORS)) * ceil(columns / 128)
-
-
-def test_matrices_of_one_input_share_the_last_waves_of_a_prompt() -> None:
-    together = alone = 0
-    for launch in prompt_launches("7b", 512):
+def products_of(shape: str, tokens: int) -> Iterator[tuple[Launch, ProductsOfPrompt]]:
+    """The products on tensor cores of a prompt but for the logits, which are wanted of the last token alone."""
+    for launch in prompt_launches(shape, tokens):
         given = ProductsOfPrompt.from_buffer_copy(launch.arguments) if launch.name == "matmul_q8" else None
-        if given is not None and given.tokens == 512:  # logits are wanted of the last token alone
-            matrices = [one.w for one in (given.first, given.second, given.third) if one.w.rows]
-            tiles = sum(ceil(w.rows / 128) for w in matrices)
-            assert launch.grid == (tiles, 8, 1)
-            together += turns(128 * tiles, given.first.w.columns, given.tokens)
-            alone += sum(turns(w.rows, w.columns, given.tokens) for w in matrices)
-    assert (together // 28, alone // 28) == (484, 540), "docs/gpu-estimate.md says so"
+        if given is not None and given.tokens == tokens:
+            yield launch, given
+
+
+def turns(blocks: int, columns: int) -> int:
+    """Waves of the blocks of a product, times the 128 columns that a block walks over at a time."""
+    return ceil(blocks / (2 * MULTIPROCESSORS)) * ceil(columns / 128)
+
+
+def test_matrices_of_one_input_and_parts_of_columns_share_the_last_waves_of_a_prompt() -> None:
+    now = alone = together = 0
+    for launch, given in products_of("7b", 512):
+        columns = given.first.w.columns
+        tiles = [8 * ceil(one.w.rows / 128) for one in (given.first, given.second, given.third) if one.w.rows]
+        now += turns(prod(launch.grid), 128 * given.split.turns)
+        together += turns(sum(tiles), columns)
+        alone += sum(turns(count, columns) for count in tiles)
+    assert (now // 28, together // 28, alone // 28) == (468, 484, 540), "docs/gpu-estimate.md says so"
+
+
+@pytest.mark.parametrize("shape", ["1.5b", "7b"])
+def test_a_short_prompt_has_blocks_for_most_multiprocessors_and_sums_that_no_other_length_changes(shape: str) -> None:
+    short, long = ([*products_of(shape, tokens)] for tokens in (32, 512))
+    assert all(prod(launch.grid) >= 72 for launch, _ in short)
+    assert [given.split.turns for _, given in short] == [given.split.turns for _, given in long]
+    for launch, given in (*short, *long):
+        parts = launch.grid[2]
+        assert 1 <= parts <= 8
+        assert (parts - 1) * given.split.turns < ceil(given.first.w.columns / 128) <= parts * given.split.turns
+
+
+def test_a_prompt_reads_each_expert_once_for_each_64_of_its_tokens() -> None:
+    tokens, model = 40, DEVICE_MODELS["gpt-oss"]()
+    config = model.config.graph
+    names = [launch.name for launch in prompt_launches_of_model(model, tokens)]
+    of_experts = ["route", "sort_slots", "matmul_q8", "activate", "matmul_q8", "add_to_residual"]
+    starts = [at for at, name in enumerate(names) if name == "route"]
+    assert [names[at : at + len(of_experts)] for at in starts] == [of_experts] * config.layers
+    products = [
+        given
+        for launch in prompt_launches_of_model(model, tokens)
+        if launch.name == "matmul_q8"
+        for given in [ProductsOfPrompt.from_buffer_copy(launch.arguments)]
+        if given.sorted.slots
+    ]
+    slots = tokens * config.experts_used
+    assert [(given.tokens, given.sorted.of_token) for given in products] == [(slots, 3), (slots, 1)] * config.layers
+    grids = {launch.grid for launch in prompt_launches_of_model(model, tokens) if launch.grid[1] == slots // 64 + 6}
+    assert grids == {(2, 7, 1), (1, 7, 1)}, "of one tile an expert, and those that one of them could have more"
 
 
 def test_attention_has_blocks_for_all_multiprocessors_at_32k() -> None:

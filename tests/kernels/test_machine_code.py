@@ -23,7 +23,7 @@ ARGUMENTS: dict[str, type[ctypes.Structure]] = {
     "gate_up": args.GateUp, "greedy": args.Greedy, "heads": args.HeadsOfPrompt, "matmul": args.ProductsOfPrompt,
     "matvec_exact_1": args.ProductOfOne, "matvec_q8_1": args.ProductOfOne, "matvec_exact_8": args.Product,
     "matvec_q8_8": args.Product, "qkv": args.Qkv, "quantize": args.Quantize, "rms_norm": args.RmsNorm,
-    "softmax_maps": args.SoftmaxMaps,
+    "softmax_maps": args.SoftmaxMaps, "sort_slots": args.SortSlots,
     "stage_statistics": args.StageStatistics, "activate": args.Activate, "top_candidates": args.TopCandidates,
 }  # fmt: skip
 

@@ -30,10 +30,11 @@ def normal(*shape: int, seed: int = 5) -> np.ndarray:
 
 def product(weight: Weight, out: Out | InOut) -> Struct:
     """`Product` of prefill.cu."""
-    return Struct((matrix(weight), out))
+    return Struct((matrix(weight), out, None, None))
 
 
-NONE = Struct((Struct((None, 0, 0, 0)), None))
+NONE = Struct((Struct((None, 0, 0, 0)), None, None, None))
+NOT_SORTED = Struct((None, None, 0, 0)), Struct((None, None, 1 << 20))  # nor split
 
 
 def matmul(image: Kernels, weight: Weight, x: np.ndarray, orders: int = 3) -> np.ndarray:
@@ -41,7 +42,7 @@ def matmul(image: Kernels, weight: Weight, x: np.ndarray, orders: int = 3) -> np
     grid, stride = (-(-weight.rows // 128), -(-len(x) // 64)), weight.rows + 3
     (y,) = image.run(
         "matmul_q8", grid, 256, product(weight, InOut(np.full((len(x), stride), np.float32(77)))), NONE, NONE,
-        activations(x, values=False), None, None, len(x), stride, orders=orders,
+        activations(x, values=False), None, None, len(x), stride, *NOT_SORTED, orders=orders,
     )  # fmt: skip
     assert (y[:, weight.rows :] == 77).all(), "wrote behind a row"
     return np.asarray(y[:, : weight.rows])
@@ -87,6 +88,7 @@ def test_residual_is_added_in_float32(image_of: Images) -> None:
         Out((2, 20)),
         2,
         20,
+        *NOT_SORTED,
     )
     np.testing.assert_array_equal(total, residual + found)
 
@@ -98,11 +100,52 @@ def test_products_of_one_input_made_together_have_the_bits_of_each_alone(image_o
         parts = [product(weight, InOut(np.full((66, 131), np.float32(77)))) for weight in weights]
         tiles = sum(-(-rows // 128) for rows in sizes)
         found = image_of("prefill").run(
-            "matmul_q8", (tiles, 2), 256, *(*parts, NONE)[:3], activations(x, values=False), None, None, 66, 131
+            "matmul_q8",
+            (tiles, 2),
+            256,
+            *(*parts, NONE)[:3],
+            activations(x, values=False),
+            None,
+            None,
+            66,
+            131,
+            *NOT_SORTED,
         )
         for weight, together in zip(weights, found, strict=True):
             np.testing.assert_array_equal(together[:, : weight.rows], matmul(image_of("prefill"), weight, x, orders=1))
             assert (together[:, weight.rows :] == 77).all(), "wrote behind a row"
+
+
+@pytest.mark.parametrize(("rows", "tokens", "turns"), [(140, 66, 1), (20, 3, 2), (130, 70, 4)])
+def test_parts_of_the_columns_are_added_up_in_their_order_whatever_the_tokens(
+    image_of: Images, rows: int, tokens: int, turns: int
+) -> None:
+    weight, x, tiles = weight_of(WeightType.Q4_0, rows, 32 * 21), normal(tokens, 32 * 21), -(-rows // 128)
+    parts = -(-6 // turns)
+
+    def multiply(x: np.ndarray, orders: int) -> np.ndarray:
+        grid = tiles, -(-len(x) // 64), parts
+        sums = np.full((tiles * grid[1] * parts, 8, 256, 4), np.nan, "f4")
+        split = Struct((InOut(sums), InOut(np.zeros(tiles * grid[1], np.uint32)), turns))
+        y, residual = InOut(np.full((len(x), rows), np.float32(77))), np.full((len(x), rows), 0.1, "f4")
+        found, total, _, counters = image_of("prefill").run(
+            "matmul_q8", grid, 256, product(weight, y), NONE, NONE, activations(x, values=False), residual,
+            Out(residual.shape), len(x), rows, NOT_SORTED[0], split, orders=orders,
+        )  # fmt: skip
+        assert not counters.any(), "left as they were"
+        np.testing.assert_array_equal(total, residual + found)
+        return np.asarray(found)
+
+    found = multiply(x, 3)
+    assert error(found, weight, x, "q8") <= 3e-7
+    np.testing.assert_array_equal(multiply(x[1:3], 1), found[1:3])
+    columns = [slice(128 * turns * part, 128 * turns * (part + 1)) for part in range(parts)]
+    in_order = np.zeros_like(found)
+    for own in columns:
+        blocks = weight.data.reshape(rows, 21, -1)[:, own.start // 32 : own.stop // 32]
+        of_part = Weight("part", weight.type, rows, 32 * blocks.shape[1], blocks.reshape(rows, -1))
+        in_order += matmul(image_of("prefill"), of_part, np.ascontiguousarray(x[:, own]), orders=1)
+    np.testing.assert_array_equal(found, in_order)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -121,7 +121,19 @@ class Product(ctypes.Structure):
 class MatrixOfPrompt(ctypes.Structure):
     """`Product` of prefill.cu: a matrix, and where its product goes; without rows there is none."""
 
-    _fields_ = (("w", Matrix), ("out", _Pointer))
+    _fields_ = (("w", Matrix), ("out", _Pointer), ("bias", _Pointer), ("biased", _Pointer))
+
+
+class Sorted(ctypes.Structure):
+    """Slots of a prompt in the order of their experts; see types.cuh."""
+
+    _fields_ = (("slots", _Pointer), ("tiles", _Pointer), ("rows", _Int), ("of_token", _Int))
+
+
+class SplitColumns(ctypes.Structure):
+    """`Split` of prefill.cu: how the columns of products of a prompt are split among blocks."""
+
+    _fields_ = (("sums", _Pointer), ("counters", _Pointer), ("turns", _Int))
 
 
 class ProductsOfPrompt(ctypes.Structure):
@@ -129,7 +141,8 @@ class ProductsOfPrompt(ctypes.Structure):
 
     _fields_ = (
         ("first", MatrixOfPrompt), ("second", MatrixOfPrompt), ("third", MatrixOfPrompt), ("x", Activations),
-        ("residual", _Pointer), ("sum", _Pointer), ("tokens", _Int), ("stride", _Int),
+        ("residual", _Pointer), ("sum", _Pointer), ("tokens", _Int), ("stride", _Int), ("sorted", Sorted),
+        ("split", SplitColumns),
     )  # fmt: skip
 
 
@@ -196,6 +209,12 @@ class Route(ctypes.Structure):
     """Of `route` in experts.cu."""
 
     _fields_ = (("router", Routing),)
+
+
+class SortSlots(ctypes.Structure):
+    """Of `sort_slots` in experts.cu."""
+
+    _fields_ = (("indices", _Pointer), ("sorted", Sorted), ("slots", _Int), ("experts", _Int), ("tiles", _Int))
 
 
 class ExpertGateUp(ctypes.Structure):

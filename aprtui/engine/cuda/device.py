@@ -62,7 +62,7 @@ class _TokenPlan:
 
 
 _Key = tuple[frozenset[Node], frozenset[Node], int, ChoiceRule | None, int]
-_ChunkKey = tuple[int, int, int, bool, frozenset[Node], frozenset[Node]]
+_ChunkKey = tuple[int, int, int, bool, bool, frozenset[Node], frozenset[Node]]
 
 
 class Device:
@@ -150,14 +150,14 @@ class Device:
         return self._choosing.found(rule)
 
     def prefill(
-        self, tokens: list[int], position: int, wanted: int, taps: Taps, *, few: bool
+        self, tokens: list[int], position: int, wanted: int, taps: Taps, *, few: bool, few_of_expert: bool
     ) -> Iterator[FinishedSegment]:
         """Evaluate tokens of a prompt, segment by segment. `wanted` tokens at the end have logits.
 
-        `few`: the whole prompt is this short.
+        `few`, `few_of_expert`: the whole prompt is this short; see `Pass`.
         """
         self._free_retired()
-        plan = self._chunk_plan(len(tokens), position, wanted, taps, few=few)
+        plan = self._chunk_plan(len(tokens), position, wanted, taps, few=few, few_of_expert=few_of_expert)
         self._install(plan)
         self._set_input(tokens, position)
         self.driver.copy_in(self.storage.step, self._control[: _STEP_INTS + len(tokens)])
@@ -174,12 +174,14 @@ class Device:
         assert waiting is not None
         yield waiting
 
-    def _chunk_plan(self, tokens: int, position: int, wanted: int, taps: Taps, *, few: bool) -> PassPlan:
+    def _chunk_plan(
+        self, tokens: int, position: int, wanted: int, taps: Taps, *, few: bool, few_of_expert: bool
+    ) -> PassPlan:
         """The plan of a chunk; the last one is kept: the chunks of a long prompt are alike unless maps are tapped."""
         stride = position + tokens if self._has_maps(taps) else 0
-        key = tokens, wanted, stride, few, taps.full, taps.stats
+        key = tokens, wanted, stride, few, few_of_expert, taps.full, taps.stats
         if self._chunk is None or self._chunk[0] != key:
-            run = Pass(False, tokens, stride, wanted, taps.full | taps.stats, few)
+            run = Pass(False, tokens, stride, wanted, taps.full | taps.stats, few, few_of_expert)
             plan = plan_for(self._lowering, self._table, run, taps)
             self._stage(max(segment.staged for segment in plan.segments))
             self._chunk = key, plan

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.images import KernelImages, entry_points, kernel_files
+from aprtui.engine.cuda.sizes import expert_tiles
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 
@@ -86,8 +87,19 @@ class Launches:
     def matmul_q8(self, arguments: args.ProductsOfPrompt) -> Launch:
         """Up to three quantised matrices times the same activations of several tokens in Q8_1, on tensor cores."""
         matrices = [one.w for one in (arguments.first, arguments.second, arguments.third) if one.w.rows]
-        grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64)
+        parts = _groups(_groups(matrices[0].columns, 128), arguments.split.turns)
+        grid = sum(_groups(matrix.rows, 128) for matrix in matrices), _groups(arguments.tokens, 64), parts
         return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
+
+    def expert_matmul_q8(self, arguments: args.ProductsOfPrompt, experts: int) -> Launch:
+        """The same of experts: the slots of a prompt, sorted, each times the matrices of its expert."""
+        matrices = [one.w for one in (arguments.first, arguments.second) if one.w.rows]
+        grid = len(matrices) * _groups(arguments.sorted.rows, 128), expert_tiles(arguments.tokens, experts)
+        return self._launch("matmul_q8", grid, 256, arguments, reads=matrices)
+
+    def sort_slots(self, arguments: args.SortSlots) -> Launch:
+        """The slots of a prompt in the order of their experts."""
+        return self._launch("sort_slots", (1,), 512, arguments)
 
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""

@@ -7,7 +7,7 @@ address.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.launches import WIDEST_NORM_BEHIND, Launches
-from aprtui.engine.cuda.sizes import map_stages
+from aprtui.engine.cuda.sizes import expert_tiles, map_stages, split_turns
 from aprtui.engine.cuda.storage import DeviceStorage, Weights
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
@@ -43,6 +43,8 @@ class Pass:
     tapped: frozenset[Node]
     few: bool = False
     """The whole prompt is so short that tensor cores would idle: its products are made column by column."""
+    few_of_expert: bool = False
+    """The same of the experts' products: of the whole prompt, an expert gets few tokens on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +245,15 @@ class _Emitters:
         if all(self._on_tensor_cores(matrix) for matrix in matrices.values()):
             parts = [args.MatrixOfPrompt(matrix, place) for place, matrix in matrices.items()]
             first, second, third = (*parts, args.MatrixOfPrompt(), args.MatrixOfPrompt())[:3]
-            return [self.low.launches.matmul_q8(args.ProductsOfPrompt(first, second, third, x, 0, 0, tokens, stride))]
+            split = self._split(matrices.values())
+            together = args.ProductsOfPrompt(first, second, third, x, 0, 0, tokens, stride, args.Sorted(), split)
+            return [self.low.launches.matmul_q8(together)]
         return [self._product(matrix, x, tokens, stride, product=place) for place, matrix in matrices.items()]
+
+    def _split(self, matrices: Collection[args.Matrix]) -> args.SplitColumns:
+        """How the columns of these matrices, which go together, are split among blocks."""
+        tiles, columns = sum(-(-matrix.rows // 128) for matrix in matrices), next(iter(matrices)).columns
+        return self.storage.split(split_turns(tiles, columns))
 
     def _on_tensor_cores(self, matrix: args.Matrix) -> bool:
         run = self.run
@@ -257,7 +266,11 @@ class _Emitters:
         launches = self.low.launches
         if self._on_tensor_cores(matrix):
             none, only = args.MatrixOfPrompt(), args.MatrixOfPrompt(matrix, product)
-            return launches.matmul_q8(args.ProductsOfPrompt(only, none, none, x, residual, total, tokens, stride))
+            return launches.matmul_q8(
+                args.ProductsOfPrompt(
+                    only, none, none, x, residual, total, tokens, stride, args.Sorted(), self._split([matrix])
+                )
+            )
         of_all = matrix, x, residual, product, total, tokens, stride
         if self.run.decode:
             return launches.product_of_one(args.ProductOfOne(*of_all, self._norm_arguments(norm)))
@@ -425,7 +438,7 @@ class _Emitters:
             activation=_ACTIVATIONS[self.low.op(node) if active == gate else self.low.op(active)],
         )  # fmt: skip
         if self.low.op(gate) in (Op.EXPERT_MATMUL, Op.EXPERT_BIAS):
-            return [self._expert_gate_up(gate, up, out)]
+            return self._expert_gate_up(gate, up, out)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
         source, width = self.low.source(gate), self.graph[node.stage].width
         if self.run.decode:
@@ -464,15 +477,48 @@ class _Emitters:
         if chosen_by != weighted:
             router.choice_bias, router.biased = self._vector(chosen_by), of(chosen_by)
         product = self._product_of(logits, product=of(logits))
-        return [product, low.launches.route(args.Route(router), self.run.tokens)]
+        return [product, low.launches.route(args.Route(router), self.run.tokens), *self._sort(choice)]
+
+    def _sort(self, choice: Node) -> list[Launch]:
+        """The slots of a prompt in the order of the experts that they name, where a product of theirs wants that."""
+        low, experts = self.low, self.config.experts
+        products = [
+            matrix
+            for node in self.graph.nodes
+            if node.layer == choice.layer and low.op(node) is Op.EXPERT_MATMUL
+            for matrix in self._matrices(node)
+        ]
+        if not any(map(self._by_expert, products)):
+            return []
+        slots = self.run.tokens * self.config.experts_used
+        arguments = args.SortSlots(
+            self.places.of(choice), self.storage.sorted(), slots, experts, expert_tiles(slots, experts)
+        )  # fmt: skip
+        return [low.launches.sort_slots(arguments)]
+
+    def _by_expert(self, matrix: args.Matrix) -> bool:
+        """Whether all tokens of an expert are multiplied with `matrix` together, on tensor cores."""
+        return self._on_tensor_cores(matrix) and not self.run.few_of_expert
+
+    def _sorted_products(
+        self, x: args.Activations, parts: Sequence[args.MatrixOfPrompt], rows: int, of_token: int
+    ) -> Launch:  # fmt: skip
+        """Products of one input with `rows` rows of each expert; `of_token` slots have the same row of `x`."""
+        slots = self.run.tokens * self.config.experts_used
+        first, second = (*parts, args.MatrixOfPrompt())[:2]
+        arguments = args.ProductsOfPrompt(
+            first, second, args.MatrixOfPrompt(), x, 0, 0, slots, rows, self.storage.sorted(rows, of_token),
+            args.SplitColumns(turns=-(-first.w.columns // 128)),
+        )  # fmt: skip
+        return self.low.launches.expert_matmul_q8(arguments, self.config.experts)
 
     def _chosen(self, product: Node) -> args.Chosen:
         """The experts whose `product` is made."""
         width, used = self.graph[product.stage].width, self.config.experts_used
         return args.Chosen(indices=self.places.of(self.low.source(product, 1)), rows=width // used, used=used)
 
-    def _expert_gate_up(self, gate: Node, up: Node, out: args.FeedForward) -> Launch:
-        chosen = self._chosen(gate)
+    def _expert_gate_up(self, gate: Node, up: Node, out: args.FeedForward) -> list[Launch]:
+        chosen, places = self._chosen(gate), (self.places.of(gate), self.places.of(up))
         out.gate, out.up = self._tap(gate), self._tap(up)
         if self.low.op(gate) is Op.EXPERT_BIAS:
             chosen.gate_bias, chosen.up_bias = self._vector(gate), self._vector(up)
@@ -480,9 +526,21 @@ class _Emitters:
             chosen.gate_product, chosen.up_product = self._tap(gate), self._tap(up)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
         x = self._activations(self.low.source(gate))
-        return self.low.launches.expert_gate_up(
-            args.ExpertGateUp(gate_matrix, up_matrix, x, out, chosen), self.run.tokens
-        )  # fmt: skip
+        if self._by_expert(gate_matrix) and self._by_expert(up_matrix):
+            parts = [args.MatrixOfPrompt(gate_matrix, places[0]), args.MatrixOfPrompt(up_matrix, places[1])]
+            if chosen.gate_bias:
+                parts = [
+                    args.MatrixOfPrompt(gate_matrix, chosen.gate_product, chosen.gate_bias, places[0]),
+                    args.MatrixOfPrompt(up_matrix, chosen.up_product, chosen.up_bias, places[1]),
+                ]
+            out.gate = out.up = 0
+            blocks = self.run.tokens * chosen.used * chosen.rows // 32
+            return [
+                self._sorted_products(x, parts, chosen.rows, chosen.used),
+                self.low.launches.activate(args.Activate(*places, out, blocks)),
+            ]
+        arguments = args.ExpertGateUp(gate_matrix, up_matrix, x, out, chosen)
+        return [self.low.launches.expert_gate_up(arguments, self.run.tokens)]
 
     def _combine(self, node: Node) -> list[Launch]:
         """Down of the experts, and their sum unless the launch makes it that adds it to the residual."""
@@ -503,6 +561,9 @@ class _Emitters:
             out = args.ExpertOutput(self._tap(down), self._vector(biased), self.places.of(biased))
         (matrix,) = self._matrices(down)
         x = self._activations(self.low.source(down))
+        if self._by_expert(matrix):
+            part = args.MatrixOfPrompt(matrix, out.product, out.bias, out.biased)
+            return self._sorted_products(x, [part], chosen.rows, 1)
         return self.low.launches.expert_down(args.ExpertDown(matrix, x, chosen, out), self.run.tokens)
 
 

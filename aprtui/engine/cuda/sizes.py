@@ -22,7 +22,9 @@ MAP_BYTES = 64 << 20
 
 _MOST_TOKENS = 512
 _STAGE_BYTES = 128 << 20
-_TILE = 64  # tokens that tensor cores take at a time
+_TILE, _ROWS, _COLUMNS = 64, 128, 128  # tokens, rows and columns that tensor cores take at a time
+_BLOCKS, _MOST_PARTS, _LEAST_TURNS = 128, 8, 2
+"""Blocks that columns are split for, parts of them at most, and turns of a part at least."""
 _SPARE = 64 << 20
 """What is left free: each of some forty allocations is rounded up by the driver, to 2 MB."""
 
@@ -65,6 +67,43 @@ def chunk_map_bytes(graph: StageGraph, heads: int, context: int) -> int:
     """Bytes of the attention maps of a chunk: of at least one token, for any context."""
     a_token = 4 * len(map_stages(graph)) * heads * context
     return max(min(MAP_BYTES, a_token * chunk_tokens(graph, context)), a_token)
+
+
+def split_turns(row_tiles: int, columns: int) -> int:
+    """How many times 128 columns a block of `matmul_q8` takes, where the rows of its matrices make so many tiles.
+
+    Few tiles are shared out, so that a short prompt has blocks for all multiprocessors. The number of tokens has no
+    part in that, because sums depend on it.
+    """
+    turns = -(-columns // _COLUMNS)
+    return -(-turns // max(1, min(_MOST_PARTS, _BLOCKS // row_tiles, turns // _LEAST_TURNS)))
+
+
+def split_bytes(model: Model, tokens: int) -> tuple[int, int]:
+    """Bytes of the sums of parts of columns, and of the counters of their tiles, of the widest split products."""
+    tiles = parts = 0
+    for node in model.graph.nodes:
+        if model.graph[node.stage].op is not Op.MATMUL:
+            continue
+        of_node = sum(-(-weight.rows // _ROWS) for weight in model.params(node))
+        for count in (of_node, 2 * of_node):  # gate and up go together
+            turns = -(-model.params(node)[0].columns // _COLUMNS)
+            shared = -(-turns // split_turns(count, _COLUMNS * turns))
+            if shared > 1:
+                tiles, parts = max(tiles, count), max(parts, count * shared)
+    of_tokens = -(-tokens // _TILE)
+    return 4 * _ROWS * _TILE * parts * of_tokens, 4 * tiles * of_tokens
+
+
+def expert_tiles(slots: int, experts: int) -> int:
+    """Tiles of slots of one expert that tensor cores take, as many as so many choices can make."""
+    return slots // _TILE + min(slots, experts)
+
+
+def sorting_bytes(config: GraphConfig, tokens: int) -> tuple[int, int]:
+    """Bytes of the choices of so many tokens in the order of their experts, and of the tiles that these make."""
+    slots = tokens * config.experts_used if config.experts else 0
+    return 4 * slots, 16 * expert_tiles(slots, config.experts)
 
 
 def aligned(size: int) -> int:
@@ -119,7 +158,12 @@ def memory_need(model: Model, mode: Mode, kv: KvType, context: int) -> MemoryNee
         + (4 if config.query_temperature else 0)
         + 4 * len(map_stages(graph)) * config.layers * config.heads,
         context=context,
-        stages=of_tokens + 4 * (of_chunk + logits) + q8 + chunk_map_bytes(graph, config.heads, context),
+        stages=of_tokens
+        + 4 * (of_chunk + logits)
+        + q8
+        + chunk_map_bytes(graph, config.heads, context)
+        + sum(sorting_bytes(config, chunk))
+        + (0 if mode is Mode.EXACT else sum(split_bytes(model, chunk))),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cuda import sizes
-from aprtui.engine.cuda.arguments import Matrix, Q8Output
+from aprtui.engine.cuda.arguments import Matrix, Q8Output, Sorted, SplitColumns
 from aprtui.engine.cuda.driver import Driver
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.config import Rope
@@ -150,6 +150,12 @@ class DeviceStorage:
         self.logits = driver.allocate(logits)
         self.uncapped = driver.allocate(logits) if config.logit_softcap else self.logits
         """What a softcap makes logits of."""
+        slots, tiles = sizes.sorting_bytes(config, self.chunk)
+        self._slots, self._tiles = (driver.allocate(size) if size else 0 for size in (slots, tiles))
+        sums, of_tiles = sizes.split_bytes(model, self.chunk) if mode is Mode.Q8 else (0, 0)
+        self._sums, self._tile_counters = (driver.allocate(size) if size else 0 for size in (sums, of_tiles))
+        if of_tiles:
+            driver.upload(self._tile_counters, np.zeros(of_tiles // 4, np.uint32))
         self.partial = driver.allocate(4 * config.heads * splits * (config.head_dim + 2))
         self._states = driver.allocate(8 * config.heads * config.layers)
         counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
@@ -201,6 +207,14 @@ class DeviceStorage:
     def map_layer_stride(self) -> int:
         """Values from the maps of one token in a layer to those in the next."""
         return self._maps_of_layer * self._config.heads * self._map_stride
+
+    def sorted(self, rows: int = 0, of_token: int = 0) -> Sorted:
+        """The choices of a chunk's tokens in the order of their experts, for products with `rows` rows of each."""
+        return Sorted(self._slots, self._tiles, rows, of_token)
+
+    def split(self, turns: int) -> SplitColumns:
+        """Where parts of the columns of a prompt's products are added up, so many times 128 of them each."""
+        return SplitColumns(self._sums, self._tile_counters, turns)
 
     def states(self, layer: int) -> int:
         """Where a layer's attention of one token leaves the largest score and the sum of each head's exponentials."""

@@ -96,8 +96,10 @@ def test_so_is_every_stage_of_weights_with_codebooks() -> None:
     require_stages_of_their_inputs(tiny_model(TINY, (WeightType.IQ4_XS, WeightType.MXFP4)), Mode.Q8, KvType.F32)
 
 
-def require_stages_of_their_inputs(model: TinyModel, mode: Mode, kv: KvType) -> None:
-    recorder = Recorder()
+def require_stages_of_their_inputs(
+    model: TinyModel, mode: Mode, kv: KvType, recorder: Recorder | None = None
+) -> None:  # fmt: skip
+    recorder = recorder or Recorder()
     with opened(model, mode, kv) as engine:
         run(engine, everything(model, recorder))
         stated = set(engine.rounding.matmul_input.split("+"))
@@ -150,6 +152,23 @@ def test_taps_graphs_chunks_and_a_second_engine_change_no_bit(
         monkeypatch.setattr(sizes, "_MOST_TOKENS", 512)
     with opened(model, *arithmetic) as engine:
         run(engine, everything(model, whole))
+    for node in model.graph.nodes:
+        np.testing.assert_array_equal(pieces.tensor(node), whole.tensor(node))
+
+
+@pytest.mark.parametrize("name", ["experts", "gpt-oss"])
+def test_experts_of_a_longer_prompt_are_what_their_inputs_make_and_depend_on_no_chunk(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aprtui.engine.cuda import engine as engine_module
+
+    monkeypatch.setattr(engine_module, "_FEW", 1)  # tokens of an expert that are multiplied one by one
+    model, whole, pieces = DEVICE_MODELS[name](), Recorder(), Recorder()
+    require_stages_of_their_inputs(model, Mode.Q8, KvType.F16, whole)
+    monkeypatch.setattr(sizes, "_MOST_TOKENS", 5)
+    with opened(model, Mode.Q8, KvType.F16) as engine:
+        expected = run(engine, everything(model, pieces))
+        np.testing.assert_array_equal(run(engine), expected)
     for node in model.graph.nodes:
         np.testing.assert_array_equal(pieces.tensor(node), whole.tensor(node))
 
