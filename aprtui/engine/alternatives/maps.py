@@ -138,6 +138,12 @@ def _unseen_own_keys(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         yield Attempt(f"{first} weighs all keys alike", partial(attention.own_key_unseen_by_all, first=1 / total))
 
 
+def _by_remainder(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    graph = call.model.config.graph
+    words = f"query head h meets K/V head h mod {graph.kv_heads}, in place of h div {graph.heads // graph.kv_heads}"
+    yield Attempt(f"{words} ({graph.heads} query heads, {graph.kv_heads} K/V heads)", attention.group_by_remainder)
+
+
 def _last_keys(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     for tile in _TILES:
         if tile <= call.x.shape[2]:
@@ -192,10 +198,7 @@ _OF_GROUPS = "query head h meets K/V head h · (K/V heads) div heads"
 _OF_CACHE = "write keys and values at the token's own position, before they are read"
 
 ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
-    plain(
-        "K/V heads by remainder", _BOTH, attention.group_by_remainder,
-        "query head h meets K/V head h mod n, in place of h div (heads / n)", _OF_GROUPS, _grouped,
-    ),
+    Alternative("K/V heads by remainder", frozenset(_BOTH), _by_remainder, _OF_GROUPS, _grouped),
     _meeting(
         "one K/V head", attention.of_first_head, "every query head meets the first K/V head", _OF_GROUPS,
         _several_kv_heads,
@@ -218,7 +221,10 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "mask without the own key", frozenset(_MAPS), _unseen_own_keys, "mask key > query, not key ≥ query"
     ),
-    _masked("mask with the next key", attention.next_key_seen, "a query sees the key behind it", "mask key > query"),
+    _masked(
+        "mask with the next key", attention.next_key_seen, "a query sees the next key, one ahead of its own",
+        "mask key > query",
+    ),
     _masked(
         "first key masked", attention.first_key_unseen, "the first key is masked, as padding is",
         "mask no token of the prompt",

@@ -225,7 +225,7 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "bias of values": ("qkv_bias", rows.bias_of_keys_left_out, "the bias is left out for keys"),
     "scores": ("attn_scores", lambda c: c.honest() * np.float32(8 / 256**0.5), "scaled by 0.0625 (1/√hidden size)"),
     "window": ("attn_softmax", attention.windowed, "a window of 4 positions"),
-    "groups": ("attention", attention.group_by_remainder, "h mod n"),
+    "groups": ("attention", attention.group_by_remainder, "h mod 2, in place of h div 2 (4 query heads, 2 K/V heads)"),
     "a head map": (
         "attention",
         lambda c: keys._with_heads(np.array([0, 1, 1, 1]), c),
@@ -616,7 +616,7 @@ def test_the_segment_that_is_blamed_depends_on_the_first_position(
     ("bug", "words"),
     [
         ("mask left out", "no mask: every query sees every key"),
-        ("groups by remainder", "query head h meets K/V head h mod n"),
+        ("groups by remainder", "query head h meets K/V head h mod 2"),
         ("scale left out", "scaled by 1, the model says 0.125"),
     ],
 )
