@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
-from aprtui.compare.causes import cause_of, where_words
+from aprtui.compare.causes import cause_of
 from aprtui.compare.comparison import (
     Cause,
     Comparison,
@@ -315,7 +315,7 @@ def _divergence(
     certainty, settled_by = _certainty(failed, segment)
     proved = cause_of(findings.causes, (failed.node, *segment))
     if proved is not None and len(segment) > 1:
-        certainty, settled_by = f"of the segment, {where_words(proved)}: the cause that is proved reproduces it", None
+        certainty, settled_by = "certain: the cause that is proved reproduces what was captured", None
     elif len(segment) <= len(failed.segment):
         certainty += "; position 0 is wrong, where attention returns its value whatever queries, keys and mask are"
     place = first_failing_place(pair, failed.metrics, failed.verdict)

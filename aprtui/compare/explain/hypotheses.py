@@ -504,9 +504,14 @@ def _share_without(values: np.ndarray, mask: int) -> float:
     return float(np.mean((some.view(np.uint32) & np.uint32(mask)) == 0)) if some.size else 0.0
 
 
+_MOST_NOISE = 0.25
+"""Of any token: what the roundings of engines in use make of logits, at most, twice over."""
+
+
 @signature("noise", "arithmetic (rounding, order of sums), other weights, or a race")
 def noise(evidence: StageEvidence) -> SignatureOutcome:
-    """The error is spread over all tokens and channels and goes along with nothing."""
+    """The error is spread over all tokens and channels, goes along with nothing, and is no larger at any token than
+    rounding and 4-bit weights explain."""
     norm_a, norm_d = float(np.linalg.norm(evidence.a)), float(np.linalg.norm(evidence.d))
     if not norm_a or not norm_d or evidence.d.size < 64:
         return SignatureOutcome(Support.UNTESTED, "needs an error in 64 values at least")
@@ -518,5 +523,6 @@ def noise(evidence: StageEvidence) -> SignatureOutcome:
     common = float(np.linalg.norm(evidence.d.mean(0))) * np.sqrt(len(evidence.d)) / norm_d
     common = common if len(evidence.d) > 3 else 0.0
     text = f"along expected {along:.2g}, {100 * top:.0f} % of it in 1 % of the values, common to tokens {common:.2g}"
-    spread = top < 0.3 and even > 0.05
+    worst = float((tokens / np.maximum(np.linalg.norm(evidence.a, axis=1), 1e-30)).max(initial=0))
+    spread = top < 0.3 and even > 0.05 and worst <= _MOST_NOISE
     return SignatureOutcome(supported_if(spread and along < 0.15 and common < 0.75), text)

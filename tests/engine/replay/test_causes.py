@@ -639,6 +639,10 @@ def two_faults(call: StageCall) -> Array:
 
 
 OF_LAYER_OUTPUTS = {
+    "another layer": (
+        PORTING_BUGS["layer used twice"],
+        "attn_out, ffn_norm, ffn_gate, ffn_up and ffn_out: computed with all weights of the layer before",
+    ),
     "base": (PORTING_BUGS["RoPE base of another model"], "every layer q_post_rope and k_post_rope: computed with"),
     "two": (
         PortingBug(two_faults, ("ffn_silu", "ffn_gate")),
