@@ -618,6 +618,7 @@ def test_the_segment_that_is_blamed_depends_on_the_first_position(
         ("mask left out", "no mask: every query sees every key"),
         ("groups by remainder", "query head h meets K/V head h mod 2"),
         ("scale left out", "scaled by 1, the model says 0.125"),
+        ("K/V cache written a row late in decoding", "from token 6 on, as where decoding begins, keys and values are"),
     ],
 )
 def test_a_cause_is_proved_through_maps_that_were_not_captured(
