@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from aprtui.compare.comparison import Cause, Comparison, TriedAlternative
 from aprtui.compare.wording import counted, listed, number_text, ranges
@@ -37,9 +37,14 @@ def proof_words(cause: Cause) -> str:
     return f"that reproduces the capture {leaves}, {own}"
 
 
+def cause_of(causes: Sequence[Cause], blamed: Collection[Node]) -> Cause | None:
+    """The cause of what one of the `blamed` stages errs by; None where none is known."""
+    return next((cause for cause in causes if not set(blamed).isdisjoint(_shown_at(cause))), None)
+
+
 def causes_headline(comparison: Comparison, blamed: Collection[Node]) -> str | None:
     """The cause of what one of the `blamed` stages errs by, and the others in fewer words; None where none is known."""
-    first = next((cause for cause in comparison.causes if not set(blamed).isdisjoint(_shown_at(cause))), None)
+    first = cause_of(comparison.causes, blamed)
     if first is None:
         return None
     left = unexplained(comparison)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
+from aprtui.compare.causes import cause_of
 from aprtui.compare.comparison import (
     Cause,
     Comparison,
@@ -312,7 +313,10 @@ def _divergence(
         if _is_wrong_at_first(failed):
             segment = at_first_position(findings.graph, failed.node, segment)
     certainty, settled_by = _certainty(failed, segment)
-    if len(segment) <= len(failed.segment):
+    proved = cause_of(findings.causes, (failed.node, *segment))
+    if proved is not None and len(segment) > 1:
+        certainty, settled_by = "certain: the cause that is proved reproduces what was captured", None
+    elif len(segment) <= len(failed.segment):
         certainty += "; position 0 is wrong, where attention returns its value whatever queries, keys and mask are"
     place = first_failing_place(pair, failed.metrics, failed.verdict)
     return Divergence(

@@ -273,3 +273,20 @@ def test_two_stage_files_have_sentences_of_one_stage(
     a, b = (read_aprt(side / "layer-1" / "ffn_gate.bin") for side in two_captures(tmp_path, {FAULT: edit}))
     comparison = compare_files(a, b, tuple(map(parse_tolerance, tolerances)), 10)
     assert headline(comparison).startswith(sentence), headline(comparison)
+
+
+@pytest.mark.parametrize(("limit", "said"), [(0.6, True), (None, False)])
+def test_what_is_unknown_before_the_first_certain_divergence_is_said(
+    tmp_path: Path, limit: float | None, said: bool
+) -> None:
+    """Where a stage before it is far beyond its bound and an unknown arithmetic may explain that."""
+    later = Node(None, "final_norm")
+    a, b = write_capture(tmp_path / "a"), write_capture(tmp_path / "b", edits={FAULT: scaled(1.5), later: scaled(2)})
+
+    def bounds(node: Node) -> tuple[Tolerance, ...]:
+        return (Tolerance(Metric.REL_L2, 0.01, limit=limit if node == FAULT else None),)
+
+    found = compare_captures(Capture.open(a), Capture.open(b), DiffOptions(), criteria=Criteria(bounds=bounds))
+    assert found.verdict is Verdict.FAIL and found.first_divergence is not None
+    assert found.first_divergence.verdict.node == (later if said else FAULT)
+    assert headline(found).endswith("; or before: layer 1 (ffn_gate) is UNKNOWN") is said

@@ -79,6 +79,10 @@ CASES: dict[str, tuple[str, Callable[[], Values], set[str]]] = {
     "the last token": (
         "ffn_out", lambda: np.concatenate([random("ffn_out")[:-1], random("ffn_out", 8)[-1:]]), {"the last token only"},
     ),
+    "decoding": (
+        "ffn_out", lambda: np.concatenate([random("ffn_out")[:4], random("ffn_out", 3)[4:]]),
+        {"from one token on", LATER},
+    ),
     "turned": ("q_post_rope", lambda: turned(random("q_post_rope"), 0.3), {"RoPE angle", LATER}),
     "heads moved": (
         # Two heads of 32 channels: whole blocks of 32 as well.

@@ -14,7 +14,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, QUANTISED_OTHERWISE, Verdict
 from aprtui.compare.wording import counted, number_text
 from aprtui.trace.archive import is_folder
-from aprtui.trace.graph.stage import ENTRY, Node
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
 
 _UNKNOWN_RUN = Run()
 _LIMIT = 10
@@ -185,6 +185,10 @@ def _undecided_lines(comparison: Comparison, run: Run) -> Iterator[str]:
     of a layer, which show what the engine rounds."""
     unsettled = [stage for stage in comparison.stages if stage.verdict.verdict is Verdict.UNKNOWN]
     first = next((stage for stage in unsettled if stage.segment), unsettled[0] if unsettled else comparison.stages[0])
+    if first.node.layer is None and any(node.layer is not None for node in first.segment):
+        outputs = [Node(None, LAYER_OUTPUT)]
+        yield from _capture_lines(f"{first.node} is decided by the output of each layer of the same run", outputs, run)
+        return
     missing = [node for node in first.segment if node.layer == first.node.layer] or list(first.segment[-1:])
     if missing:
         is_are = "is" if len(missing) == 1 else "are"

@@ -7,12 +7,12 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from aprtui.compare.causes import cause_sentence, tried_words, unexplained_lines
+from aprtui.compare.causes import cause_of, cause_sentence, tried_words, unexplained_lines
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
 from aprtui.compare.explain.focus import error_of
 from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.report.headline import alike_note, headline
+from aprtui.compare.report.headline import alike_note, headline, undecided_before
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.compare.wording import NOTHING_COMPARED, counted, figures_text, first_tokens, number_text
 from aprtui.trace.graph.stage import Node
@@ -244,7 +244,7 @@ def _verdict_texts(comparison: Comparison) -> Iterator[str]:
     """The sentence of the verdict, then what it leaves out; NaN and Inf on both sides are named whatever it is."""
     yield headline(comparison)
     if comparison.first_divergence:
-        yield _divergence_text(comparison.first_divergence)
+        yield _divergence_text(comparison, comparison.first_divergence)
     yield from (reason for reason in comparison.reasons[1:] if reason != NOTHING_COMPARED)
     alike = alike_note(comparison)
     if alike and comparison.verdict is not Verdict.PASS:
@@ -260,15 +260,16 @@ def _coverage_text(comparison: Comparison) -> str:
     return text if aligned is None else f"{text}, {counted(aligned, 'token')} aligned"
 
 
-def _divergence_text(divergence: Divergence) -> str:
+def _divergence_text(comparison: Comparison, divergence: Divergence) -> str:
     verdict = divergence.verdict
     place = ", ".join(f"{name} {index}" for name, index in divergence.place.items())
+    first = "first certain divergence" if undecided_before(comparison, divergence) else "first divergence"
     text = (
-        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number_text(verdict.error)}: {verdict.reason} "
+        f"{first}: {verdict.node}, {place}: {verdict.metric} {number_text(verdict.error)}: {verdict.reason} "
         f"(floor {number_text(verdict.floor)}, bound {number_text(verdict.bound)})"
     )
     others = [node for node in divergence.segment if node != verdict.node]
-    if others:
+    if others and cause_of(comparison.causes, divergence.segment) is None:
         text += f". Not compared, so as likely to blame: {_latest(others)}"
     if divergence.not_selected:
         text += f". The stages before it were not selected and may be to blame: {_latest(divergence.not_selected)}"

@@ -312,6 +312,22 @@ def stale_token(evidence: StageEvidence) -> SignatureOutcome:
     return SignatureOutcome(supported_if(holds), text, "the values of the token before")
 
 
+@signature("from one token on", "K/V in other rows of the cache, or another path, in decoding")
+def from_one_on(evidence: StageEvidence) -> SignatureOutcome:
+    """Several tokens right, all behind them wrong, of which there are several."""
+    wrong = evidence.wrong_tokens
+    if wrong.size < 4:
+        return SignatureOutcome(Support.UNTESTED, "needs four tokens at least")
+    first, last = int(np.argmax(wrong)), int(evidence.rows[-1])
+    if not wrong[first:].all() or not 2 <= first <= wrong.size - 2:
+        return SignatureOutcome(
+            Support.REFUTED, f"{int(wrong.sum())} of {wrong.size} tokens are wrong, not a few behind"
+        )
+    right, begins = int(evidence.rows[first - 1]), int(evidence.rows[first])
+    text = f"tokens 0–{right} right, {begins}–{last} wrong: as where a prompt ends and decoding begins"
+    return SignatureOutcome(Support.SUPPORTED, text, text)
+
+
 @signature("positions, mask or K/V cache", "positions, a mask, keys or values of other tokens")
 def later_tokens(evidence: StageEvidence) -> SignatureOutcome:
     """Token 0 right, most later ones wrong."""
@@ -504,9 +520,14 @@ def _share_without(values: np.ndarray, mask: int) -> float:
     return float(np.mean((some.view(np.uint32) & np.uint32(mask)) == 0)) if some.size else 0.0
 
 
+_MOST_NOISE = 0.25
+"""Of any token: what the roundings of engines in use make of logits, at most, twice over."""
+
+
 @signature("noise", "arithmetic (rounding, order of sums), other weights, or a race")
 def noise(evidence: StageEvidence) -> SignatureOutcome:
-    """The error is spread over all tokens and channels and goes along with nothing."""
+    """The error is spread over all tokens and channels, goes along with nothing, and is no larger at any token than
+    rounding and 4-bit weights explain."""
     norm_a, norm_d = float(np.linalg.norm(evidence.a)), float(np.linalg.norm(evidence.d))
     if not norm_a or not norm_d or evidence.d.size < 64:
         return SignatureOutcome(Support.UNTESTED, "needs an error in 64 values at least")
@@ -518,5 +539,6 @@ def noise(evidence: StageEvidence) -> SignatureOutcome:
     common = float(np.linalg.norm(evidence.d.mean(0))) * np.sqrt(len(evidence.d)) / norm_d
     common = common if len(evidence.d) > 3 else 0.0
     text = f"along expected {along:.2g}, {100 * top:.0f} % of it in 1 % of the values, common to tokens {common:.2g}"
-    spread = top < 0.3 and even > 0.05
+    worst = float((tokens / np.maximum(np.linalg.norm(evidence.a, axis=1), 1e-30)).max(initial=0))
+    spread = top < 0.3 and even > 0.05 and worst <= _MOST_NOISE
     return SignatureOutcome(supported_if(spread and along < 0.15 and common < 0.75), text)

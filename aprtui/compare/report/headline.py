@@ -9,10 +9,22 @@ from aprtui.compare.everywhere import sentence
 from aprtui.compare.explain.focus import nearest_to_bound
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, Verdict, alike_text
-from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted, first_tokens, number_text
+from aprtui.compare.wording import (
+    NOTHING_COMPARED,
+    UNBOUNDED,
+    UNCOMPARED,
+    counted,
+    first_tokens,
+    listed,
+    number_text,
+    ranges,
+)
 
 _COORDINATES = ("head", "query", "token", "expert", "element")
 """The coordinates of the first wrong value that the sentence names; its channel or key stands in the details."""
+
+_FAR = 10.0
+"""Times its bound, from which a stage that nothing settles may well be the first to diverge."""
 
 
 def headline(comparison: Comparison) -> str:
@@ -27,7 +39,35 @@ def headline(comparison: Comparison) -> str:
     return _pass(comparison)
 
 
+def undecided_before(comparison: Comparison, divergence: Divergence) -> str:
+    """The stages before a divergence that are far beyond their bounds though nothing settles them: one of them may be
+    the first; empty where there are none."""
+    order = {stage.node: place for place, stage in enumerate(comparison.stages)}
+    alike = {node for found in comparison.everywhere for node in found.nodes}
+    before = comparison.stages[: order.get(divergence.verdict.node, 0)]
+    found = [stage for stage in before if _is_far_beyond(stage) and stage.node not in alike]
+    if not found:
+        return ""
+    nodes = {node for stage in found for node in (*stage.segment, stage.node)}
+    layers = sorted({node.layer for node in nodes if node.layer is not None})
+    names = listed(dict.fromkeys(stage.node.stage for stage in found))
+    of = f"layer{'s' if len(layers) > 1 else ''} {ranges(layers)} ({names})" if layers else names
+    return f"or before: {of} {'are' if len(layers) > 1 else 'is'} UNKNOWN"
+
+
+def _is_far_beyond(stage: StageComparison) -> bool:
+    verdict = stage.verdict
+    if verdict.verdict is not Verdict.UNKNOWN or verdict.error is None or verdict.bound is None:
+        return False
+    return verdict.metric.deviation(verdict.error) > _FAR * verdict.metric.deviation(verdict.bound)
+
+
 def _fail(comparison: Comparison, divergence: Divergence) -> str:
+    before = undecided_before(comparison, divergence)
+    return f"{_of_divergence(comparison, divergence)}{'; ' if before else ''}{before}"
+
+
+def _of_divergence(comparison: Comparison, divergence: Divergence) -> str:
     explained = causes_headline(comparison, {divergence.verdict.node, *divergence.segment})
     if explained is not None:
         nodes = {node for cause in comparison.causes for node in cause.nodes}

@@ -72,7 +72,8 @@ class Alternative:
     """Another way to compute the stages whose name or op is one of `at`, where it `applies`; `advice` is what to do.
 
     `may_be_meant` is whether an engine without a fault may compute so. `of_result` is whether it changes nothing but
-    what the model's own way gives.
+    what the model's own way gives. One that is tried `only_together` is a way of all such stages of a layer, and says
+    nothing of one of them.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Alternative:
     applies: Callable[[Model, Node], bool] = field(default=lambda model, node: True)
     may_be_meant: bool = False
     of_result: bool = False
+    only_together: bool = False
 
     def concerns(self, model: Model, node: Node) -> bool:
         """Whether it is an alternative at `node`."""

@@ -93,6 +93,28 @@ def without_newest(call: StageCall) -> Array:
     return cached
 
 
+def a_row_late_from(first: int, call: StageCall) -> Array:
+    """From token `first` on, keys and values are written to the row behind their own: row `first` stays zero, and no
+    token finds its own. Tokens before it, of a prompt, are computed as they should be."""
+    begins = max(first - call.position, 0)
+    found = call.honest().copy()
+    if call.op is Op.SCORES:
+        late = found[:, begins:].copy()
+        late[..., first + 1 :] = found[:, begins:, first:-1]
+        late[..., first] = 0
+        found[:, begins:] = late
+        return np.tril(found, found.shape[2] - found.shape[1])
+    cached = call.inputs[1]
+    rows = np.concatenate([cached[:first], np.zeros_like(cached[:1]), cached[first:-1]])
+    found[begins:] = call.honest(call.x, rows)[begins:]
+    return found
+
+
+def a_row_late_in_decoding(call: StageCall) -> Array:
+    """The first half is a prompt."""
+    return a_row_late_from(len(call.inputs[1]) // 2, call)
+
+
 def values_of_layer_before(call: StageCall) -> Array:
     return _with_cached(call, call.fused(call.neighbour(-1).layer or 0, Part.V))
 

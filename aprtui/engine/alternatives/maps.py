@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.alternatives import attention
-from aprtui.engine.alternatives.alternative import Alternative, Attempt, least, nicest, plain, reading
+from aprtui.engine.alternatives.alternative import Alternative, Attempt, distance, least, nicest, plain, reading
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference import ops
 from aprtui.model.model import Model
@@ -21,6 +22,8 @@ _FEW_KEYS = 32
 """Keys up to which every window is tried at the attention, of which no probability shows it."""
 _TILES = (4, 8, 16, 32, 64)
 """Keys that kernels take together."""
+_OFF = 1e-5
+"""What a row is off by that was computed otherwise, at least."""
 _MOST_CAP = 50
 """A softcap so many times the largest value changes nothing that can be seen."""
 _SEEN = 1e-6
@@ -138,6 +141,29 @@ def _unseen_own_keys(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         yield Attempt(f"{first} weighs all keys alike", partial(attention.own_key_unseen_by_all, first=1 / total))
 
 
+def _rows_late(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """By the first token that is off; where the stage was not captured, any of the last ones may be it. Of the last
+    alone, it is that its row is not written yet."""
+    last = len(call.inputs[1]) - 1
+    begins: Iterable[int] = range(max(call.position, 1, last - _FEW_KEYS), last)
+    if found is not None:
+        own = call.honest()
+        off = (row for row in range(found.shape[-2]) if distance(own[..., row, :], found[..., row, :]) > _OFF)
+        begins = [call.position + row for row in islice(off, 1) if 0 < call.position + row < last]
+    for first in begins:
+        yield Attempt(
+            f"from token {first} on, as where decoding begins, keys and values are written a row late in the cache: "
+            f"row {first} stays zero, and the newest row is not seen",
+            partial(attention.a_row_late_from, first), 1,
+        )  # fmt: skip
+
+
+def _by_remainder(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    graph = call.model.config.graph
+    words = f"query head h meets K/V head h mod {graph.kv_heads}, in place of h div {graph.heads // graph.kv_heads}"
+    yield Attempt(f"{words} ({graph.heads} query heads, {graph.kv_heads} K/V heads)", attention.group_by_remainder)
+
+
 def _last_keys(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     for tile in _TILES:
         if tile <= call.x.shape[2]:
@@ -192,10 +218,7 @@ _OF_GROUPS = "query head h meets K/V head h · (K/V heads) div heads"
 _OF_CACHE = "write keys and values at the token's own position, before they are read"
 
 ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
-    plain(
-        "K/V heads by remainder", _BOTH, attention.group_by_remainder,
-        "query head h meets K/V head h mod n, in place of h div (heads / n)", _OF_GROUPS, _grouped,
-    ),
+    Alternative("K/V heads by remainder", frozenset(_BOTH), _by_remainder, _OF_GROUPS, _grouped),
     _meeting(
         "one K/V head", attention.of_first_head, "every query head meets the first K/V head", _OF_GROUPS,
         _several_kv_heads,
@@ -207,6 +230,7 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
     _meeting(
         "cache a position late", attention.of_token_before, "each token meets what the one before it cached", _OF_CACHE
     ),
+    Alternative("cache a row late in decoding", frozenset(_BOTH), _rows_late, _OF_CACHE),
     _meeting(
         "newest not cached", attention.without_newest, "the last token's row of the cache is still zero", _OF_CACHE
     ),
@@ -218,7 +242,10 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
     Alternative(
         "mask without the own key", frozenset(_MAPS), _unseen_own_keys, "mask key > query, not key ≥ query"
     ),
-    _masked("mask with the next key", attention.next_key_seen, "a query sees the key behind it", "mask key > query"),
+    _masked(
+        "mask with the next key", attention.next_key_seen, "a query sees the next key, one ahead of its own",
+        "mask key > query",
+    ),
     _masked(
         "first key masked", attention.first_key_unseen, "the first key is masked, as padding is",
         "mask no token of the prompt",

@@ -16,6 +16,7 @@ from aprtui.engine.alternatives.positions import own_rope, pairs_of
 from aprtui.engine.rounding import ROUND, round_f16
 from aprtui.model.config import Rope, Yarn
 from aprtui.model.model import Model
+from aprtui.trace.graph.config import RopeLayout
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
 
@@ -303,7 +304,9 @@ def _added_yarn(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 
 def _layouts(call: StageCall, found: Array | None) -> Iterator[Attempt]:
-    yield configured("the other channel pairs are turned (neighbours or halves)", positions.of_other_layout)
+    ways = "neighbouring channels (2i and 2i + 1)", "halves of a head (i and i + d/2)"
+    theirs, own = ways[::-1] if call.model.config.graph.rope_layout is RopeLayout.INTERLEAVED else ways
+    yield configured(f"{theirs} are turned together, the model turns {own}", positions.of_other_layout)
 
 
 def _magnitudes(call: StageCall, found: Array | None) -> Iterator[Attempt]:

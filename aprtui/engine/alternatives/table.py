@@ -11,6 +11,7 @@ from aprtui.engine.alternatives.latent import LATENT_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.decoding import DECODING_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.inputs import INPUT_ALTERNATIVES
+from aprtui.engine.alternatives.matrices.other_layers import OTHER_LAYER_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.other_weights import OTHER_WEIGHT_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.product_types import INPUT_TYPE_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.weights import WEIGHT_ALTERNATIVES
@@ -38,6 +39,7 @@ ALTERNATIVES: tuple[Alternative, ...] = (
     *WIRE_ALTERNATIVES,
     *PART_ALTERNATIVES,
     *OTHER_WEIGHT_ALTERNATIVES,
+    *OTHER_LAYER_ALTERNATIVES,
     *INPUT_ALTERNATIVES,
     *DECODING_ALTERNATIVES,
     *INPUT_TYPE_ALTERNATIVES,

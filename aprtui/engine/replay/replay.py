@@ -35,6 +35,7 @@ from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
 from aprtui.engine.replay.misfit import misfit
+from aprtui.engine.replay.not_selected import NotSelected, passes
 from aprtui.engine.replay.other_layers import OtherLayers
 from aprtui.engine.replay.place import captured_range, position_ranges, row_positions
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
@@ -146,13 +147,15 @@ class _Replay:
             if node.layer is not None:
                 self.recomputer.forget_before(node.layer)
                 self.spreads.forget_before(node.layer)
+        selected = {stage.node for stage in compared}
+        compared = self._with_what_they_rest_on(compared, progress)
         compared = self.others.judged(self._where_place_is_known(compared))
         doubts = tuple(self._doubts(compared))
         everywhere: tuple[Everywhere, ...] = ()
         if not self._bounded(compared):
             compared = self.common.judged(compared, foreign=bool(doubts))
-            everywhere = self.common.findings(compared)
-        compared = self._where_weights_are_known(compared)
+            everywhere = tuple(f for f in self.common.findings(compared) if not selected.isdisjoint(f.nodes))
+        compared = self._where_weights_are_known([stage for stage in compared if stage.node in selected])
         if not all(found.may_be_meant for found in everywhere):
             doubts = ()
         explained = frozenset(node for found in everywhere for node in found.nodes)
@@ -176,6 +179,30 @@ class _Replay:
             causes=found_causes.causes, alternatives=found_causes.alternatives, rank_parts=self.capture.rank_parts,
         )  # fmt: skip
         return conclude(findings, self._pair)
+
+    def _with_what_they_rest_on(
+        self, selected: Sequence[StageComparison], progress: Progress | None
+    ) -> list[StageComparison]:  # fmt: skip
+        """The `selected` stages, and those of the others that what is said of these rests on, in execution order."""
+        nodes, graph = {stage.node for stage in selected}, self.model.graph
+        others = [node for node in graph.nodes if node in self.capture.files and node not in nodes]
+        rest = NotSelected(others, self._compare, progress)
+        failed = [stage for stage in selected if stage.verdict.verdict is Verdict.FAIL]
+        if self.engine.cause is not None and not nodes.isdisjoint(self.engine.cause.found.nodes):
+            rest.look_at_all()
+        if any(map(self._rests_on_weights, failed)) and not self._has_products_that_pass(selected, rest):
+            rest.look_at_all()
+        if self._is_place_open(selected):
+            rest.look_until(lambda node: self._knows_place(node, self._segment(node)), passes)
+        rest.look_at_stages({node.stage for node in self.others.beyond.keys() & nodes})
+        return sorted([*selected, *rest.found.values()], key=lambda stage: graph.order[stage.node])
+
+    def _has_products_that_pass(self, selected: Sequence[StageComparison], rest: NotSelected) -> bool:
+        """Whether too many matrix products pass for all weights to be another model's."""
+        own = [stage for stage in selected if self._is_product(stage.node)]
+        count = len(own) + sum(map(self._is_product, rest.nodes))
+        fewest = int((1 - _FOREIGN_WEIGHTS) * count) + 1 - sum(map(passes, own))
+        return fewest <= 0 or rest.look_until(self._is_product, passes, fewest)
 
     def _of_ranks(self) -> tuple[str, ...]:
         return (self.capture.ranks_differ,) if self.capture.ranks_differ else ()
@@ -242,23 +269,27 @@ class _Replay:
         The embedding tells which tokens they are, not what stood before them, and RoPE may show another place than the
         ids do; one stage that rests on the place of all tokens and passes settles it.
         """
-        resting = {stage.node for stage in compared if self._rests_on_place(stage)}
-        failed = {stage.node for stage in compared if stage.verdict.verdict is Verdict.FAIL} & resting
-        if not failed or any(stage.verdict.verdict is Verdict.PASS for stage in compared if stage.node in resting):
+        if not self._is_place_open(compared):
             return list(compared)
         positions = row_positions(self.stages, self.evaluators)
-        expected = range(len(self.tokens) - len(positions or ()), len(self.tokens))
-        stated = self.capture.manifest is not None or positions is None or positions == tuple(expected)
-        if self.source != TABLE_SOURCE and stated:
-            return list(compared)
         shown = f", and RoPE turned its rows as of positions {position_ranges(positions)}" if positions else ""
         changes = {"verdict": Verdict.UNKNOWN, "reason": ANYWHERE.format(positions=shown)}
         return [
             replace(stage, verdict=replace(stage.verdict, **changes))  # type: ignore[arg-type]
-            if stage.node in failed
+            if stage.verdict.verdict is Verdict.FAIL and self._rests_on_place(stage)
             else stage
             for stage in compared
         ]
+
+    def _is_place_open(self, compared: Sequence[StageComparison]) -> bool:
+        """Whether some of `compared` fail that rest on where the tokens stand, and nothing tells that."""
+        resting = [stage for stage in compared if self._rests_on_place(stage)]
+        if not any(stage.verdict.verdict is Verdict.FAIL for stage in resting) or any(map(passes, resting)):
+            return False
+        positions = row_positions(self.stages, self.evaluators)
+        expected = range(len(self.tokens) - len(positions or ()), len(self.tokens))
+        stated = self.capture.manifest is not None or positions is None or positions == tuple(expected)
+        return self.source == TABLE_SOURCE or not stated
 
     def _where_weights_are_known(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
         """`compared`, but UNKNOWN what fails by a matrix whose quantised values lie otherwise in another file."""
@@ -274,7 +305,16 @@ class _Replay:
         ]
 
     def _rests_on_place(self, stage: StageComparison) -> bool:
-        return any(self.model.graph[node.stage].op in _KNOWS_PLACE for node in (*stage.segment, stage.node))
+        return self._knows_place(stage.node, stage.segment)
+
+    def _knows_place(self, node: Node, segment: Sequence[Node]) -> bool:
+        return any(self.model.graph[one.stage].op in _KNOWS_PLACE for one in (*segment, node))
+
+    def _segment(self, node: Node) -> tuple[Node, ...]:
+        return self.recomputer.segment(node, self.stages.rows(node) or 1)
+
+    def _is_product(self, node: Node) -> bool:
+        return self.model.graph[node.stage].op in MATRIX_PRODUCTS
 
     def _recomputed(self, node: Node) -> Recomputed | Unpaired:
         if node.stage not in self.model.graph or node not in self.model.graph.order:
@@ -312,7 +352,7 @@ class _Replay:
     def _doubts(self, compared: Sequence[StageComparison]) -> Iterator[str]:
         """Whether what fails are the weights as a whole: then MODEL is not what the capture was made with."""
         failed = {stage.node for stage in compared if stage.verdict.verdict is Verdict.FAIL}
-        matmuls = {stage.node for stage in compared if self.model.graph[stage.node.stage].op in MATRIX_PRODUCTS}
+        matmuls = {stage.node for stage in compared if self._is_product(stage.node)}
         if len(matmuls) < 2 or len(failed & matmuls) < _FOREIGN_WEIGHTS * len(matmuls):
             return
         if all(self._rests_on_weights(stage) for stage in compared if stage.node in failed):

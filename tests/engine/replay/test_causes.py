@@ -221,7 +221,7 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "bias of values": ("qkv_bias", rows.bias_of_keys_left_out, "the bias is left out for keys"),
     "scores": ("attn_scores", lambda c: c.honest() * np.float32(8 / 256**0.5), "scaled by 0.0625 (1/√hidden size)"),
     "window": ("attn_softmax", attention.windowed, "a window of 4 positions"),
-    "groups": ("attention", attention.group_by_remainder, "h mod n"),
+    "groups": ("attention", attention.group_by_remainder, "h mod 2, in place of h div 2 (4 query heads, 2 K/V heads)"),
     "a head map": (
         "attention",
         lambda c: keys._with_heads(np.array([0, 1, 1, 1]), c),
@@ -598,8 +598,9 @@ def test_the_segment_that_is_blamed_depends_on_the_first_position(
     ("bug", "words"),
     [
         ("mask left out", "no mask: every query sees every key"),
-        ("groups by remainder", "query head h meets K/V head h mod n"),
+        ("groups by remainder", "query head h meets K/V head h mod 2"),
         ("scale left out", "scaled by 1, the model says 0.125"),
+        ("K/V cache written a row late in decoding", "from token 6 on, as where decoding begins, keys and values are"),
     ],
 )
 def test_a_cause_is_proved_through_maps_that_were_not_captured(
@@ -621,6 +622,10 @@ def two_faults(call: StageCall) -> Array:
 
 
 OF_LAYER_OUTPUTS = {
+    "another layer": (
+        PORTING_BUGS["layer used twice"],
+        "attn_out, ffn_norm, ffn_gate, ffn_up and ffn_out: computed with all weights of the layer before",
+    ),
     "base": (PORTING_BUGS["RoPE base of another model"], "every layer q_post_rope and k_post_rope: computed with"),
     "two": (
         PortingBug(two_faults, ("ffn_silu", "ffn_gate")),

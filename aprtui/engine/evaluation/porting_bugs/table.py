@@ -142,6 +142,9 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         ),
         "K cache written a slot late": PortingBug(attention.a_slot_late, (Op.SCORES,)),
         "V cache written a slot late": PortingBug(attention.a_slot_late, (Op.ATTEND,)),
+        "K/V cache written a row late in decoding": PortingBug(
+            attention.a_row_late_in_decoding, (Op.SCORES, Op.ATTEND)
+        ),
         "newest key not written yet": PortingBug(attention.newest_not_written, (Op.SCORES,)),
         "newest value not written yet": PortingBug(attention.newest_not_written, (Op.ATTEND,)),
         "scale 1/d": PortingBug(attention.scaled_by_dimension, (Op.SCORES,)),

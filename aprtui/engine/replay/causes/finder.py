@@ -16,6 +16,7 @@ from aprtui.engine.replay.causes.segment_search import LONGEST, SegmentSearch
 from aprtui.engine.replay.causes.stage_search import StageSearch
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.progress import Progress, no_progress
+from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
 
 _PROVED = "computed in another way than the model's, which reproduces it"
@@ -93,13 +94,25 @@ class CauseFinder:
             groups.setdefault((proof.best.alternative.name, proof.best.attempt.words), []).append(proof)
         for (name, words), of_group in groups.items():
             nodes = tuple(dict.fromkeys(node for proof in of_group for node in proof.best.nodes))
-            alike = tuple(dict.fromkeys(one.attempt.words for proof in of_group for one in proof.alike))
+            alike = tuple(dict.fromkeys(filter(None, (self._alike_words(p, one) for p in of_group for one in p.alike))))
             yield Cause(
                 name, words, of_group[0].best.alternative.advice, nodes, _is_everywhere(nodes, compared),
                 max(proof.failing.error for proof in of_group), max(proof.best.residue for proof in of_group),
                 max(proof.failing.bound for proof in of_group), alike, self._told_apart_by(of_group) if alike else "",
                 apart=tuple(self._uncaptured(of_group)), places=tuple(_places(of_group)),
             )  # fmt: skip
+
+    def _alike_words(self, proof: Proof, one: TriedAttempt) -> str:
+        """An alternative that comes out like the best: in its own words, or where it is, if these are the same.
+
+        Empty where nothing is to be told apart: a mask is one, whether the softmax or its sums are computed with it.
+        """
+        words, graph = one.attempt.words, self.run.model.graph
+        if words != proof.best.attempt.words:
+            return words
+        ops = {graph[node.stage].op for node in (*one.nodes, *proof.best.nodes)}
+        same = set(one.nodes) == set(proof.best.nodes) or ops == {Op.SOFTMAX, Op.ATTEND}
+        return "" if same else f"{listed(dict.fromkeys(node.stage for node in one.nodes))}: {words}"
 
     def _uncaptured(self, proofs: Sequence[Proof]) -> list[Node]:
         """Of stages at which alternatives differ that come out alike, those that were not captured."""
@@ -115,8 +128,14 @@ class CauseFinder:
 
 
 def _records(node: Node, outcomes: Sequence[TriedAttempt]) -> Iterator[TriedAlternative]:
-    for one in sorted(outcomes, key=lambda outcome: outcome.residue):
+    for one in sorted(outcomes, key=_nearness):
         yield TriedAlternative(one.node, node, one.alternative.name, one.attempt.words, one.residue, one.refuted)
+
+
+def _nearness(one: TriedAttempt) -> tuple[bool, int, float]:
+    """Those that are proved come first, the simplest of them before those that leave less: one number says more than
+    one for each channel pair."""
+    return not one.is_proved, one.attempt.fitted if one.is_proved else 0, one.residue
 
 
 def _places(proofs: Sequence[Proof]) -> Iterator[tuple[Node, Mapping[str, int]]]:

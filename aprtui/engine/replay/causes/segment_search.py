@@ -116,24 +116,35 @@ class SegmentSearch:
     def _tried_on(self, way: _Way, before: Sequence[ChangedNodes], only: Collection[str] | None) -> list[TriedAttempt]:
         """What comes of a failing stage where one of the nodes on the way to it is computed in other ways, or where all
         are that an alternative concerns; on top of the changes made `before`."""
-        model, outcomes = self.run.model, list[TriedAttempt]()
+        outcomes = list[TriedAttempt]()
         is_long = len(way.nodes) > _SHORT
         for node in way.nodes:
             for alternative in self.run.alternatives(node):
                 is_chosen = only is None or alternative.name in only
                 if not is_chosen or (is_long and alternative.may_be_meant):
                     continue
-                concerned = frozenset(other for other in way.nodes if alternative.concerns(model, other))
-                is_last = len(concerned) > 1 and node == max(concerned, key=model.graph.order.__getitem__)
-                together = [concerned] if is_last else []
+                changed = self._changed_at(way, node, alternative)
+                if not changed:
+                    continue
                 with np.errstate(all="ignore"), suppress(*LACKING):
                     implied = self._implied(node, way.failing, before)
                     for attempt in alternative.attempts(self._call_at(way, node), implied):
-                        for at in (frozenset({node}), *together):
+                        for at in changed:
                             change = ChangedNodes(at, alternative, attempt)
                             if not any(change.at & other.at for other in before):
                                 outcomes += self._changed(way, node, (*before, change))
         return outcomes
+
+    def _changed_at(self, way: _Way, node: Node, alternative: Alternative) -> list[frozenset[Node]]:
+        """The nodes that are computed otherwise at once, where an alternative is tried at `node`: that alone, and at
+        the last that it concerns all of them; of one that is a way of a whole layer, all of the layer."""
+        model, whole = self.run.model, alternative.only_together
+        concerned = frozenset(
+            other for other in way.nodes
+            if alternative.concerns(model, other) and (not whole or other.layer == node.layer)
+        )  # fmt: skip
+        is_last = len(concerned) > 1 and node == max(concerned, key=model.graph.order.__getitem__)
+        return ([] if whole else [frozenset({node})]) + ([concerned] if is_last else [])
 
     def _of_the_bias(self, failing: Failing) -> list[ChangedNodes]:
         """Other biases, of a product that was captured with its bias only: whatever they leave by themselves, they
