@@ -25,7 +25,15 @@ def where_words(cause: Cause) -> str:
 def cause_sentence(cause: Cause) -> str:
     """Where and what a cause is, and its proof."""
     side = f"{cause.side}: " if cause.side else ""
-    return f"{side}{where_words(cause)}: {cause.words}; {proof_words(cause)}"
+    return f"{side}{where_words(cause)}: {cause.words}; {proof_words(cause)}{_untold_words(cause)}"
+
+
+def _untold_words(cause: Cause) -> str:
+    """The layers of which nothing shows whether it is so there as well."""
+    if not cause.untold:
+        return ""
+    of = f"layer{'s' if len(cause.untold) > 1 else ''} {ranges(cause.untold)}"
+    return f"; {of} cannot tell: both ways come out as captured there"
 
 
 def proof_words(cause: Cause) -> str:

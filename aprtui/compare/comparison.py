@@ -128,7 +128,8 @@ class Cause:
     which is within `bound`. `everywhere` is whether these are all layers that have such a stage. `alike` are further
     ways that come out as captured, in words; `settled_by` says what would tell them apart, `apart` which stages of the
     same run do that. `side` names the capture in a comparison of two. `places` names, for the stages that show it, the
-    value that the model's own way misses by most; a stage whose values lie in another order has none.
+    value that the model's own way misses by most; a stage whose values lie in another order has none. `untold` are the
+    layers beside those of `nodes` in which both ways come out as captured: it may be so there as well.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Cause:
     side: str = ""
     apart: tuple[Node, ...] = ()
     places: tuple[tuple[Node, Mapping[str, int]], ...] = ()
+    untold: tuple[int, ...] = ()
 
     def place(self, node: Node) -> Mapping[str, int]:
         """The value of a stage that the cause is about; empty where none is known."""

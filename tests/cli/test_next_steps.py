@@ -147,3 +147,15 @@ def test_a_command_that_looks_closer_names_its_layers_once(honest: Comparison) -
     (command,) = commands(list(replay_steps(failing, Path("capture"), None, words, RUN)))
     assert command.count("--layers") == 1 and "0..3" not in command and "--tolerance rel_l2=1e-9" in command
     parsed(command)
+
+
+def test_logits_alone_are_decided_by_layer_outputs(honest: Comparison) -> None:
+    """The final norm is what they are computed from; it would tell no more of the layers."""
+    segment = (Node(2, "ffn_gate"), Node(2, "post_ffn_residual"), Node(None, "final_norm"))
+    logits = next(stage for stage in honest.stages if stage.node.stage == "lm_head")
+    verdict = replace(logits.verdict, verdict=Verdict.UNKNOWN, reason=UNSETTLED)
+    alone = (replace(logits, verdict=verdict, segment=segment),)
+    unknown = replace(honest, verdict=Verdict.UNKNOWN, stages=alone, compared=1, expected=1)
+    (command,) = commands(list(replay_steps(unknown, Path("capture"), embedded_model(), [], RUN)))
+    assert "--save-tensor post_ffn_residual" in command and "--save-tensor-layers" not in command
+    parsed(command)

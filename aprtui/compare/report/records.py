@@ -269,7 +269,15 @@ def _read_cause(record: Mapping[str, Any]) -> Cause:
     known = {key: _number(value) if key in _NUMBERS else value for key, value in record.items() if key in _CAUSE}
     nodes = {name: tuple(map(_read_node, record.get(name, ()))) for name in ("nodes", "apart")}
     places = tuple((_read_node(one), one["place"]) for one in record.get("places", ()))
-    return Cause(**{**known, **nodes, "alike": tuple(record["alike"]), "places": places})
+    return Cause(
+        **{
+            **known,
+            **nodes,
+            "alike": tuple(record["alike"]),
+            "places": places,
+            "untold": tuple(record.get("untold", ())),
+        }
+    )
 
 
 def _read_alternative(record: Mapping[str, Any]) -> TriedAlternative:

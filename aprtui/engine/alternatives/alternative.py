@@ -23,13 +23,15 @@ class Attempt:
     """An alternative with its parameters, for one node: what the engine did, in `words`, and how that is computed.
 
     `fitted` is how many numbers were solved for. `changed` is the call as the engine had it, where nothing else is
-    other than in the model: other inputs, or other numbers of the model.
+    other than in the model: other inputs, or other numbers of the model. `of_model` is whether it is the latter: what
+    an engine has of those, it mostly has in all layers.
     """
 
     words: str
     compute: Callable[[StageCall], Array]
     fitted: int = 0
     changed: Callable[[StageCall], StageCall] | None = None
+    of_model: bool = False
 
 
 def reading(words: str, inputs: Mapping[int, Array], fitted: int = 0) -> Attempt:
@@ -47,7 +49,7 @@ def configured(words: str, changes: Callable[[StageCall], Mapping[str, object]],
     def changed(call: StageCall) -> StageCall:
         return call.configured(**changes(call))
 
-    return Attempt(words, lambda call: changed(call).honest(), fitted, changed=changed)
+    return Attempt(words, lambda call: changed(call).honest(), fitted, changed=changed, of_model=True)
 
 
 Parameters = Sequence[Weight]

@@ -88,6 +88,7 @@ NAMES_OF_BUGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "V of the layer before": ("wiring",),
         "K cache written a slot late": ("cache a position late",),
         "V cache written a slot late": ("cache a position late",),
+        "K/V cache written a row late in decoding": ("cache a row late in decoding",),
         "newest key not written yet": ("newest not cached",),
         "newest value not written yet": ("newest not cached",),
         "scale 1/d": ("factor",),

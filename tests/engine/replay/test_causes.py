@@ -710,3 +710,24 @@ def test_what_is_unknown_names_the_smallest_capture_that_decides_it(
     *said, command = replay_steps(comparison, parts, None, [])
     assert "layer 2 attn_out is decided by" in " ".join(said)
     assert "--save-tensor-layers 2 " in command and "attn_scores,attn_softmax" in command
+
+
+@pytest.mark.parametrize(("epsilon", "layers", "untold"), [(2e-6, range(4), (1, 2, 3)), (1e-2, range(1), ())])
+def test_layers_that_cannot_tell_a_number_from_the_model_s_are_named(
+    epsilon: float, layers: range, untold: tuple[int, ...], model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    """Where values are large, an epsilon of twice the model's changes less than engines differ by."""
+
+    def compute(call: StageCall) -> Array:
+        return call.with_config(norm_epsilon=epsilon) if call.layer in layers else call.honest()
+
+    bug = PortingBug(compute, ("attn_norm", "ffn_norm"))
+    tensors = buggy_tensors(bug, ARITHMETICS["float32"], model, TOKENS, evaluators)
+    capture = write_kind(CAPTURE_KINDS["complete"], tensors, model.graph, TOKENS, tmp_path / "capture")
+    stages = CapturedStages(capture, model, TOKENS, last=len(TOKENS))
+    found = IdentifiedCapture(stages, (), FoundEngine(KnownArithmetic(), (), own_weights=True))
+    result = replay_capture(capture, model, ReplayOptions(tokens=TOKENS), evaluators, identified=found)
+    cause = the_cause(result)
+    assert {node.layer for node in cause.nodes} == {0}
+    assert cause.untold == untold
+    assert ("layers 1–3 cannot tell" in headline(result)) == bool(untold)

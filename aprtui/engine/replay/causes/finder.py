@@ -95,12 +95,37 @@ class CauseFinder:
         for (name, words), of_group in groups.items():
             nodes = tuple(dict.fromkeys(node for proof in of_group for node in proof.best.nodes))
             alike = tuple(dict.fromkeys(filter(None, (self._alike_words(p, one) for p in of_group for one in p.alike))))
+            everywhere = _is_everywhere(nodes, compared)
             yield Cause(
-                name, words, of_group[0].best.alternative.advice, nodes, _is_everywhere(nodes, compared),
+                name, words, of_group[0].best.alternative.advice, nodes, everywhere,
                 max(proof.failing.error for proof in of_group), max(proof.best.residue for proof in of_group),
                 max(proof.failing.bound for proof in of_group), alike, self._told_apart_by(of_group) if alike else "",
                 apart=tuple(self._uncaptured(of_group)), places=tuple(_places(of_group)),
+                untold=() if everywhere else tuple(self._untold(of_group, nodes, compared)),
             )  # fmt: skip
+
+    def _untold(
+        self, proofs: Sequence[Proof], nodes: Sequence[Node], compared: Sequence[StageComparison]
+    ) -> Iterator[int]:  # fmt: skip
+        """The layers that pass, and do so with another number of the model as well: where values are large, another
+        epsilon changes less than engines differ by."""
+        best = proofs[0].best
+        if not best.attempt.of_model or len(best.parts) > 1:
+            return
+        stages = {proof.failing.node.stage for proof in proofs}
+        taken = {node.layer for node in (*nodes, *(proof.failing.node for proof in proofs))}
+        by_layer: dict[int, list[StageComparison]] = {}
+        for stage in compared:
+            if stage.node.stage in stages and stage.node.layer is not None and stage.node.layer not in taken:
+                by_layer.setdefault(stage.node.layer, []).append(stage)
+        for layer, of_layer in by_layer.items():
+            if all(self._may_be(stage, best) for stage in of_layer):
+                yield layer
+
+    def _may_be(self, stage: StageComparison, best: TriedAttempt) -> bool:
+        if stage.verdict.verdict is not Verdict.PASS or len(stage.segment) > LONGEST:
+            return False
+        return (self._of_segments if stage.segment else self._of_stages).may_be(stage, best)
 
     def _alike_words(self, proof: Proof, one: TriedAttempt) -> str:
         """An alternative that comes out like the best: in its own words, or where it is, if these are the same.

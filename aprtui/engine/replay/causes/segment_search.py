@@ -109,6 +109,17 @@ class SegmentSearch:
         self._fruitless[stage.node.stage] = self._fruitless.get(stage.node.stage, 0) + 1
         return None, outcomes
 
+    def may_be(self, stage: StageComparison, best: TriedAttempt) -> bool:
+        """Whether a stage that passes comes out as captured in the way of the `best` attempt at another one as well."""
+        failing = self.run.failing(stage, self.run.known)
+        way, stages = self._way(failing), {node.stage for node in best.nodes}
+        at = frozenset(node for node in way.nodes if node.stage in stages)
+        if not at:
+            return False
+        change = ChangedNodes(at, best.alternative, best.attempt)
+        first = min(at, key=self.run.model.graph.order.__getitem__)
+        return any(one.residue <= failing.bound for one in self._changed(way, first, (change,)))
+
     def _way(self, failing: Failing) -> _Way:
         recomputer = self.run.recomputer(self.run.known)
         return _Way(failing, recomputer, recomputer.on_the_way(failing.node, failing.found.shape[-2]))

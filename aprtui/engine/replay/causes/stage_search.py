@@ -81,6 +81,12 @@ class StageSearch:
         self._fruitless[node.stage] = self._fruitless.get(node.stage, 0) + 1
         return None, nearest
 
+    def may_be(self, stage: StageComparison, best: TriedAttempt) -> bool:
+        """Whether a stage that passes comes out as captured in the way of the `best` attempt at another one as well."""
+        failing = self.run.failing(stage, self.run.known)
+        outcomes = self._outcomes_of(failing, best.alternative, [best.attempt])
+        return any(one.residue <= failing.bound for one in outcomes)
+
     def _op(self, node: Node) -> Op:
         return self.run.model.graph[node.stage].op
 

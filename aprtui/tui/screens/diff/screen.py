@@ -520,6 +520,9 @@ class DiffScreen(ToolScreen):
             fields = {"element": place[2]}
         elif place is not None:
             fields = {"head": place[0], "at": f"{place[1]},{place[2]}"}
+        if fields:
+            # A cell of several values would tell of the largest of them, and not of this one.
+            fields["zoom"] = "1,1"
         if is_single_file(side):
             self.program.open_state(screen_state(ScreenName.TENSOR, path=side, **fields))
         else:

@@ -97,6 +97,7 @@ async def test_the_tensor_opens_on_the_value_that_the_cause_is_about(
         await pilot.press("enter")
     (state,) = states
     assert (state.screen, state.text("stage"), state.text("at")) == (ScreenName.TENSOR, "ffn_up", "1,2")
+    assert state.text("zoom") == "1,1", "a cell of several values would show the largest of them"
     assert state.text("capture") == str(sides[side == "B"])
 
 
