@@ -36,8 +36,9 @@ TOKENS = (3, 1, 4, 1, 5, 9)
 HIDDEN, FFN = 256, 8192
 MATRIX = 4 * HIDDEN * FFN
 """Bytes of the values of one matrix of a feed-forward block, in float32; a model has six of them."""
-IN_THE_GATE = {WeightType.Q4_K, WeightType.F16}
-KINDS = [pytest.param(kind, id=kind.name, marks=() if kind in IN_THE_GATE else pytest.mark.slow) for kind in WeightType]
+KINDS = [
+    pytest.param(kind, id=kind.name, marks=() if kind is WeightType.Q4_K else pytest.mark.slow) for kind in WeightType
+]
 
 
 @contextmanager

@@ -108,6 +108,16 @@ def test_layer_outputs_alone_show_it(model: Model, theirs: Capture, tmp_path: Pa
     assert deviations_in(result.statements) == [SAID]
 
 
+@pytest.mark.slow
+@pytest.mark.group("llama_cpp")
+def test_an_engine_that_is_stated_to_do_as_the_file_says_is_held_to_it(model: Model, theirs: Capture) -> None:
+    result = replayed(theirs, model, rounding={"rope_angles": "f64"})
+    assert result.verdict is Verdict.FAIL
+    said = result.causes[0].words
+    assert said.startswith("YaRN's beta_fast and beta_slow are 32 and 1") and said.endswith("the model says 1 and 1")
+
+
+@pytest.mark.slow
 @pytest.mark.group("llama_cpp")
 def test_a_fault_beside_it_is_named(model: Model, theirs: Capture, tmp_path: Path) -> None:
     bad = only(theirs, tmp_path, *model.graph.names)
