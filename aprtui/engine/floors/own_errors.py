@@ -29,7 +29,7 @@ _SETTLED_BY = "if that is meant, replay {} alone with {}"
 @dataclass(frozen=True, slots=True)
 class OwnErrors:
     """What one side errs by everywhere, the verdicts on those of its stages that err by more, and the `proven` stages:
-    all of a complete capture each of whose stages follows from its own inputs, else none. `causes` were proved of what
+    those of a complete capture that follow from their own inputs, as all before them do. `causes` were proved of what
     failed, and `alternatives` were tried."""
 
     everywhere: tuple[Everywhere, ...]
@@ -59,10 +59,15 @@ def own_errors(name: str, side: IdentifiedCapture, evaluators: NodeEvaluators, p
 
 
 def _proven(found: Comparison, model: Model) -> frozenset[Node]:
+    """Of a complete capture, the stages before the first one that does not follow from its inputs."""
     graph, nodes = model.graph, frozenset(stage.node for stage in found.stages)
     through = {node for stage in found.stages for node in stage.segment}
     is_complete = all(graph[node.stage].is_attention_map for node in through.union(graph.nodes) - nodes)
-    return nodes if is_complete and found.verdict is Verdict.PASS else frozenset()
+    if not is_complete or found.verdict is Verdict.UNKNOWN:
+        return frozenset()
+    wrong = [graph.order[stage.node] for stage in found.stages if stage.verdict.verdict is not Verdict.PASS]
+    first = min(wrong, default=len(graph.nodes))
+    return frozenset(node for node in nodes if graph.order[node] < first)
 
 
 def _of_side(name: str, found: Everywhere) -> Everywhere:
