@@ -726,7 +726,8 @@ def test_layers_that_cannot_tell_a_number_from_the_model_s_are_named(
     capture = write_kind(CAPTURE_KINDS["complete"], tensors, model.graph, TOKENS, tmp_path / "capture")
     stages = CapturedStages(capture, model, TOKENS, last=len(TOKENS))
     found = IdentifiedCapture(stages, (), FoundEngine(KnownArithmetic(), (), own_weights=True))
-    result = replay_capture(capture, model, ReplayOptions(tokens=TOKENS), evaluators, identified=found)
+    options = ReplayOptions(selection=Selection(stages="attn_norm,ffn_norm"), tokens=TOKENS)
+    result = replay_capture(capture, model, options, evaluators, identified=found)
     cause = the_cause(result)
     assert {node.layer for node in cause.nodes} == {0}
     assert cause.untold == untold
