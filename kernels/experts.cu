@@ -20,8 +20,8 @@
 #include "gate_up.cuh"
 
 constexpr int MOST_EXPERTS = 512, OF_LANE = MOST_EXPERTS / WARP, MOST_GROUPS = MOST_EXPERTS / 2;
-constexpr int ROUTER_SOFTMAX = 0, ROUTER_SIGMOID = 1, ROUTER_LOGITS = 2;
-constexpr int AS_TAKEN = 0, NORMALISED = 1, SOFTMAX_OF_CHOSEN = 2;
+enum { ROUTER_SOFTMAX, ROUTER_SIGMOID, ROUTER_LOGITS };
+enum { AS_TAKEN, NORMALISED, SOFTMAX_OF_CHOSEN };
 constexpr float LEAST_WEIGHT_SUM = 1.0f / 16384.0f;
 
 // Of at most 512 experts a token chooses at most 32. Stages that the model lacks are null.

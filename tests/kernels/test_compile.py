@@ -16,8 +16,9 @@ from tests.kernels.emulated import kernel_names
 
 TARGETS = [str(capability) for capability in images.TARGETS]
 SOURCES = sorted(resources.kernels().glob("*.cu"))
-REGISTERS, OF_ATTENTION, OF_TENSOR_CORES = 128, 216, 255
-"""The most of a thread. Attention has few blocks; it trades room for others for loads under way, or for sums."""
+REGISTERS, OF_ATTENTION, OF_TENSOR_CORES = 128, 224, 255
+"""The most of a thread, which are given out by eight. Attention has few blocks; it trades room for others for loads
+under way, or for sums."""
 
 SAME_PRODUCTS = {"qkv", "matvec"}
 """Kernels of products that take longest to compile, and share all code that depends on the target with `gate_up`."""
