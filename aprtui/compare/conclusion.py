@@ -315,7 +315,7 @@ def _divergence(
     certainty, settled_by = _certainty(failed, segment)
     proved = cause_of(findings.causes, (failed.node, *segment))
     if proved is not None and len(segment) > 1:
-        certainty, settled_by = "certain: the cause that is proved reproduces what was captured", None
+        certainty = "certain: the cause reproduces what was captured; which stage on the way differs is not proved"
     elif len(segment) <= len(failed.segment):
         certainty += "; position 0 is wrong, where attention returns its value whatever queries, keys and mask are"
     place = first_failing_place(pair, failed.metrics, failed.verdict)

@@ -6,7 +6,6 @@ A name is looked up among the words that engines use for a stage; the numbers in
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,20 +13,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aprtui.errors import UsageError
 from aprtui.importing.elements import INTEGERS, SourceTensor
-from aprtui.importing.mapping import SCOPES, Operation, Piece, Rule, SourceAxis
-from aprtui.importing.planning import MAPS, default_axes
+from aprtui.importing.mapping import SCOPES, Operation, Piece, Rule, SourceAxis, TensorMapping
+from aprtui.importing.planning import MAPS, Ingredient, default_axes, plan, values_of
 from aprtui.importing.proposal import Confidence, GuessedMapping, GuessedRule
 from aprtui.importing.source import Source
 from aprtui.importing.stage_words import QKV, STAGE_OF
 from aprtui.trace.graph.ops import Part, Scope
-from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, canonical_name
+from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node, canonical_name
 from aprtui.trace.graph.stage_graph import StageGraph
 
 _LAYER = re.compile(r"(?:^|(?<=[._/\-]))((?:layers?|blk|blocks?|h|l|decoder)[._/\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
 _LAST = re.compile(r"(^.*?[._/\-](?:l|layer)?)(\d+)$", re.IGNORECASE)
 _FIRST = re.compile(r"(^)(\d+)(?=[._/\-]|$)")
 _COUNTER = re.compile(r"(?:layers?|blk|blocks?|h|l|decoder)?[._/\-]?\{layer\}[._/\-]?", re.IGNORECASE)
+_LAYER_ITSELF = re.compile(r"(?:^|[._/\-])(?:layers?|blk|blocks?|h|l|decoder)[._/\-]?\{layer\}$", re.IGNORECASE)
+"""A name that ends with the number of its layer, as `model.layers.3`."""
 _TWO_NORMS = "pre_feedforward_layernorm"
 """A name of models that normalise what attention gives before it is added: `post_attention_layernorm` is that, and so
 is `post_norm`."""
@@ -72,7 +74,8 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
         word, stage = _stage_named(family.pattern)
         if word in ("post_attention_layernorm", "post_norm") and two_norms:
             stage = "attn_post_norm"
-        if stage is None and _holds_all_layers(LAYER_OUTPUT, family, graph):
+        is_unnamed = stage is None and _holds_all_layers(LAYER_OUTPUT, family, graph)
+        if is_unnamed:
             stage = LAYER_OUTPUT
         if stage in QKV:
             parts[stage] = family
@@ -81,13 +84,12 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
         else:
             name = _fused(graph) if stage == "qkv" else stage
             for rule in _rules(name, family, count, graph):
-                found[rule.rule.stage].append(rule)
+                found[rule.rule.stage].append(_by_shape(rule, family, graph) if is_unnamed else rule)
     if len(parts) == len(QKV):
         found[_fused(graph)].append(_joined_rule(parts, count, graph))
     else:
         unknown += [family.pattern for family in parts.values()]
-    by_pattern = {family.pattern: family for family in families}
-    chosen = [rule for rules in found.values() for rule in _distinct(_without_copies(rules, by_pattern))]
+    chosen = [rule for rules in found.values() for rule in _distinct(_without_copies(rules, source.tensors))]
     order = {name: number for number, name in enumerate(SCOPES)}
     chosen.sort(key=lambda entry: (order[entry.rule.stage], entry.rule.layer or 0))
     named = {entry.rule.stage for entry in chosen if entry.confidence is not Confidence.DOUBTFUL}
@@ -138,9 +140,8 @@ def _stage_named(pattern: str) -> tuple[str, str | None]:
         found = STAGE_OF.get(word) or (canonical_name(word) if canonical_name(word) in SCOPES else None)
         if found is not None:
             return word, found
-    counter = _COUNTER.search(_ENDINGS.sub("", pattern))
-    if counter is not None and counter.end() == len(counter.string) and counter[0].strip("._/-") != "{layer}":
-        return "layer", LAYER_OUTPUT  # as model.layers.3
+    if _LAYER_ITSELF.search(_ENDINGS.sub("", pattern)):
+        return "layer", LAYER_OUTPUT
     return words[-1], None
 
 
@@ -247,6 +248,15 @@ def _placed(
     yield replace(found, rule=Rule(stage, piece, first), reasons=(*found.reasons, *words))
 
 
+def _by_shape(entry: GuessedRule, family: _Family, graph: StageGraph | None) -> GuessedRule:
+    """`entry` of a stack whose name says nothing: one entry more than layers is likely to be hidden states; as many may
+    be anything."""
+    entry = replace(entry, reasons=("by its shape alone", *entry.reasons[1:]))
+    if graph is not None and family.shape[0] > graph.layers and entry.confidence is not Confidence.DOUBTFUL:
+        return replace(entry, confidence=Confidence.LIKELY)
+    return replace(entry, confidence=Confidence.DOUBTFUL)
+
+
 def _doubtful(entry: GuessedRule, reason: str) -> GuessedRule:
     return replace(entry, confidence=Confidence.DOUBTFUL, reasons=(*entry.reasons, reason))
 
@@ -314,30 +324,44 @@ def _width(shape: tuple[int, ...], axes: tuple[SourceAxis, ...] | None, is_map: 
     return width
 
 
-def _without_copies(rules: Sequence[GuessedRule], families: Mapping[str, _Family]) -> Sequence[GuessedRule]:
-    """`rules` of one stage without those of tensors that an earlier one has, too: a module gives what its last part
-    does."""
+def _without_copies(rules: Sequence[GuessedRule], tensors: Mapping[str, SourceTensor]) -> Sequence[GuessedRule]:
+    """`rules` of one stage without those of tensors that another one has, too, as a module gives what its last part
+    does: of two, the one that makes more stages stays."""
+    if len(rules) < 2:
+        return rules
     kept: list[GuessedRule] = []
-    for entry in rules:
-        own = families.get(entry.rule.piece.pattern)
-        for index, other in enumerate(kept):
-            its = families.get(other.rule.piece.pattern)
-            if own is not None and its is not None and own is not its and _are_copies(own, its):
-                kept[index] = replace(other, reasons=(*other.reasons, f"{own.pattern} is the same"))
-                break
-        else:
+    for entry in sorted(rules, key=lambda entry: -len(_made_by(entry, tensors))):
+        copied = next(
+            (other for other in kept if _are_copies(_made_by(entry, tensors), _made_by(other, tensors))), None
+        )
+        if copied is None:
             kept.append(entry)
+        else:
+            reasons = (*copied.reasons, f"{entry.rule.piece.pattern} is the same")
+            kept[kept.index(copied)] = replace(copied, reasons=reasons)
     return kept
 
 
-def _are_copies(a: _Family, b: _Family) -> bool:
-    """Whether the first and the last tensor of both have the same bytes."""
-    if a.layers != b.layers or len(a.tensors) != len(b.tensors):
+def _made_by(entry: GuessedRule, tensors: Mapping[str, SourceTensor]) -> Mapping[Node, Ingredient]:
+    """What a rule makes; nothing where it is doubtful, or does not fit."""
+    if entry.confidence is Confidence.DOUBTFUL:
+        return {}
+    try:
+        return plan(TensorMapping((entry.rule,)), tensors).nodes
+    except UsageError:
+        return {}
+
+
+def _are_copies(a: Mapping[Node, Ingredient], b: Mapping[Node, Ingredient]) -> bool:
+    """Whether the first and the last stage that both make have the same values."""
+    common = [node for node in a if node in b]
+    try:
+        return bool(common) and all(
+            np.array_equal(values_of(node, a[node]), values_of(node, b[node]), equal_nan=True)
+            for node in {common[0], common[-1]}
+        )
+    except UsageError:
         return False
-    pairs = [(a.tensors[index], b.tensors[index]) for index in (0, -1)]
-    return all(x.element is y.element and math.prod(x.shape) == math.prod(y.shape) for x, y in pairs) and all(
-        np.array_equal(x.load().view(np.uint8), y.load().view(np.uint8)) for x, y in pairs
-    )
 
 
 def _distinct(rules: Sequence[GuessedRule]) -> Iterator[GuessedRule]:

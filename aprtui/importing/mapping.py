@@ -142,6 +142,7 @@ def _rules(name: str, value: Any, first: int, path: Path) -> Iterator[Rule]:
         raise UsageError(f"{path}: {where}: no such stage: there are {', '.join(SCOPES)}")
     for entry in value if isinstance(value, list) else [value]:
         fields = dict(entry) if isinstance(entry, dict) else {"from": entry}
+        states_first = "first" in fields
         own_first = _whole(fields.pop("first", first), path, f"{where}.first")
         end = fields.pop("end", None)
         if end is not None and _whole(end, path, f"{where}.end") <= own_first:
@@ -153,7 +154,11 @@ def _rules(name: str, value: Any, first: int, path: Path) -> Iterator[Rule]:
         _check_layers(stage, piece, layer, path, where)
         if end is not None and not any("{layer}" in pattern for pattern in piece.patterns()):
             raise UsageError(f"{path}: {where}.end: there is no {{layer}} in the name that it would end")
-        yield Rule(stage, piece, own_first, layer, end)
+        if states_first and piece.counts_layers:
+            raise UsageError(
+                f"{path}: {where}.first: an axis counts the layers: slice: {{layer: [FIRST, END]}} takes some"
+            )
+        yield Rule(stage, piece, 0 if piece.counts_layers else own_first, layer, end)
 
 
 def _check_layers(stage: str, piece: Piece, layer: int | None, path: Path, where: str) -> None:

@@ -110,7 +110,13 @@ def _of_stack(rule: Rule, matched: Mapping[str, _Found], stacks: Stacks) -> Iter
 
 def _layers_inside(piece: Piece, matched: Mapping[str, _Found]) -> int:
     if piece.parts:
-        return min(_layers_inside(part, matched) for part in piece.parts if part.counts_layers)
+        counts = [_layers_inside(part, matched) for part in piece.parts if part.counts_layers]
+        if len(set(counts)) > 1:
+            raise UsageError(
+                f"tensors of {' and '.join(map(str, counts))} layers are taken together: "
+                "slice: {layer: [FIRST, END]} says which of them belong together"
+            )
+        return counts[0]
     return count_layers(piece, matched[piece.pattern].get(None, {}).values())
 
 

@@ -55,6 +55,11 @@ def test_numbers_that_count_layers_are_told_from_names(name: str, stage: str, pa
     assert (found.rule.stage, found.rule.piece.pattern, found.confidence) == (stage, pattern, Confidence.LIKELY)
 
 
+@pytest.mark.parametrize("name", ["residual.{}", "attn_total.{}", "kernel_{}", "pool{}", "pre_mlp_residual.{}"])
+def test_a_name_that_only_ends_like_a_layer_is_none(name: str) -> None:
+    assert guessed(*(name.format(layer) for layer in range(3))).rules == ()
+
+
 def test_names_that_say_nothing_are_listed_and_not_taken() -> None:
     found = guessed("layers.0.up_proj.input", "layers.1.up_proj.input", "x", "layers.0.mlp.c_proj")
     assert found.rules == () and len(found.unknown) == 3

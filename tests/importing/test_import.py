@@ -180,6 +180,30 @@ def test_outputs_of_modules_count_once_where_one_gives_what_its_last_part_does(
     require_same(qwen2, out, {Node(layer, stage) for layer in range(2) for stage in names.values()})
 
 
+def test_hooks_and_hidden_states_in_one_file_count_once(tmp_path: Path, aprtui: Command) -> None:
+    own = ours(tmp_path, layers=4)
+    arrays: dict[str, Any] = {f"hidden_states.{i}": values for i, values in enumerate(hidden_states(own))}
+    arrays |= {f"model.layers.{layer}": own.values(layer, "post_ffn_residual") for layer in range(4)}
+    arrays |= {"model.embed_tokens": own.values(0, "embedding"), "model.norm": own.values(None, "final_norm")}
+    np.savez(tmp_path / "all.npz", **arrays)
+    mapping, out = tmp_path / "map.yaml", tmp_path / "out"
+    told = aprtui("import", tmp_path / "all.npz", "--guess", "--model", own.model.path, "--write-map", mapping).out
+    assert "hidden_states.{layer} is the same" in told and "doubtful" not in told
+    aprtui("import", tmp_path / "all.npz", "--map", mapping, "--out", out)
+    layers = {Node(layer, "post_ffn_residual") for layer in range(4)}
+    require_same(own, out, {Node(0, "embedding"), *layers, Node(None, "final_norm")})
+
+
+@pytest.mark.parametrize(("name", "first", "sure"), [("mystery", 0, "likely"), ("key_cache", 1, "doubtful")])
+def test_a_stack_of_an_unknown_name_is_not_sure(
+    tmp_path: Path, aprtui: Command, name: str, first: int, sure: str
+) -> None:
+    """One entry more than there are layers is likely to be hidden states; as many entries may be anything."""
+    own = ours(tmp_path, layers=4)
+    told = aprtui("import", stacked(tmp_path / name, hidden_states(own)[first:]), "--guess", "--model", own.model.path)
+    assert f"# {sure}: by its shape alone" in told.out and "sure:" not in told.out
+
+
 def test_a_mapping_that_fits_nothing_says_what_there_is(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
     arrays, mapping = write_arrays(qwen2, tmp_path / "arrays"), tmp_path / "map.yaml"
     mapping.write_text("stages: {attn_norm: 'blocks.{layer}.norm'}")

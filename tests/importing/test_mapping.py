@@ -138,6 +138,7 @@ def test_nan_keeps_its_payload_through_everything_but_a_sum(tmp_path: Path) -> N
         ("stages:\n  attn_norm: 'a{layer}'\n  attn_norm: 'b{layer}'", "'attn_norm' stands in line 2, too"),
         ("stages: {attn_norm: {from: 'a{layer}', axes: [layer, token]}}", "counted by the name, and by an axis"),
         ("stages: {attn_norm: {from: 'a{layer}', first: 2, end: 2}}", "a number behind first"),
+        ("stages: {attn_norm: {from: a, axes: [layer, token, channel], first: 1}}", "an axis counts the layers"),
         ("stages: {attn_norm: {from: 'a', layer: 0, end: 2}}", "no {layer} in the name"),
         ("stages: {attn_norm: {form: 'a{layer}'}}", "no field 'form'"),
         ("stages: {attn_norm: {sum: ['a{layer}']}}", "2 …"),
@@ -192,12 +193,16 @@ def test_a_shape_that_a_rule_does_not_fit_is_named(
     [
         ("lm_head: {from: a, axes: [layer, token, channel]}", "one entry of the axis layer, of which the rule takes 2"),
         ("attn_norm: {from: a, axes: [layer, channel]}", "names 2 axes"),
+        (
+            "attn_norm: {sum: [{from: a, axes: [layer, token, channel]}, {from: b, axes: [layer, token, channel]}]}",
+            "tensors of 2 and 3 layers are taken together",
+        ),
         ("attn_norm: {from: a, axes: [layer, token, channel], slice: {layer: [1, 3]}}", "the rule takes 1…3"),
     ],
 )
 def test_an_axis_of_layers_that_does_not_fit_is_named(tmp_path: Path, rule: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
-        made(tmp_path, f"stages: {{{rule}}}", a=numbers(2, 3, 4))
+        made(tmp_path, f"stages: {{{rule}}}", a=numbers(2, 3, 4), b=numbers(3, 3, 4))
     assert words in str(error.value)
 
 

@@ -254,16 +254,21 @@ def test_a_value_that_is_not_finite_reaches_the_queries_that_see_it_and_its_chan
     assert (np.isnan(out) if np.isnan(bad) else out == bad)[reached].all()
 
 
+@pytest.mark.parametrize(("position", "key", "window"), [(0, 12, 0), (20, 3, 5)], ids=["seen", "behind a window"])
 @pytest.mark.parametrize("half", [False, True])
-def test_scores_of_a_key_that_overflowed_are_infinite(image_of: Images, half: bool) -> None:
-    case = Case((2, 1, 64), 0, 20, half)
-    case.caches[0][0, 12, 3] = np.inf
-    (clean,) = attended(image_of, Case((2, 1, 64), 0, 20, half), taps=False, orders=1)
-    scores, _, out = attended(image_of, case, taps=True)
-    expected = np.inf * np.sign(case.q.reshape(20, 2, 64)[12:, :, 3].T)
-    np.testing.assert_array_equal(scores[:, 12:, 12], expected)
-    assert np.isfinite(np.delete(scores, 12, 2)).all()
-    np.testing.assert_array_equal(out[:12], clean[:12])
+def test_scores_of_a_key_that_overflowed_are_infinite(
+    image_of: Images, half: bool, position: int, key: int, window: int
+) -> None:
+    shape, kind, first = (2, 1, 64), Kind(window), max(key - position, 0)
+    case = Case(shape, position, 20, half, kind)
+    case.caches[0][0, key, 3] = np.inf
+    (clean,) = attended(image_of, Case(shape, position, 20, half, kind), taps=False, orders=1)
+    scores, *_, out = attended(image_of, case, taps=True)
+    expected = np.inf * np.sign(case.q.reshape(20, 2, 64)[first:, :, 3].T)
+    np.testing.assert_array_equal(scores[:, first:, key], expected)
+    assert np.isfinite(np.delete(scores, key, 2)).all()
+    unseen = slice(None) if window else slice(first)
+    np.testing.assert_array_equal(out[unseen], clean[unseen])
 
 
 @pytest.mark.parametrize("widest", [64, 128, 256])

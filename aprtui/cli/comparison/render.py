@@ -269,8 +269,9 @@ def _divergence_text(comparison: Comparison, divergence: Divergence) -> str:
         f"(floor {number_text(verdict.floor)}, bound {number_text(verdict.bound)})"
     )
     others = [node for node in divergence.segment if node != verdict.node]
-    if others and cause_of(comparison.causes, divergence.segment) is None:
-        text += f". Not compared, so as likely to blame: {_latest(others)}"
+    if others:
+        is_proved = cause_of(comparison.causes, divergence.segment) is not None
+        text += f". Not compared{'' if is_proved else ', so as likely to blame'}: {_latest(others)}"
     if divergence.not_selected:
         text += f". The stages before it were not selected and may be to blame: {_latest(divergence.not_selected)}"
     return text

@@ -312,19 +312,19 @@ def stale_token(evidence: StageEvidence) -> SignatureOutcome:
     return SignatureOutcome(supported_if(holds), text, "the values of the token before")
 
 
-@signature("from one token on", "K/V in other rows of the cache, or another path, in decoding")
+@signature("from one token on", "a window, a chunk of the prompt, or K/V rows in decoding")
 def from_one_on(evidence: StageEvidence) -> SignatureOutcome:
     """Several tokens right, all behind them wrong, of which there are several."""
     wrong = evidence.wrong_tokens
-    if wrong.size < 4:
-        return SignatureOutcome(Support.UNTESTED, "needs four tokens at least")
+    if wrong.size < 4 or np.any(np.diff(evidence.rows) != 1):
+        return SignatureOutcome(Support.UNTESTED, "needs four neighbouring tokens at least")
     first, last = int(np.argmax(wrong)), int(evidence.rows[-1])
     if not wrong[first:].all() or not 2 <= first <= wrong.size - 2:
         return SignatureOutcome(
             Support.REFUTED, f"{int(wrong.sum())} of {wrong.size} tokens are wrong, not a few behind"
         )
     right, begins = int(evidence.rows[first - 1]), int(evidence.rows[first])
-    text = f"tokens 0–{right} right, {begins}–{last} wrong: as where a prompt ends and decoding begins"
+    text = f"tokens 0–{right} right, {begins}–{last} wrong: as where a window, a chunk or decoding begins"
     return SignatureOutcome(Support.SUPPORTED, text, text)
 
 

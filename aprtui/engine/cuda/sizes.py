@@ -85,8 +85,9 @@ def split_bytes(model: Model, tokens: int) -> tuple[int, int]:
     for node in model.graph.nodes:
         if model.graph[node.stage].op is not Op.MATMUL:
             continue
-        of_node = sum(-(-weight.rows // _ROWS) for weight in model.params(node))
-        for count in (of_node, 2 * of_node):  # gate and up go together
+        each = [-(-weight.rows // _ROWS) for weight in model.params(node)]
+        # Gate and up go together; a matrix goes alone where one beside it is of a type that tensor cores do not take.
+        for count in {sum(each), 2 * sum(each), *each}:
             turns = -(-model.params(node)[0].columns // _COLUMNS)
             shared = -(-turns // split_turns(count, _COLUMNS * turns))
             if shared > 1:

@@ -6,6 +6,7 @@ each stage injects. One capture and its model suffice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -201,7 +202,7 @@ class _Replay:
         """Whether too many matrix products pass for all weights to be another model's."""
         own = [stage for stage in selected if self._is_product(stage.node)]
         count = len(own) + sum(map(self._is_product, rest.nodes))
-        fewest = int((1 - _FOREIGN_WEIGHTS) * count) + 1 - sum(map(passes, own))
+        fewest = count - math.ceil(_FOREIGN_WEIGHTS * count) + 1 - sum(map(passes, own))
         return fewest <= 0 or rest.look_until(self._is_product, passes, fewest)
 
     def _of_ranks(self) -> tuple[str, ...]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from aprtui.engine.cuda.sizes import require_supported
+from aprtui.engine.cuda.sizes import require_supported, split_bytes, split_turns
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 from tests.engine.tiny_model import CPU_MODELS, DEVICE_MODELS, TINY, tiny_model
 
 KNOWN = [kind for kind in WeightType if kind.format.cuda_struct is not None]
@@ -53,3 +57,21 @@ def test_recurrent_layers_are_refused_by_their_op() -> None:
     refusal = r"qwen35 has layers with a recurrence \(op delta_state\), for which there are no kernels"
     with pytest.raises(EngineError, match=refusal):
         require_supported(CPU_MODELS["hybrid"]())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("query_rows", "columns"), [(4096, 2560), (8192, 5120), (2048, 2048)])
+def test_sums_of_parts_have_room_for_matrices_that_go_alone(query_rows: int, columns: int) -> None:
+    """As queries do where keys or values are of a type that tensor cores do not take: fewer tiles are more parts."""
+    rows, tokens = (query_rows, 1024, 1024), 512
+    weights = [SimpleNamespace(rows=count, columns=columns) for count in rows]
+    stage, node = SimpleNamespace(op=Op.MATMUL), Node(0, "qkv_matmul")
+    graph: Any = type("Graph", (), {"nodes": (node,), "__getitem__": lambda self, name: stage})()
+    model: Any = SimpleNamespace(graph=graph, params=lambda node: weights)
+    sums, counters = split_bytes(model, tokens)
+    for together in ([sum(rows)], rows):
+        for count in together:
+            tiles, turns = -(-count // 128), -(-columns // 128)
+            parts = -(-turns // split_turns(tiles, columns))
+            if parts > 1:
+                assert 4 * 128 * 64 * tiles * parts * (tokens // 64) <= sums
+                assert 4 * tiles * (tokens // 64) <= counters

@@ -109,6 +109,7 @@ class SegmentSearch:
         self._fruitless[stage.node.stage] = self._fruitless.get(stage.node.stage, 0) + 1
         return None, outcomes
 
+    @np.errstate(all="ignore")
     def may_be(self, stage: StageComparison, best: TriedAttempt) -> bool:
         """Whether a stage that passes comes out as captured in the way of the `best` attempt at another one as well."""
         failing = self.run.failing(stage, self.run.known)

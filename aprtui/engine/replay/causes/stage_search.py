@@ -81,6 +81,7 @@ class StageSearch:
         self._fruitless[node.stage] = self._fruitless.get(node.stage, 0) + 1
         return None, nearest
 
+    @np.errstate(all="ignore")
     def may_be(self, stage: StageComparison, best: TriedAttempt) -> bool:
         """Whether a stage that passes comes out as captured in the way of the `best` attempt at another one as well."""
         failing = self.run.failing(stage, self.run.known)
