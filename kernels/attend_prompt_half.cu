@@ -292,7 +292,7 @@ INLINE void attend_tile(const Attention& a, int tokens, int start, int end, cons
         const int below = 8 * (i / 2), key = start + 8 * n + 2 * t + i % 2, token = own.token + g + below;
         if (token < tokens && key <= own.position + below) {
           a.scores[(static_cast<size_t>(blockIdx.y) * tokens + token) * a.map_stride + key] = scores[n][i];
-          if (!careful && !is_finite(scores[n][i])) own.sums[0][0][0] = NAN;  // a window may hide it: start again
+          if (!careful && !is_finite(scores[n][i])) own.sums[0][0][0] = INFINITY;  // a window may hide it: start again
         }
       }
   }
