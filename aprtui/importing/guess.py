@@ -24,11 +24,12 @@ from aprtui.trace.graph.ops import Part, Scope
 from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node, canonical_name
 from aprtui.trace.graph.stage_graph import StageGraph
 
-_LAYER = re.compile(r"(?:^|(?<=[._/\-]))((?:layers?|blk|blocks?|h|l|decoder)[._/\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
+_OF_LAYER = r"(?:layers?|blk|blocks?|h|l|decoder)[._/\-]?"
+_LAYER = re.compile(rf"(?:^|(?<=[._/\-]))({_OF_LAYER})(\d+)(?=[._/\-]|$)", re.IGNORECASE)
 _LAST = re.compile(r"(^.*?[._/\-](?:l|layer)?)(\d+)$", re.IGNORECASE)
 _FIRST = re.compile(r"(^)(\d+)(?=[._/\-]|$)")
-_COUNTER = re.compile(r"(?:layers?|blk|blocks?|h|l|decoder)?[._/\-]?\{layer\}[._/\-]?", re.IGNORECASE)
-_LAYER_ITSELF = re.compile(r"(?:^|[._/\-])(?:layers?|blk|blocks?|h|l|decoder)[._/\-]?\{layer\}$", re.IGNORECASE)
+_COUNTER = re.compile(rf"(?:{_OF_LAYER}|[._/\-])?\{{layer\}}[._/\-]?", re.IGNORECASE)
+_LAYER_ITSELF = re.compile(rf"(?:^|[._/\-]){_OF_LAYER}\{{layer\}}$", re.IGNORECASE)
 """A name that ends with the number of its layer, as `model.layers.3`."""
 _TWO_NORMS = "pre_feedforward_layernorm"
 """A name of models that normalise what attention gives before it is added: `post_attention_layernorm` is that, and so
@@ -74,17 +75,18 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
         word, stage = _stage_named(family.pattern)
         if word in ("post_attention_layernorm", "post_norm") and two_norms:
             stage = "attn_post_norm"
-        is_unnamed = stage is None and _holds_all_layers(LAYER_OUTPUT, family, graph)
-        if is_unnamed:
-            stage = LAYER_OUTPUT
         if stage in QKV:
             parts[stage] = family
-        elif stage is None:
-            unknown.append(family.pattern)
+            continue
+        if stage is not None:
+            rules = list(_rules(_fused(graph) if stage == "qkv" else stage, family, count, graph))
+        elif graph is not None and _holds_all_layers(LAYER_OUTPUT, family, graph):
+            rules = [_by_shape(rule, family, graph) for rule in _rules(LAYER_OUTPUT, family, count, graph)]
         else:
-            name = _fused(graph) if stage == "qkv" else stage
-            for rule in _rules(name, family, count, graph):
-                found[rule.rule.stage].append(_by_shape(rule, family, graph) if is_unnamed else rule)
+            rules = []
+            unknown.append(family.pattern)
+        for rule in rules:
+            found[rule.rule.stage].append(rule)
     if len(parts) == len(QKV):
         found[_fused(graph)].append(_joined_rule(parts, count, graph))
     else:
@@ -164,8 +166,17 @@ def _fused(graph: StageGraph | None) -> str:
 
 
 def _rules(stage: str, family: _Family, count: int | None, graph: StageGraph | None) -> Iterator[GuessedRule]:
-    is_stack = _holds_all_layers(stage, family, graph)
-    whole, family = family, family.layer_of_stack if is_stack else family
+    if graph is None or not _holds_all_layers(stage, family, graph):
+        yield from _placed(family, graph, _rule(stage, family, count, graph))
+        return
+    found = _rule(stage, family.layer_of_stack, count, graph)
+    inner = found.rule.piece.axes or default_axes(family.shape[1:], stage in MAPS) or ()
+    piece = replace(found.rule.piece, axes=(SourceAxis.LAYER, *inner))
+    yield from _stacked(family, graph, replace(found, rule=Rule(stage, piece)))
+
+
+def _rule(stage: str, family: _Family, count: int | None, graph: StageGraph | None) -> GuessedRule:
+    """The rule of one layer, by the name and the width, without the layers that it is for."""
     reasons = [f"called {_stage_named(family.pattern)[0]}"]
     confidence = Confidence.LIKELY
     axes, doubt = _axes(stage, family, count, graph)
@@ -180,27 +191,21 @@ def _rules(stage: str, family: _Family, count: int | None, graph: StageGraph | N
         what = "heads" if stage in MAPS else "width"
         reasons.append(f"{what} {width}" + ("" if fits else f", the stage has {expected}"))
         confidence = (Confidence.SURE if fits else Confidence.DOUBTFUL) if not doubt else confidence
-    if is_stack:
-        inner = axes or default_axes(family.shape, stage in MAPS) or ()
-        axes = (SourceAxis.LAYER, *inner)
-    piece = Piece(family.pattern, axes=axes)
-    found = GuessedRule(Rule(stage, piece), confidence, tuple(reasons))
-    yield from (
-        _stacked(found, whole, graph) if is_stack and graph is not None else _placed(stage, piece, family, graph, found)
-    )
+    return GuessedRule(Rule(stage, Piece(family.pattern, axes=axes)), confidence, tuple(reasons))
 
 
-def _holds_all_layers(stage: str, family: _Family, graph: StageGraph | None) -> bool:
+def _holds_all_layers(stage: str, family: _Family, graph: StageGraph) -> bool:
     """Whether the first axis of one tensor is as long as there are layers; of layers' outputs one more, as transformers
-    has hidden states."""
-    if graph is None or family.layers or len(family.tensors) > 1 or len(family.shape) < 3 + (stage in MAPS):
+    has hidden states, if the last axis is as long as they are wide."""
+    is_map, shape = stage in MAPS, family.shape
+    if SCOPES[stage] is not Scope.LAYER or family.layers or len(family.tensors) > 1 or len(shape) < 3 + is_map:
         return False
-    counts = {graph.layers, graph.layers + 1} if stage == LAYER_OUTPUT else {graph.layers}
-    width = family.shape[-1] == _of(graph, stage) or (SCOPES[stage] is Scope.LAYER and stage != LAYER_OUTPUT)
-    return family.shape[0] in counts and SCOPES[stage] is Scope.LAYER and width
+    if stage == LAYER_OUTPUT:
+        return shape[0] in (graph.layers, graph.layers + 1) and shape[-1] == graph[stage].width
+    return shape[0] == graph.layers
 
 
-def _stacked(found: GuessedRule, family: _Family, graph: StageGraph) -> Iterator[GuessedRule]:
+def _stacked(family: _Family, graph: StageGraph, found: GuessedRule) -> Iterator[GuessedRule]:
     """`found` of a tensor of all layers, by its first axis."""
     entries = family.shape[0]
     found = replace(found, reasons=(*found.reasons, f"{entries} entries for {graph.layers} layers"))
@@ -218,15 +223,17 @@ def _end_of_states(entry: GuessedRule) -> GuessedRule:
     if entry.rule.stage != "final_norm":
         return entry
     reasons = (*entry.reasons, "if the last one is normalised, as by transformers")
-    return replace(
-        entry, confidence=max(entry.confidence, Confidence.LIKELY, key=list(Confidence).index), reasons=reasons
-    )
+    return replace(_likely(entry), reasons=reasons)
 
 
-def _placed(
-    stage: str, piece: Piece, family: _Family, graph: StageGraph | None, found: GuessedRule
-) -> Iterator[GuessedRule]:
+def _likely(entry: GuessedRule) -> GuessedRule:
+    """`entry`, of which the name alone is not enough to be sure."""
+    return replace(entry, confidence=Confidence.LIKELY) if entry.confidence is Confidence.SURE else entry
+
+
+def _placed(family: _Family, graph: StageGraph | None, found: GuessedRule) -> Iterator[GuessedRule]:
     """`found` with the layers that its names count, or for the one layer or the model that it is of."""
+    stage, piece = found.rule.stage, found.rule.piece
     scope, layers = SCOPES[stage], sorted(set(family.layers))
     if stage == LAYER_OUTPUT and graph is not None and layers == list(range(graph.layers + 1)):
         # As transformers gives them: what enters the first layer, what leaves each, and the last one normalised.
@@ -248,13 +255,11 @@ def _placed(
     yield replace(found, rule=Rule(stage, piece, first), reasons=(*found.reasons, *words))
 
 
-def _by_shape(entry: GuessedRule, family: _Family, graph: StageGraph | None) -> GuessedRule:
+def _by_shape(entry: GuessedRule, family: _Family, graph: StageGraph) -> GuessedRule:
     """`entry` of a stack whose name says nothing: one entry more than layers is likely to be hidden states; as many may
     be anything."""
     entry = replace(entry, reasons=("by its shape alone", *entry.reasons[1:]))
-    if graph is not None and family.shape[0] > graph.layers and entry.confidence is not Confidence.DOUBTFUL:
-        return replace(entry, confidence=Confidence.LIKELY)
-    return replace(entry, confidence=Confidence.DOUBTFUL)
+    return _likely(entry) if family.shape[0] > graph.layers else replace(entry, confidence=Confidence.DOUBTFUL)
 
 
 def _doubtful(entry: GuessedRule, reason: str) -> GuessedRule:
@@ -329,17 +334,16 @@ def _without_copies(rules: Sequence[GuessedRule], tensors: Mapping[str, SourceTe
     does: of two, the one that makes more stages stays."""
     if len(rules) < 2:
         return rules
+    made = {id(entry): _made_by(entry, tensors) for entry in rules}
     kept: list[GuessedRule] = []
-    for entry in sorted(rules, key=lambda entry: -len(_made_by(entry, tensors))):
-        copied = next(
-            (other for other in kept if _are_copies(_made_by(entry, tensors), _made_by(other, tensors))), None
-        )
+    reasons: dict[int, tuple[str, ...]] = defaultdict(tuple)
+    for entry in sorted(rules, key=lambda entry: -len(made[id(entry)])):
+        copied = next((other for other in kept if _are_copies(made[id(entry)], made[id(other)])), None)
         if copied is None:
             kept.append(entry)
         else:
-            reasons = (*copied.reasons, f"{entry.rule.piece.pattern} is the same")
-            kept[kept.index(copied)] = replace(copied, reasons=reasons)
-    return kept
+            reasons[id(copied)] += (f"{entry.rule.piece.pattern} is the same",)
+    return [replace(entry, reasons=(*entry.reasons, *reasons[id(entry)])) for entry in kept]
 
 
 def _made_by(entry: GuessedRule, tensors: Mapping[str, SourceTensor]) -> Mapping[Node, Ingredient]:

@@ -34,7 +34,7 @@ class NotSelected:
         self.look_until(lambda node: node.stage in stages, lambda stage: False)
 
     def look_until(
-        self, concerns: Callable[[Node], bool], tells: Callable[[StageComparison], bool], times: float = 1
+        self, concerns: Callable[[Node], bool], tells: Callable[[StageComparison], bool], times: int = 1
     ) -> bool:  # fmt: skip
         """Whether so many of the nodes that it `concerns` tell."""
         told = 0

@@ -21,7 +21,7 @@ from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
-from aprtui.compare.deviations import GROUPS_BY_TWO
+from aprtui.compare.deviations import GROUPS_BY_TWO, deviations_in
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
@@ -56,7 +56,6 @@ ANYWHERE = (
 _KNOWS_PLACE = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.SCORES, Op.ATTEND})
 """Ops whose result depends on where a token stands, and on those before it."""
 
-_TWO_LARGEST = GROUPS_BY_TWO.said()
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
 
@@ -165,8 +164,7 @@ class _Replay:
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
-        if any(stage.verdict.reason == _TWO_LARGEST for stage in compared):
-            found.append(_TWO_LARGEST)
+        found += deviations_in(dict.fromkeys(stage.verdict.reason for stage in compared))
         if self.model.rebuilt:
             found.append(self.model.rebuilt.statement)
         if self.held.start:
@@ -262,7 +260,7 @@ class _Replay:
         groups = replace(groups, score=GroupScore.TWO_LARGEST)
         expected = choose_experts(routers, pair.b.shape[1], groups)
         other = judge_choice(node, expected, pair.b, routers, routers, noise, any_order=True, groups=groups)
-        return verdict if other.verdict is Verdict.FAIL else replace(other, reason=_TWO_LARGEST)
+        return verdict if other.verdict is Verdict.FAIL else replace(other, reason=GROUPS_BY_TWO.said())
 
     def _where_place_is_known(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
         """`compared`, but UNKNOWN what fails for where its tokens stand.
