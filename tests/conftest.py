@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,9 @@ pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
 
 # Collecting makes a million objects that stay, and walking them for garbage took a third of its time.
 gc.disable()
+
+# A shell starts what runs in the background with SIGINT ignored, and so would be what tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKOUT = Path(__file__).parent.parent
 

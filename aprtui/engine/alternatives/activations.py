@@ -101,10 +101,15 @@ def _betas(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
     beta = nicest(float(np.exp(least(cost, np.log(0.05), np.log(20)))), lambda value: cost(np.log(value)))
     if abs(beta - 1) > 1e-6:
-        yield Attempt(
-            f"the activation is x · sigmoid({beta:.6g} x)",
-            lambda c: (c.x * _sigmoid(beta * c.x.astype(np.float64))).astype(np.float32), 1,
-        )  # fmt: skip
+        yield with_beta(call, beta)
+
+
+def with_beta(call: StageCall, beta: float) -> Attempt:
+    """x · sigmoid(β x)."""
+    return Attempt(
+        f"the activation is x · sigmoid({beta:.6g} x)",
+        lambda c: (c.x * _sigmoid(beta * c.x.astype(np.float64))).astype(np.float32), 1,
+    )  # fmt: skip
 
 
 def _input_limits(call: StageCall, found: Array | None) -> Iterator[Attempt]:

@@ -46,10 +46,13 @@ def _epsilons(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         candidates = [] if solved is None else [solved]
     for epsilon in candidates:
         if abs(epsilon - own) > _LEAST_SHARE * own:
-            yield configured(
-                f"computed with epsilon {epsilon:.6g}, the model says {own:.6g}",
-                lambda c, epsilon=epsilon: {"norm_epsilon": epsilon}, 1,  # type: ignore[misc]
-            )  # fmt: skip
+            yield with_epsilon(call, epsilon)
+
+
+def with_epsilon(call: StageCall, epsilon: float) -> Attempt:
+    """A norm with another epsilon."""
+    words = f"computed with epsilon {epsilon:.6g}, the model says {call.model.config.norm_epsilon:.6g}"
+    return configured(words, lambda c: {"norm_epsilon": epsilon}, 1)
 
 
 def _solved_epsilon(call: StageCall, found: Array) -> float | None:
@@ -144,19 +147,25 @@ def _rounded(kind: str, call: StageCall) -> Array:
 
 def _other_bits(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """A weight of 16 bits that is taken for the other type of 16 bits."""
-    (own,) = call.model.params(call.node)
-    values = own.dequantize().reshape(-1)
-    # What a checkpoint holds is the weight without the 1 that a converter adds.
-    stored = values - 1 if call.model.config.norm_offset else values
+    for name, read in (("bfloat16 is read as float16", _as_float16), ("float16 is read as bfloat16", _as_bfloat16)):
+        yield Attempt(f"the weight's {name}: the same bits, another type", partial(_by_bits, read))
+
+
+def _as_float16(stored: Wide) -> Wide:
     bits = (stored.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    as_float16 = bits.view(np.float16).astype(np.float64)
-    as_bfloat16 = (stored.astype(np.float16).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    for name, weight in (
-        ("bfloat16 is read as float16", as_float16), ("float16 is read as bfloat16", as_bfloat16.astype(np.float64)),
-    ):  # fmt: skip
-        if call.model.config.norm_offset:
-            weight = weight + 1
-        yield Attempt(f"the weight's {name}: the same bits, another type", partial(_by_weight, weight))
+    return bits.view(np.float16).astype(np.float64)
+
+
+def _as_bfloat16(stored: Wide) -> Wide:
+    bits = stored.astype(np.float16).view(np.uint16).astype(np.uint32) << 16
+    return bits.view(np.float32).astype(np.float64)
+
+
+def _by_bits(read: Callable[[Wide], Wide], call: StageCall) -> Array:
+    (own,) = call.model.params(call.node)
+    # What a checkpoint holds is the weight without the 1 that a converter adds.
+    offset = 1 if call.model.config.norm_offset else 0
+    return _by_weight(read(own.dequantize().reshape(-1).astype(np.float64) - offset) + offset, call)
 
 
 def _by_weight(weight: Wide, call: StageCall) -> Array:
@@ -329,15 +338,13 @@ _PARTS = ((Part.Q, "queries"), (Part.K, "keys"), (Part.V, "values"))
 
 def _biases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """Each part of the bias by itself: left out, twice, or that of another layer."""
-    own = np.concatenate([weight.dequantize().reshape(-1) for weight in call.model.params(call.node)])
+    own = _bias(call)
     fused = len(call.model.params(call.node)) > 1
     parts = [(call.model.config.graph.part(part), name) for part, name in _PARTS] if fused else [(slice(None), "")]
     if found is None:
         for columns, name in parts if not fused else [*parts, (slice(None), "")]:
             of = f" for {name}" if name else ""
-            vector = own.copy()
-            vector[columns] = 0
-            yield Attempt(f"the bias is left out{of}", _adding(vector))
+            yield Attempt(f"the bias is left out{of}", partial(_without_bias, columns))
         return
     with np.errstate(invalid="ignore"):
         measured = (found.astype(np.float64) - call.x).mean(0)
@@ -357,6 +364,16 @@ def _biases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     kinds = dict.fromkeys(kind for kind, _ in words)
     texts = [f"{kind}{_of([n for k, n in words if k == kind], len(parts))}" for kind in kinds]
     yield Attempt(f"the bias {', and '.join(texts)}", _adding(chosen))
+
+
+def _bias(call: StageCall) -> Array:
+    return np.concatenate([weight.dequantize().reshape(-1) for weight in call.model.params(call.node)])
+
+
+def _without_bias(columns: slice, call: StageCall) -> Array:
+    vector = _bias(call)
+    vector[columns] = 0
+    return np.asarray(call.x + vector, np.float32)
 
 
 def _of(names: list[str], total: int) -> str:

@@ -93,9 +93,14 @@ def _bases(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         bases = _fitted(call, found, lambda theta: replace(own, theta=theta), 10, 1e9)
     for theta in bases:
         if abs(theta / own.theta - 1) > _LEAST_SHARE:
-            root = abs(theta / own.theta**0.5 - 1) < 1e-3
-            halved = ", its root: an exponent of −i/d in place of −2i/d" if root else ""
-            yield _with(f"computed with theta {theta:.10g}, the model says {own.theta:.10g}{halved}", 1, theta=theta)
+            yield with_base(call, theta)
+
+
+def with_base(call: StageCall, theta: float) -> Attempt:
+    """RoPE with another base."""
+    own = own_rope(call).theta
+    halved = ", its root: an exponent of −i/d in place of −2i/d" if abs(theta / own**0.5 - 1) < 1e-3 else ""
+    return _with(f"computed with theta {theta:.10g}, the model says {own:.10g}{halved}", 1, theta=theta)
 
 
 def _scales(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -105,7 +110,13 @@ def _scales(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         scales = _fitted(call, found, lambda scale: replace(own, scale=scale), 0.05, 256)
     for scale in scales:
         if abs(scale / own.scale - 1) > _LEAST_SHARE:
-            yield _with(f"positions divided by {scale:.6g}, the model says {own.scale:.6g}", 1, scale=scale)
+            yield with_scale(call, scale)
+
+
+def with_scale(call: StageCall, scale: float) -> Attempt:
+    """RoPE with positions that are divided by another number."""
+    own = own_rope(call).scale
+    return _with(f"positions divided by {scale:.6g}, the model says {own:.6g}", 1, scale=scale)
 
 
 def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:

@@ -133,7 +133,7 @@ class _Replay:
         self.common = CommonError(model, self.stages, self.engine, evaluators)
         self.places = ErrorsByPlace(model, self.stages, known)
         self.others = OtherLayers(self.spreads)
-        run = SearchedRun(model, self.stages, known, evaluators, self.spreads)
+        run = SearchedRun(model, self.stages, known, evaluators, self.spreads, options.rounding)
         self.causes = CauseFinder(run, self.places)
 
     def run(self, progress: Progress | None) -> Comparison:
@@ -167,6 +167,7 @@ class _Replay:
         found += deviations_in(dict.fromkeys(stage.verdict.reason for stage in compared))
         if self.model.rebuilt:
             found.append(self.model.rebuilt.statement)
+        found += found_causes.statements
         if self.held.start:
             found.append(f"the capture holds tokens {self.held[0]} to {self.held[-1]} of the prompt")
         findings = Findings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +15,7 @@ from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.matrices import products
 from aprtui.engine.alternatives.matrices.channels import BLOCK, Places, Wide, is_small, rows_of, wrong_channels
 from aprtui.model.model import Model
-from aprtui.model.weight_types import BlockPart, ScalePacking, WeightType
+from aprtui.model.weight_types import BlockPart, ScalePacking, WeightFormat, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
@@ -25,23 +25,24 @@ Bytes = NDArray[np.uint8]
 _MOST_ROWS = 512
 
 
-def _decodings(call: StageCall, found: Array | None) -> Iterator[Attempt]:
-    """Blocks that are decoded in another way, each weight of a fused product alike: another type of the same size,
-    scales of another block, fewer bits of them, quants without their offset."""
+def _decoded(words: str, change: Callable[[Weight], Weight | None]) -> Callable[..., Iterator[Attempt]]:
+    """Blocks that are decoded in another way, each weight of a fused product alike."""
+
+    def changed(call: StageCall) -> list[Weight]:
+        return [change(weight) or weight for weight in call.model.params(call.node)]
+
+    return lambda call, found: iter([parametrised(words, changed)])
+
+
+def _as_other_types(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """Blocks that are taken for those of another type of the same size."""
     weights = call.model.params(call.node)
-    for words, change in _DECODINGS.items():
-        changed = [change(weight) for weight in weights]
-        if any(other is not None for other in changed):
-            params = [own if other is None else other for own, other in zip(weights, changed, strict=True)]
-            yield parametrised(words, lambda c, params=params: params)  # type: ignore[misc]
     for kind in WeightType:
-        taken = [as_type(weight, kind) for weight in weights]
-        others = [weight for weight in taken if weight is not None]
-        if len(others) == len(weights):
+        if all(as_type(weight, kind) is not None for weight in weights):
             names = " and ".join(dict.fromkeys(weight.type.name for weight in weights))
             yield parametrised(
                 f"weights are decoded as {kind.name}, the model's are {names}",
-                lambda c, others=others: others,  # type: ignore[misc]
+                lambda c, kind=kind: [as_type(w, kind) or w for w in c.model.params(c.node)],  # type: ignore[misc]
             )
 
 
@@ -87,14 +88,9 @@ def without_offset(weight: Weight) -> Weight | None:
     return None if zeroed is None else weight.of_values(weight.dequantize() - zeroed.dequantize())
 
 
-_DECODINGS: Mapping[str, Callable[[Weight], Weight | None]] = {
-    "each block of weights has the scale of the one before": of_block_before,
-    "each block of weights has the sub-block scales of the one before": partial(
-        of_block_before, part=BlockPart.SUB_BLOCK_SCALES
-    ),
-    "the upper bits of the later sub-blocks' scales are left out": without_upper_bits,
-    "quants are not counted from the middle of their range": without_offset,
-}
+def _small_with(has: Callable[[WeightFormat], bool]) -> Callable[[Model, Node], bool]:
+    """Whether a product is small, and one of its weights is of a type whose blocks `has` what is decoded otherwise."""
+    return lambda model, node: is_small(model, node) and any(has(weight.type.format) for weight in model.params(node))
 
 
 def _block_factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
@@ -146,6 +142,10 @@ def _with_minimums(model: Model, node: Node) -> bool:
     return products.has_minimums(model, node) and is_small(model, node)
 
 
+def _with_tile(model: Model, node: Node) -> bool:
+    return is_small(model, node) and all(min(w.rows, w.columns) >= BLOCK for w in model.params(node))
+
+
 def _with_nibbles(model: Model, node: Node) -> bool:
     return products.has_nibbles(model, node) and is_small(model, node)
 
@@ -154,7 +154,29 @@ _PRODUCT = (Op.MATMUL,)
 _DECODING = "decode the blocks of this type as ggml's reference does"
 
 DECODING_ALTERNATIVES: tuple[Alternative, ...] = (
-    Alternative("decoding", frozenset(_PRODUCT), _decodings, _DECODING, is_small),
+    *(
+        Alternative("decoding", frozenset(_PRODUCT), _decoded(words, change), _DECODING, _small_with(has))
+        for words, change, has in (
+            (
+                "each block of weights has the scale of the one before", of_block_before,
+                lambda row: BlockPart.SCALE in row.parts,
+            ),
+            (
+                "each block of weights has the sub-block scales of the one before",
+                partial(of_block_before, part=BlockPart.SUB_BLOCK_SCALES),
+                lambda row: BlockPart.SUB_BLOCK_SCALES in row.parts,
+            ),
+            (
+                "the upper bits of the later sub-blocks' scales are left out", without_upper_bits,
+                lambda row: row.scale_packing is ScalePacking.SIX_BITS,
+            ),
+            (
+                "quants are not counted from the middle of their range", without_offset,
+                lambda row: bool(row.offset and not row.codebook),
+            ),
+        )
+    ),
+    Alternative("decoding", frozenset(_PRODUCT), _as_other_types, _DECODING, is_small),
     Alternative("block of weights", frozenset(_PRODUCT), _block_factors, _DECODING),
     plain(
         "minimums", _PRODUCT, products.minimums_left_out, "minimums of blocks are left out", _DECODING, _with_minimums
@@ -169,6 +191,6 @@ DECODING_ALTERNATIVES: tuple[Alternative, ...] = (
     ),
     plain(
         "tile transposed", _PRODUCT, products.tile_transposed, "the first tile of 32 × 32 weights is transposed",
-        "load the tile along the other axis", is_small,
+        "load the tile along the other axis", _with_tile,
     ),
 )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.comparison import StageComparison
-from aprtui.compare.metrics.measure import measure
+from aprtui.compare.metrics.measure import token_errors
 from aprtui.engine.alternatives.alternative import Alternative
 from aprtui.engine.alternatives.call import StageCall
 from aprtui.engine.alternatives.table import ALTERNATIVES
@@ -49,9 +49,8 @@ class Failing:
 
 def residue(values: Array, found: Array, *, is_map: bool) -> float:
     """Relative L2 of the worst token; inf where values are NaN or Inf on one side only."""
-    metrics = measure(values, found, causal=is_map).metrics
-    error = metrics.token_rel_l2
-    return float("inf") if metrics.mismatches else 0.0 if error is None else error
+    errors = token_errors(values, found, causal=is_map)
+    return float(errors[~np.isnan(errors)].max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +93,14 @@ class _Given:
 
 @dataclass(slots=True)
 class SearchedRun:
-    """One capture, what is `known` of its engine's arithmetic, and what its stages may err by."""
+    """One capture, what is known of its engine, what of that the user stated, and what its stages may err by."""
 
     model: Model
     stages: CapturedStages
     known: KnownArithmetic
     evaluators: NodeEvaluators
     spreads: Spreads
+    stated: Mapping[str, str] = field(default_factory=dict)
     seen: Seen = field(init=False)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from aprtui.engine.replay.causes.proof import Judge, Proof, TriedAttempt
 from aprtui.engine.replay.causes.read_past import read_past
 from aprtui.engine.replay.causes.segment_search import LONGEST, SegmentSearch
 from aprtui.engine.replay.causes.stage_search import StageSearch
+from aprtui.engine.replay.causes.whole_search import WholeSearch
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph.ops import Op
@@ -25,11 +26,12 @@ _PROVED = "computed in another way than the model's, which reproduces it"
 @dataclass(frozen=True, slots=True)
 class FoundCauses:
     """The causes that were proved, in execution order, and all that was tried, stage by stage. `faults` are nodes that
-    are computed in a way that no engine means."""
+    are computed in a way that no engine means; `statements` say what was not looked for."""
 
     causes: tuple[Cause, ...] = ()
     alternatives: tuple[TriedAlternative, ...] = ()
     faults: frozenset[Node] = frozenset()
+    statements: tuple[str, ...] = ()
 
     def judged(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
         """`compared`, with a FAIL where a fault was proved that could be an unknown arithmetic before."""
@@ -49,11 +51,13 @@ class CauseFinder:
     _judge: Judge = field(init=False)
     _of_stages: StageSearch = field(init=False)
     _of_segments: SegmentSearch = field(init=False)
+    _of_layers: WholeSearch = field(init=False)
 
     def __post_init__(self) -> None:
         self._judge = Judge(self.run, self.places)
         self._of_stages = StageSearch(self.run, self._judge)
         self._of_segments = SegmentSearch(self.run, self._judge)
+        self._of_layers = WholeSearch(self.run, self._judge)
 
     def find(
         self, compared: Sequence[StageComparison], alike: frozenset[Node], progress: Progress = no_progress
@@ -64,8 +68,11 @@ class CauseFinder:
         tried: tuple[TriedAlternative, ...] = ()
         for done, stage in enumerate(failing):
             self._judge.tick = partial(progress, f"looking for the cause at {stage.node},", done, len(failing))
-            search = self._of_segments if stage.segment else self._of_stages
-            proof, outcomes = search.look(stage, proofs)
+            if len(stage.segment) > LONGEST:
+                proof, outcomes = self._of_layers.look(stage, proofs, progress)
+            else:
+                search = self._of_segments if stage.segment else self._of_stages
+                proof, outcomes = search.look(stage, proofs)
             if stage.verdict.verdict is Verdict.FAIL or proof is not None:
                 tried += tuple(_records(stage.node, outcomes))
             if proof is not None:
@@ -75,7 +82,8 @@ class CauseFinder:
             for proof in proofs
             if proof.failing.comparison.verdict.verdict is Verdict.UNKNOWN and not proof.best.alternative.may_be_meant
         )
-        return FoundCauses(tuple(self._causes(read_past(proofs, self.run.model.graph), compared)), tried, faults)
+        causes = tuple(self._causes(read_past(proofs, self.run.model.graph), compared))
+        return FoundCauses(causes, tried, faults, tuple(filter(None, [self._of_layers.left_out])))
 
     def _is_off(self, stage: StageComparison) -> bool:
         """Whether a stage with captured inputs fails, or would if its op's arithmetic were known."""
@@ -83,7 +91,7 @@ class CauseFinder:
         if verdict.signal is not Signal.INJECTED:
             return False
         if stage.segment:
-            return verdict.verdict is not Verdict.PASS and len(stage.segment) <= LONGEST
+            return verdict.verdict is not Verdict.PASS
         op = self.run.model.graph[stage.node.stage].op
         is_open = verdict.verdict is Verdict.UNKNOWN and op in self.run.known.open_ops
         return verdict.verdict is Verdict.FAIL or is_open

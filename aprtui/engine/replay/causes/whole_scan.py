@@ -1,0 +1,185 @@
+"""What alternatives leave of a stage behind whole layers of which nothing was captured, each tried at all nodes on the
+way that it concerns, before the engine's arithmetic is looked for under any of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from aprtui.engine.alternatives.alternative import Alternative, least, nicest
+from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
+from aprtui.engine.alternatives.in_all_layers import IN_ALL_LAYERS
+from aprtui.engine.alternatives.numbered import NUMBERED, NumberedAlternative
+from aprtui.engine.protocol import NodeEvaluator
+from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
+from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue
+from aprtui.engine.replay.causes.proof import LACKING, ChangedNodes
+from aprtui.engine.replay.causes.remembered import ComputedOrCaptured, RememberingNodes
+from aprtui.engine.replay.recompute import Recomputed, Recomputer
+from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
+from aprtui.trace.graph.ops import MATRIX_PRODUCTS
+from aprtui.trace.graph.stage import Node
+
+_MOST_NUMBERS = 12
+"""Numbers that one alternative is tried with: some go through all tokens."""
+_HELPS = 0.7
+"""Of the model's own error: what a number must leave less than to be looked for more closely."""
+_STEPS = 18
+"""Between two numbers: to one part in five thousand of their distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A change, and what it leaves of the failing stage."""
+
+    change: ChangedNodes
+    residue: float
+
+
+@dataclass(slots=True)
+class WholeScan:
+    """Tries alternatives on the way to one stage that fails; of those that are named `only`, where any are."""
+
+    run: SearchedRun
+    failing: Failing
+    only: Collection[str]
+    progress: Progress
+    _way: tuple[Node, ...] = field(init=False)
+    _own: Recomputer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._own = self.run.recomputer(self._known)
+        self._way = (*self._own.segment(self.failing.node, self.failing.found.shape[-2]), self.failing.node)
+
+    def at_all_nodes(self) -> Iterator[Scanned]:
+        """Each alternative at all nodes that it concerns; those of one number with the number that leaves least."""
+        yield from self._scanned([change for one, nodes in self._concerned() for change in self._changes(one, [nodes])])
+        rows = [row for row in NUMBERED if self._is_asked_for(row.alternative)]
+        for done, row in enumerate(rows):
+            self.progress(f"looking for the cause at {self.failing.node}, trying numbers,", done, len(rows))
+            nodes = self._nodes(row.alternative)
+            if nodes:
+                yield from _WithNumbers(self, row, frozenset(nodes), self._call_at(nodes[-1])).scanned()
+
+    def at_nodes_of_one_name(self) -> Iterator[Scanned]:
+        """Alternatives that concern stages of several names, at those of each name: all keys, but no queries. Weights
+        are decoded alike everywhere."""
+        changes: list[ChangedNodes] = []
+        for alternative, nodes in self._concerned():
+            names = dict.fromkeys(node.stage for node in nodes)
+            if len(names) > 1 and self.run.model.graph[nodes[-1].stage].op not in MATRIX_PRODUCTS:
+                changes += self._changes(
+                    alternative, [[node for node in nodes if node.stage == name] for name in names]
+                )
+        yield from self._scanned(changes)
+
+    def left_by(self, change: ChangedNodes) -> Iterator[Scanned]:
+        """What a change leaves; nothing where it cannot be computed."""
+        with suppress(*LACKING):
+            values = recomputed(self.run, self.failing, self._known, changed(self.run, change)).values
+            if values.shape == self.failing.found.shape:
+                is_map = self.run.model.graph[self.failing.node.stage].is_attention_map
+                yield Scanned(change, residue(np.ascontiguousarray(values), self.failing.found, is_map=is_map))
+
+    @property
+    def _known(self) -> KnownArithmetic:
+        """The arithmetic that is known; of one that could not be told nothing is taken for granted."""
+        return KnownArithmetic() if self.run.known.open_ops else self.run.known
+
+    def _is_asked_for(self, alternative: Alternative) -> bool:
+        return not self.only or alternative.name in self.only
+
+    def _nodes(self, alternative: Alternative) -> list[Node]:
+        return [node for node in self._way if alternative.concerns(self.run.model, node)]
+
+    def _concerned(self) -> list[tuple[Alternative, list[Node]]]:
+        """The alternatives that concern nodes on the way, with these, in execution order."""
+        found = [(one, self._nodes(one)) for one in IN_ALL_LAYERS if self._is_asked_for(one)]
+        return sorted(
+            ((one, nodes) for one, nodes in found if nodes),
+            key=lambda entry: self.run.model.graph.order[entry[1][-1]],
+        )
+
+    def _changes(self, alternative: Alternative, groups: Sequence[Sequence[Node]]) -> list[ChangedNodes]:
+        """An alternative at each group of nodes, with the numbers that are usual."""
+        with suppress(*LACKING):
+            attempts = list(alternative.attempts(self._call_at(groups[-1][-1]), None))[:_MOST_NUMBERS]
+            return [ChangedNodes(frozenset(nodes), alternative, one) for one in attempts for nodes in groups]
+        return []
+
+    def _call_at(self, node: Node) -> StageCall:
+        tokens = self.run.stages.tokens
+        count = self.failing.found.shape[-2] if node == self.failing.node else len(tokens)
+        self._own.recompute(node, count)
+        position, inputs = len(tokens) - count, tuple(self._own.inputs(node, count))
+        return replace(self.failing.call, node=node, inputs=inputs, tokens=tokens[position:], position=position)
+
+    def _scanned(self, changes: Sequence[ChangedNodes]) -> Iterator[Scanned]:
+        for done, change in enumerate(changes):
+            self.progress(f"looking for the cause at {self.failing.node}, trying other ways,", done, len(changes))
+            yield from self.left_by(change)
+
+
+@dataclass(slots=True)
+class _WithNumbers:
+    """Looks for the number of one alternative at the nodes that it concerns."""
+
+    scan: WholeScan
+    row: NumberedAlternative
+    at: frozenset[Node]
+    call: StageCall
+    _found: dict[float, Scanned] = field(default_factory=dict)
+
+    def scanned(self) -> Iterator[Scanned]:
+        """What the numbers leave that it is tried with, and the one between these that leaves least."""
+        numbers = self.row.numbers(self.call)
+        nearest = _looked_for(self._left, numbers, _HELPS * self.scan.failing.error)
+        yield from (one for number, one in self._found.items() if number in (nearest, *numbers))
+
+    def _left(self, number: float) -> float:
+        if number not in self._found:
+            change = ChangedNodes(self.at, self.row.alternative, self.row.attempt(self.call, number))
+            self._found.update((number, one) for one in self.scan.left_by(change))
+        return self._found[number].residue if number in self._found else math.inf
+
+
+def _looked_for(left: Callable[[float], float], numbers: Sequence[float], enough: float) -> float:
+    """The number that leaves least: of `numbers`, or between these where that leaves less than half; these alone where
+    none of them leaves less than `enough`."""
+    ordered = sorted(numbers)
+    best = min(ordered, key=left)
+    if not 0 < left(best) <= enough:
+        return best
+    place = ordered.index(best)
+    below = ordered[place - 1] if place else best**2 / ordered[1]
+    above = ordered[place + 1] if place + 1 < len(ordered) else best**2 / ordered[-2]
+    between = math.exp(least(lambda x: left(math.exp(x)), math.log(below), math.log(above), _STEPS))
+    solved = nicest(between, lambda number: left(number) ** 2)
+    return solved if left(solved) < left(best) / 2 else best
+
+
+def changed(run: SearchedRun, change: ChangedNodes) -> NodeEvaluators:
+    """Evaluators that compute the changed nodes in the other way."""
+    opened = dict[RopeAngles, NodeEvaluator]()
+
+    def other(angles: RopeAngles) -> NodeEvaluator:
+        if angles not in opened:
+            computed = dict[Node, np.ndarray]()
+            seen = ComputedOrCaptured(computed, run.stages)
+            engine = run.evaluators(angles)
+            nodes = AlternativeNodes(run.model, angles, engine, change.attempt.compute, change.at, seen)
+            opened[angles] = RememberingNodes(nodes, computed)
+        return opened[angles]
+
+    return other
+
+
+def recomputed(run: SearchedRun, failing: Failing, known: KnownArithmetic, evaluators: NodeEvaluators) -> Recomputed:
+    """The failing stage as these evaluators compute it under an arithmetic."""
+    arithmetic = Recomputation(run.model, known.rounding, evaluators, known.outputs)
+    return Recomputer(run.model, run.stages, arithmetic).recompute(failing.node, failing.found.shape[-2])

@@ -1,0 +1,115 @@
+"""The search where more than a layer lies between captured stages, as where logits alone were captured.
+
+Code that is wrong is wrong in every layer, so an alternative is tried at all nodes on the way that it concerns, at
+once; then at those of one name, as keys alone. What the engine rounds cannot be told from values that its mistake has
+put off: it is found out again under each of the nearest alternatives. Where that leaves it open, or honest engines part
+by much, an alternative must leave far less than the model's own way to be proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aprtui.compare.comparison import StageComparison
+from aprtui.engine.replay.causes.failing import Failing, SearchedRun
+from aprtui.engine.replay.causes.proof import FAR, ChangedNodes, Judge, Proof, TriedAttempt, nearest_proof
+from aprtui.engine.replay.causes.whole_scan import Scanned, WholeScan, changed, recomputed
+from aprtui.engine.replay.identify import identify
+from aprtui.engine.replay.spread import Spreads
+from aprtui.progress import Progress
+
+_LOOKED_AT = 3
+"""Alternatives under which the engine's arithmetic is looked for: the nearest."""
+_CLEARLY = 10.0
+"""What the model's own way must leave, times what an alternative leaves, where an honest engine may leave more than a
+fifth of it: 99 % of the squared error is explained then."""
+_MOST_WORK = 10**11
+"""Weights times tokens, for each alternative that is tried: some minutes for all of them on two cores."""
+
+
+@dataclass(slots=True)
+class WholeSearch:
+    """Looks for the cause of a stage that fails behind whole layers of which nothing was captured; `left_out` says why
+    none was looked for, where there is too much to compute."""
+
+    run: SearchedRun
+    judge: Judge
+    left_out: str = ""
+    _is_fruitless: bool = False
+
+    @np.errstate(all="ignore")
+    def look(
+        self, stage: StageComparison, proofs: Sequence[Proof], progress: Progress
+    ) -> tuple[Proof | None, Sequence[TriedAttempt]]:  # fmt: skip
+        """The proof at the end of a segment, and what was tried for it: what `proofs` hold, where they hold any."""
+        if self._is_fruitless or self._is_too_much(stage):
+            return None, ()
+        known = {part.name for proof in proofs for part in proof.best.parts}
+        scan = WholeScan(self.run, self.run.failing(stage, self.run.known), known, progress)
+        outcomes: list[TriedAttempt] = []
+        for tried in (scan.at_all_nodes, scan.at_nodes_of_one_name):
+            proof, of_these = self._nearest(scan.failing, sorted(tried(), key=lambda one: one.residue))
+            outcomes += of_these
+            if proof is not None:
+                return proof, outcomes
+        self._is_fruitless = not known
+        return None, outcomes
+
+    def _is_too_much(self, stage: StageComparison) -> bool:
+        way = (*stage.segment, stage.node)
+        weights = sum(weight.rows * weight.columns for node in way for weight in self.run.model.params(node))
+        tokens = len(self.run.stages.tokens)
+        if weights * tokens <= _MOST_WORK:
+            return False
+        would_do = f"{_MOST_WORK // weights} would do" if weights <= _MOST_WORK else "the outputs of layers would do"
+        self.left_out = (
+            f"the cause at {stage.node} was not looked for: {len(stage.segment)} stages before it were not captured, "
+            f"and {tokens} tokens are too many to compute them again for each alternative; {would_do}"
+        )
+        return True
+
+    def _nearest(
+        self, failing: Failing, scanned: Sequence[Scanned]
+    ) -> tuple[Proof | None, list[TriedAttempt]]:  # fmt: skip
+        """The proof among what was scanned, the nearest first."""
+        near = [one for one in scanned[:_LOOKED_AT] if one.residue * FAR <= failing.error]
+        judged = [self._judged(failing, one.change) for one in near]
+        outcomes = [outcome for _, outcome in judged]
+        outcomes += [self._refused(failing, one) for one in scanned[len(near) :]]
+        proof = nearest_proof(failing, outcomes)
+        if proof is not None:
+            proof = replace(proof, failing=next(under for under, outcome in judged if outcome is proof.best))
+        return proof, outcomes
+
+    def _judged(self, failing: Failing, change: ChangedNodes) -> tuple[Failing, TriedAttempt]:
+        """What an alternative leaves of an engine whose arithmetic is found out under it."""
+        run, evaluators = self.run, changed(self.run, change)
+        known = identify(run.stages, run.stated, evaluators).arithmetic
+        found = recomputed(run, failing, known, evaluators)
+        spreads = Spreads(run.model, run.stages, known, evaluators)
+        tolerance, is_open = spreads.bound(failing.node, found), spreads.open_ops(failing.node, found.segment)
+        bound = tolerance.limit if is_open and tolerance.limit is not None else tolerance.bound
+        under, values = replace(failing, bound=bound, known=known), np.ascontiguousarray(found.values)
+        outcome = self._at(self.judge.outcome(under, change.alternative, change.attempt, values), change)
+        may_leave_much = is_open or bound * FAR > failing.error
+        if outcome.is_proved and may_leave_much and outcome.residue * _CLEARLY > failing.error:
+            own = f"the model's own way leaves {failing.error:.2g}, which is not {_CLEARLY:g} times as much"
+            outcome = replace(outcome, refuted=f"honest engines may leave {bound:.2g} under it, and {own}")
+        return under, outcome
+
+    def _refused(self, failing: Failing, scanned: Scanned) -> TriedAttempt:
+        change, own = scanned.change, failing.error
+        refuted = f"the model's own way leaves {own:.2g}, which is not {FAR:g} times as much"
+        if scanned.residue * FAR <= own:
+            refuted = "others come nearer"
+        node, parts = failing.node, (change.alternative,)
+        one = TriedAttempt(node, change.alternative, change.attempt, scanned.residue, refuted, (node,), parts, change)
+        return self._at(one, change)
+
+    def _at(self, outcome: TriedAttempt, change: ChangedNodes) -> TriedAttempt:
+        """An outcome at the changed nodes."""
+        nodes = tuple(sorted(change.at, key=self.run.model.graph.order.__getitem__))
+        return replace(outcome, node=nodes[-1], nodes=nodes, change=change)
