@@ -82,7 +82,8 @@ _SCALE = "scale as the model's metadata says, and nowhere else"
 NUMBERED: tuple[NumberedAlternative, ...] = (
     _numbered("RoPE base", Op.ROPE, with_base, "take theta from the model's metadata", _always(*_BASES), turns_heads),
     _numbered(
-        "RoPE scale", Op.ROPE, with_scale, "divide positions by what the model's metadata says", _always(*_AROUND_ONE, 16.0, 32.0), turns_heads,
+        "RoPE scale", Op.ROPE, with_scale, "divide positions by what the model's metadata says",
+        _always(*_AROUND_ONE, 16.0, 32.0), turns_heads,
     ),
     _numbered(
         "norm epsilon", Op.RMS_NORM, with_epsilon, "take epsilon from the model's metadata", _always(*_EPSILONS)

@@ -20,6 +20,8 @@ from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
 
+_COARSE = 1e-4
+"""Engines of float32 leave less behind all layers of a model."""
 _PROVED = "computed in another way than the model's, which reproduces it"
 
 
@@ -63,7 +65,7 @@ class CauseFinder:
         self, compared: Sequence[StageComparison], alike: frozenset[Node], progress: Progress = no_progress
     ) -> FoundCauses:  # fmt: skip
         """The causes of the stages that fail, but for those that err `alike` everywhere."""
-        failing = [stage for stage in compared if self._is_off(stage) and stage.node not in alike]
+        failing = [stage for stage in compared if self._is_off(stage, compared) and stage.node not in alike]
         proofs: list[Proof] = []
         tried: tuple[TriedAlternative, ...] = ()
         for done, stage in enumerate(failing):
@@ -80,16 +82,23 @@ class CauseFinder:
         faults = frozenset(
             proof.failing.node
             for proof in proofs
-            if proof.failing.comparison.verdict.verdict is Verdict.UNKNOWN and not proof.best.alternative.may_be_meant
+            if proof.failing.comparison.verdict.verdict is not Verdict.FAIL and not proof.best.alternative.may_be_meant
         )
         causes = tuple(self._causes(read_past(proofs, self.run.model.graph), compared))
         return FoundCauses(causes, tried, faults, tuple(filter(None, [self._of_layers.left_out])))
 
-    def _is_off(self, stage: StageComparison) -> bool:
-        """Whether a stage with captured inputs fails, or would if its op's arithmetic were known."""
+    def _is_off(self, stage: StageComparison, compared: Sequence[StageComparison]) -> bool:
+        """Whether a stage with captured inputs fails, or would if its op's arithmetic were known.
+
+        Where one stage behind whole layers is all there is to tell the arithmetic by, as where logits alone were
+        captured, some coarse one explains what a mistake does, and its passing says little.
+        """
         verdict = stage.verdict
         if verdict.signal is not Signal.INJECTED:
             return False
+        if len(stage.segment) > LONGEST and verdict.verdict is Verdict.PASS:
+            others = [one for one in compared if one is not stage and self.run.model.graph.inputs(one.node)]
+            return not others and (verdict.error or 0.0) > _COARSE
         if stage.segment:
             return verdict.verdict is not Verdict.PASS
         op = self.run.model.graph[stage.node.stage].op

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from aprtui.compare.verdict import Verdict
 from aprtui.engine.alternatives.alternative import Alternative, least, nicest
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
 from aprtui.engine.alternatives.in_all_layers import IN_ALL_LAYERS
@@ -29,6 +30,12 @@ _MOST_NUMBERS = 12
 """Numbers that one alternative is tried with: some go through all tokens."""
 _HELPS = 0.7
 """Of the model's own error: what a number must leave less than to be looked for more closely."""
+_ABOUT = 1.5
+"""A number leaves about as little as another one up to so many times that."""
+_STEP, _MOST_STEPS = 1.2, 12
+"""Steps in which the first number is looked for that leaves more."""
+_LAST_BITS = 1e-6
+"""What is left of a model by sums in another order: of numbers that leave less, the shortest is taken."""
 _STEPS = 18
 """Between two numbers: to one part in five thousand of their distance."""
 
@@ -88,8 +95,10 @@ class WholeScan:
 
     @property
     def _known(self) -> KnownArithmetic:
-        """The arithmetic that is known; of one that could not be told nothing is taken for granted."""
-        return KnownArithmetic() if self.run.known.open_ops else self.run.known
+        """The arithmetic that is known; of one that could not be told, or that a stage passes by, maybe by chance,
+        nothing is taken for granted."""
+        is_doubtful = self.run.known.open_ops or self.failing.comparison.verdict.verdict is Verdict.PASS
+        return KnownArithmetic() if is_doubtful else self.run.known
 
     def _is_asked_for(self, alternative: Alternative) -> bool:
         return not self.only or alternative.name in self.only
@@ -136,10 +145,25 @@ class _WithNumbers:
     _found: dict[float, Scanned] = field(default_factory=dict)
 
     def scanned(self) -> Iterator[Scanned]:
-        """What the numbers leave that it is tried with, and the one between these that leaves least."""
-        numbers = self.row.numbers(self.call)
-        nearest = _looked_for(self._left, numbers, _HELPS * self.scan.failing.error)
-        yield from (one for number, one in self._found.items() if number in (nearest, *numbers))
+        """The number that leaves least, with those that leave about as little where more than last bits are left."""
+        nearest = _looked_for(self._left, self.row.numbers(self.call), _HELPS * self.scan.failing.error)
+        if nearest not in self._found:
+            return
+        found = self._found[nearest]
+        if _LAST_BITS * 10 < found.residue <= _HELPS * self.scan.failing.error:
+            low, high = (self._end(nearest, found.residue * _ABOUT, factor) for factor in (1 / _STEP, _STEP))
+            words = f"{found.change.attempt.words} ({_short(low)} to {_short(high)} leave about as little)"
+            found = replace(found, change=replace(found.change, attempt=replace(found.change.attempt, words=words)))
+        yield found
+
+    def _end(self, nearest: float, most: float, factor: float) -> float:
+        """The first number, in steps from the nearest, that leaves more than `most`."""
+        number = nearest * factor
+        for _ in range(_MOST_STEPS):
+            if self._left(number) > most:
+                break
+            number *= factor
+        return number
 
     def _left(self, number: float) -> float:
         if number not in self._found:
@@ -159,8 +183,13 @@ def _looked_for(left: Callable[[float], float], numbers: Sequence[float], enough
     below = ordered[place - 1] if place else best**2 / ordered[1]
     above = ordered[place + 1] if place + 1 < len(ordered) else best**2 / ordered[-2]
     between = math.exp(least(lambda x: left(math.exp(x)), math.log(below), math.log(above), _STEPS))
-    solved = nicest(between, lambda number: left(number) ** 2)
+    solved = nicest(between, lambda number: max(left(number), _LAST_BITS) ** 2)
     return solved if left(solved) < left(best) / 2 else best
+
+
+def _short(number: float) -> str:
+    """In two digits, without an exponent where it is not long."""
+    return f"{float(f'{number:.2g}'):.8g}"
 
 
 def changed(run: SearchedRun, change: ChangedNodes) -> NodeEvaluators:
