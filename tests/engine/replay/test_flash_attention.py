@@ -15,7 +15,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import EngineArithmetic, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.replay import identify
-from aprtui.engine.replay.arithmetic import UNROUNDED, kept_type, parse_rounding
+from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, kept_type, parse_rounding
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.flash_attention import (
     ONLINE_F16,
@@ -23,11 +23,16 @@ from aprtui.engine.replay.flash_attention import (
     rotated_inputs,
     turned_channels,
 )
+from aprtui.engine.replay.recompute import CapturedStages, Recomputer
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.replay.spread import HONEST_ROUNDINGS
 from aprtui.engine.rounding import round_q4_0, round_q8_0
 from aprtui.errors import UsageError
 from aprtui.model.model import Model, load_model
+from aprtui.oracle.llamacpp_capture import LlamaCppOptions, write_llamacpp_captures
+from aprtui.oracle.requests import Evaluation
+from aprtui.progress import no_progress
+from aprtui.trace.capture import Capture
 from aprtui.trace.graph.config import GraphConfig
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
@@ -167,3 +172,26 @@ def test_a_layer_that_alone_is_not_turned_is_wrong(model: Model, evaluators: Eva
     assert result.verdict is Verdict.FAIL
     assert result.first_divergence is not None
     assert result.first_divergence.verdict.node == Node(1, "attention")
+
+
+@pytest.mark.slow
+@pytest.mark.group("llama_cpp")
+@pytest.mark.parametrize("architecture", ["qwen3", "glm4moe", "deepseek2"])
+def test_what_llama_cpp_sums_in_float16_comes_out_but_for_single_steps(architecture: str, tmp_path: Path) -> None:
+    """Last bits of a probability decide some roundings to float16; all other values are as near as those of float32."""
+    model = load_model(write_model(tmp_path / "model.gguf", architecture=architecture))
+    work = {tmp_path / "capture": Evaluation((5, 7, 11, 13, 17, 19, 23, 29, 31, 37), None, 10)}
+    write_llamacpp_captures(model, work, LlamaCppOptions(flash_attention=True, threads=1), no_progress)
+    capture = Capture.open(tmp_path / "capture")
+    stages = CapturedStages(capture, model, capture.tokens or ())
+    with Evaluators(model) as evaluators:
+        known = identify.identify(stages, {}, evaluators).arithmetic
+        assert known.rounding.softmax == ONLINE_F16
+        run = Recomputer(model, stages, Recomputation(model, known.rounding, evaluators, known.outputs))
+        for node in model.graph.nodes:
+            if model.graph[node.stage].op is Op.ATTEND:
+                expected = run.recompute(node, stages.rows(node)).values
+                error, size = np.abs(stages.values(node) - expected), np.sqrt((expected**2).mean(1, keepdims=True))
+                is_step = error > 2e-6 * size
+                assert is_step.mean() < 0.01 and error.max() < 2**-10 * np.abs(expected).max()
+                assert (np.where(is_step, 0, error) / size).max() < 2e-6
