@@ -57,33 +57,43 @@ class Judged:
     wrong: tuple[str, ...]
 
 
-def judged_bugs(folder: Path, bugs: Iterable[Bug], *, quick: bool = False) -> Iterator[Judged]:
-    """Judge `bugs`, model by model; the files of the models lie in `folder`. `quick`: by a few layers."""
+class Kept(StrEnum):
+    """What of a capture a bug is judged by: all of it, the first layers and those of its fault, or its logits alone."""
+
+    WHOLE = "whole"
+    QUICK = "quick"
+    LOGITS = "logits"
+
+
+def judged_bugs(folder: Path, bugs: Iterable[Bug], kept: Kept = Kept.WHOLE) -> Iterator[Judged]:
+    """Judge `bugs`, model by model, by what is `kept`; the files of the models lie in `folder`."""
     for name, group in groupby(sorted(bugs, key=lambda bug: bug.model), lambda bug: bug.model):
         model = load_model(next(folder.glob(f"{name}*.gguf")))
         module = load(model, DataType.FLOAT32, AttentionKind.EAGER, None).module
         with Evaluators(model) as evaluators:
             for bug in group:
-                yield judge(bug, replayed(bug, model, module, evaluators, quick=quick))
+                yield judge(bug, replayed(bug, model, module, evaluators, kept))
 
 
-def replayed(bug: Bug, model: Model, module: Any, evaluators: Evaluators, *, quick: bool = False) -> Comparison:
-    """What a replay says of a capture of `module` with the bug; `quick`: of the first layers and its own."""
+def replayed(bug: Bug, model: Model, module: Any, evaluators: Evaluators, kept: Kept = Kept.WHOLE) -> Comparison:
+    """What a replay says of a capture of `module` with the bug, by what is `kept` of it."""
     folder = Path(tempfile.mkdtemp(prefix="aprtui-bug-"))
     try:
-        ids = torch.tensor([model.tokenizer.encode(TEXT)[:TOKENS]])
+        ids = model.tokenizer.encode(TEXT)[:TOKENS]
         cache = transformers.DynamicCache()
         with torch.no_grad(), Edit(module) as edit:
             bug.plant(edit)
             with capture(module, folder / "capture"):
-                for chunk in ids.split(bug.passes, 1):
+                for chunk in torch.tensor([ids]).split(bug.passes, 1):
                     called_behind(module, chunk, cache)
-        return replay_capture(
-            Capture.open(folder / "capture"),
-            model,
-            ReplayOptions(selection=_layers_of(bug) if quick else Selection()),
-            evaluators,
-        )
+        found = Capture.open(folder / "capture")
+        if kept is Kept.LOGITS:
+            logits = found.files[Node(None, "lm_head")].path
+            (folder / "logits").mkdir()
+            shutil.copy(logits, folder / "logits" / logits.name)
+            return replay_capture(Capture.open(folder / "logits"), model, ReplayOptions(tokens=tuple(ids)), evaluators)
+        selection = _layers_of(bug) if kept is Kept.QUICK else Selection()
+        return replay_capture(found, model, ReplayOptions(selection=selection), evaluators)
     finally:
         shutil.rmtree(folder)
 

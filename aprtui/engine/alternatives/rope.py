@@ -115,8 +115,10 @@ def _scales(call: StageCall, found: Array | None) -> Iterator[Attempt]:
 
 def with_scale(call: StageCall, scale: float) -> Attempt:
     """RoPE with positions that are divided by another number."""
-    own = own_rope(call).scale
-    return _with(f"positions divided by {scale:.6g}, the model says {own:.6g}", 1, scale=scale)
+    own, pairs = own_rope(call), call.model.config.graph.rotated / 2
+    is_pair = abs(scale / (own.scale * own.theta ** (1 / pairs)) - 1) < 1e-3
+    counted = ": the frequencies of pairs that are counted from 1" if is_pair else ""
+    return _with(f"positions divided by {scale:.6g}, the model says {own.scale:.6g}{counted}", 1, scale=scale)
 
 
 def _shifts(call: StageCall, found: Array | None) -> Iterator[Attempt]:

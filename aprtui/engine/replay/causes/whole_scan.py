@@ -32,8 +32,8 @@ _HELPS = 0.7
 """Of the model's own error: what a number must leave less than to be looked for more closely."""
 _ABOUT = 1.5
 """A number leaves about as little as another one up to so many times that."""
-_STEP, _MOST_STEPS = 1.2, 12
-"""Steps in which the first number is looked for that leaves more."""
+_STEP, _DOUBLINGS = 0.005, 9
+"""How far, as a share, the first number is that is tried for leaving more, and how often that is doubled."""
 _LAST_BITS = 1e-6
 """What is left of a model by sums in another order: of numbers that leave less, the shortest is taken."""
 _STEPS = 18
@@ -151,18 +151,17 @@ class _WithNumbers:
             return
         found = self._found[nearest]
         if _LAST_BITS * 10 < found.residue <= _HELPS * self.scan.failing.error:
-            low, high = (self._end(nearest, found.residue * _ABOUT, factor) for factor in (1 / _STEP, _STEP))
-            words = f"{found.change.attempt.words} ({_short(low)} to {_short(high)} leave about as little)"
+            ends = [self._end(nearest, found.residue * _ABOUT, sign) for sign in (-1, 1)]
+            words = f"{found.change.attempt.words} ({ends[0]:.3g} to {ends[1]:.3g} leave about as little)"
             found = replace(found, change=replace(found.change, attempt=replace(found.change.attempt, words=words)))
         yield found
 
-    def _end(self, nearest: float, most: float, factor: float) -> float:
-        """The first number, in steps from the nearest, that leaves more than `most`."""
-        number = nearest * factor
-        for _ in range(_MOST_STEPS):
+    def _end(self, nearest: float, most: float, sign: int) -> float:
+        """The first number on one side of the nearest that leaves more than `most`, each twice as far as the last."""
+        for power in range(_DOUBLINGS):
+            number = nearest * math.exp(sign * _STEP * 2**power)
             if self._left(number) > most:
                 break
-            number *= factor
         return number
 
     def _left(self, number: float) -> float:
@@ -185,11 +184,6 @@ def _looked_for(left: Callable[[float], float], numbers: Sequence[float], enough
     between = math.exp(least(lambda x: left(math.exp(x)), math.log(below), math.log(above), _STEPS))
     solved = nicest(between, lambda number: max(left(number), _LAST_BITS) ** 2)
     return solved if left(solved) < left(best) / 2 else best
-
-
-def _short(number: float) -> str:
-    """In two digits, without an exponent where it is not long."""
-    return f"{float(f'{number:.2g}'):.8g}"
 
 
 def changed(run: SearchedRun, change: ChangedNodes) -> NodeEvaluators:
