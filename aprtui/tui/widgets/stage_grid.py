@@ -110,7 +110,9 @@ class StageGrid(OverviewGrid, can_focus=True):
         self._version += 1
         columns = [stage.name for stage in self._layout.stages]
         self.set_shape(columns, self._layout.groups, range(len(self._layout.rows)), marks=graph.layer_marks)
-        self._cursor, self._column, self._first_row, self._first_column = Node(0, columns[0]), 0, 0, 0
+        # Of logits alone there are no layers.
+        self._cursor = Node(0, columns[0]) if columns else None
+        self._column, self._first_row, self._first_column = 0, 0, 0
         if node is not None:
             self.put_cursor(node)
         self.refresh(layout=True)

@@ -76,13 +76,18 @@ class Proof:
     also: tuple[Failing, ...] = ()
 
 
+def is_as_near(left: float, nearest: float) -> bool:
+    """Whether what an alternative leaves is no worse than what the `nearest` leaves."""
+    return left <= max(_AS_NEAR * nearest, _FLOAT32)
+
+
 def nearest_proof(failing: Failing, outcomes: Sequence[TriedAttempt]) -> Proof | None:
     """The first of the alternatives that come nearest, in the order of their table, and the others of them."""
     proved = [outcome for outcome in outcomes if outcome.is_proved]
     if not proved:
         return None
     nearest = min(outcome.residue for outcome in proved)
-    near = [one for one in proved if one.residue <= max(_AS_NEAR * nearest, _FLOAT32)]
+    near = [one for one in proved if is_as_near(one.residue, nearest)]
     fewest = min(one.attempt.fitted for one in near)
     best, *others = [one for one in near if one.attempt.fitted <= fewest + _MORE_NUMBERS]
     return Proof(failing, best, tuple({one.attempt.words: one for one in others}.values()))

@@ -15,7 +15,7 @@ import numpy as np
 
 from aprtui.compare.comparison import StageComparison
 from aprtui.engine.replay.causes.failing import Failing, SearchedRun
-from aprtui.engine.replay.causes.proof import FAR, ChangedNodes, Judge, Proof, TriedAttempt, nearest_proof
+from aprtui.engine.replay.causes.proof import FAR, ChangedNodes, Judge, Proof, TriedAttempt, is_as_near, nearest_proof
 from aprtui.engine.replay.causes.whole_scan import Scanned, WholeScan, changed, recomputed
 from aprtui.engine.replay.identify import identify
 from aprtui.engine.replay.spread import Spreads
@@ -75,10 +75,14 @@ class WholeSearch:
         self, failing: Failing, scanned: Sequence[Scanned]
     ) -> tuple[Proof | None, list[TriedAttempt]]:  # fmt: skip
         """The proof among what was scanned, the nearest first."""
-        near = [one for one in scanned[:_LOOKED_AT] if one.residue * FAR <= failing.error]
-        judged = [self._judged(failing, one.change) for one in near]
+        judged: list[tuple[Failing, TriedAttempt]] = []
+        for one in scanned[:_LOOKED_AT]:
+            is_proved = any(outcome.is_proved for _, outcome in judged)
+            if one.residue * FAR > failing.error or (is_proved and not is_as_near(one.residue, scanned[0].residue)):
+                break
+            judged.append(self._judged(failing, one.change))
         outcomes = [outcome for _, outcome in judged]
-        outcomes += [self._refused(failing, one) for one in scanned[len(near) :]]
+        outcomes += [self._refused(failing, one) for one in scanned[len(judged) :]]
         proof = nearest_proof(failing, outcomes)
         if proof is not None:
             proof = replace(proof, failing=next(under for under, outcome in judged if outcome is proof.best))

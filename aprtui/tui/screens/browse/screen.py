@@ -607,7 +607,8 @@ class BrowseScreen(ToolScreen):
         artifact, conversation = self._artifact, self._conversation
         shown = stages if artifact is None else self._pane_of(artifact)
         self.set_class(artifact is not None and not artifact.has_contents, "-alone")
-        grid.set_class(not isinstance(contents, CaptureContents), "-absent")
+        has_layers = isinstance(contents, CaptureContents) and contents.capture.graph.layers > 0
+        grid.set_class(not has_layers, "-absent")
         for pane in (stages, tensors, conversation):
             pane.set_class(pane is not shown, "-absent")
         name = "" if artifact is None else artifact.path.absolute().name

@@ -102,6 +102,17 @@ async def test_empty_folder_says_what_to_do() -> None:
         assert notifications(pilot)[-1] == "Nothing here to give headless yet."
 
 
+async def test_a_capture_of_logits_alone_has_statistics_and_no_grid(folder: Path) -> None:
+    write_capture(folder / "whole")
+    (folder / "logits").mkdir()
+    shutil.copy(folder / "whole" / "lm_head.bin", folder / "logits")
+    async with showing(screen_state(ScreenName.BROWSE, at="logits")) as pilot:
+        await until_shown(pilot, "logits: statistics of each stage", "lm_head")
+        assert pilot.app.screen.query_one(CaptureGrid).has_class("-absent")
+        await pilot.press("v", "down", "up", "left")
+        await until_shown(pilot, "lm_head  all finite")
+
+
 async def test_grid_and_statistics_of_the_capture_under_the_cursor_are_shown(folder: Path) -> None:
     captures(folder)
     async with showing(screen_state(ScreenName.BROWSE, at="runs/bad")) as pilot:
