@@ -20,9 +20,14 @@ from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES
 from aprtui.trace.graph.ops import Op
 
+_CACHE = "check where keys and values of each layer lie in the cache"
 _RESIDUAL = "add what entered the block, before its norm"
 
 _WHOLE_STAGES: tuple[Alternative, ...] = (
+    plain(
+        "keys for values", (Op.ATTEND,), attention.keys_as_values, "the keys are read for the values", _CACHE,
+        lambda model, node: model.config.graph.latent is None,
+    ),
     plain("norm left out", (Op.RMS_NORM,), rows.first_input, "the norm is left out", "normalise what enters the block"),
     plain(
         "norm of the layer's input", ("ffn_norm",), rows.norm_of_layer_input,

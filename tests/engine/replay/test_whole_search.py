@@ -83,6 +83,7 @@ _SLOW = pytest.mark.slow
         _named(
             PORTING_BUGS["RoPE left out for keys"], "is not turned: RoPE is left out", "keys alone", pytest.mark.gate
         ),
+        _named(PORTING_BUGS["final norm left out"], "the norm is left out", "final norm", _SLOW),
         _named(PORTING_BUGS["bias left out for keys"], "the bias is left out for keys", "bias", _SLOW),
         _named(
             PORTING_BUGS["attention: residual of the normed input"], "what was normalised is added", "residual", _SLOW
@@ -117,6 +118,12 @@ def test_noise_leaves_a_range_that_holds_the_number(model: Model, evaluators: Ev
 def test_honest_logits_have_no_cause(engine: str, model: Model, evaluators: Evaluators, tmp_path: Path) -> None:
     result = _replayed(None, model, evaluators, tmp_path, engine=engine)
     assert result.verdict is not Verdict.FAIL and not result.causes
+
+
+def test_nan_has_no_cause_from_afar(model: Model, evaluators: Evaluators, tmp_path: Path) -> None:
+    """Whatever else overflows would come out alike."""
+    result = _replayed(PORTING_BUGS["one NaN"], model, evaluators, tmp_path)
+    assert result.verdict is Verdict.FAIL and not result.causes
 
 
 def test_what_is_too_much_to_compute_is_said(

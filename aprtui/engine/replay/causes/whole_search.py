@@ -26,6 +26,8 @@ _LOOKED_AT = 3
 _CLEARLY = 10.0
 """What the model's own way must leave, times what an alternative leaves, where an honest engine may leave more than a
 fifth of it: 99 % of the squared error is explained then."""
+_EXACT = 1e-5
+"""What is left by nothing but last bits: no other alternative comes nearer."""
 _MOST_WORK = 10**11
 """Weights times tokens, for each alternative that is tried: some minutes for all of them on two cores."""
 
@@ -49,14 +51,18 @@ class WholeSearch:
             return None, ()
         known = {part.name for proof in proofs for part in proof.best.parts}
         scan = WholeScan(self.run, self.run.failing(stage, self.run.known), known, progress)
-        outcomes: list[TriedAttempt] = []
+        if not np.isfinite(scan.failing.found).all():
+            # Whatever else overflows comes out alike.
+            return None, ()
+        scanned: list[Scanned] = []
+        proof, outcomes = None, list[TriedAttempt]()
         for tried in (scan.at_all_nodes, scan.at_nodes_of_one_name):
-            proof, of_these = self._nearest(scan.failing, sorted(tried(), key=lambda one: one.residue))
-            outcomes += of_these
-            if proof is not None:
-                return proof, outcomes
-        self._is_fruitless = not known
-        return None, outcomes
+            scanned += tried()
+            proof, outcomes = self._nearest(scan.failing, sorted(scanned, key=lambda one: one.residue))
+            if proof is not None and proof.best.residue <= _EXACT:
+                break
+        self._is_fruitless = proof is None and not known
+        return proof, outcomes
 
     def _is_too_much(self, stage: StageComparison) -> bool:
         way = (*stage.segment, stage.node)
