@@ -11,7 +11,7 @@ from aprtui.cli.comparison.further_captures import Run
 from aprtui.cli.comparison.options import ComparisonOptions
 from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, QUANTISED_OTHERWISE, Verdict
+from aprtui.compare.verdict import PADDED, PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, QUANTISED_OTHERWISE, Verdict
 from aprtui.compare.wording import counted, number_text
 from aprtui.trace.archive import is_folder
 from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
@@ -158,7 +158,10 @@ def _settling_lines(
     """The smallest further capture that decides what is UNKNOWN, or what need be stated of this one."""
     again = ["aprtui", "replay", str(capture)]
     meant = next((found for found in comparison.everywhere if found.may_be_meant), None)
-    if comparison.alignment.problem:
+    if comparison.alignment.problem and PADDED in comparison.alignment.problem:
+        yield from wrapped("next", "or state the ids, where these rows are tokens of a text:")
+        yield shlex.join([*again, *named, "--tokens", "IDS"])
+    elif comparison.alignment.problem:
         yield from wrapped("next", "give the capture's own model, or the ids of all its tokens:")
         yield shlex.join([*again, "--model", "MODEL"])
         yield shlex.join([*again, *named, "--tokens", "IDS"])

@@ -35,7 +35,7 @@ from aprtui.engine.replay.causes.finder import CauseFinder
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
-from aprtui.engine.replay.misfit import misfit
+from aprtui.engine.replay.misfit import misfit, padding
 from aprtui.engine.replay.not_selected import NotSelected, passes
 from aprtui.engine.replay.other_layers import OtherLayers
 from aprtui.engine.replay.place import captured_range, position_ranges, row_positions
@@ -86,6 +86,8 @@ def replay_capture(
     coverage = plan_coverage(capture, capture, options.selection, options.allow_missing)
     tokens, source = _tokens(capture, model, options)
     problem = misfit(capture, model, tokens)
+    if problem is None and tokens is not None and source == TABLE_SOURCE:
+        problem = padding(model, tokens)
     if tokens is None or problem:
         return _unjudged(capture, coverage, options, problem)
     held = captured_range(capture, model, tokens)
