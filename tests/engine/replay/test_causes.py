@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -351,6 +352,9 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
     "two of a rotation": (
         "q_post_rope", planted("theta 500000 and positions off by 2"),
         "theta 500000, the model says 10000; and positions are off by +2",
+    ),
+    "norm in bfloat16": (
+        "ffn_norm", partial(rows.in_16_bits, "bf16", None), "computed in bfloat16 throughout, but for the weight",
     ),
     "two of a norm": (
         "attn_norm", planted("norm: weight left out and epsilon 3e-3"),
