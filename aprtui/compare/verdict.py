@@ -36,6 +36,9 @@ QUANTISED_OTHERWISE = (
 )
 """Why a product is UNKNOWN whose model has the weights in the other form of latent attention."""
 
+PADDED = "again and again, as padding is"
+"""Part of why a capture is UNKNOWN that is a row of a padded batch."""
+
 PLAUSIBLE_COSINE = 0.995
 """Beyond these, neither rounding nor 4-bit weights (8 %, cosine 0.997) explain a difference: it is no noise."""
 

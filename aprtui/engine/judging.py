@@ -10,6 +10,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.engine.floors.criteria import OtherForm, criteria_by_model
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.form import in_form_of, is_of_other_form
+from aprtui.engine.replay.misfit import padding
 from aprtui.engine.replay.replay import ReplayOptions, criteria_by_replay, replay_capture
 from aprtui.engine.replay.token_ids import known_tokens
 from aprtui.model.latent_forms import in_other_form
@@ -46,6 +47,9 @@ def judged_by_floor(
     found = known_tokens(a, b, model, tokens)
     if found is None:
         return Criteria(), tokens
+    is_stated = tokens is not None or a.tokens is not None or b.tokens is not None
+    if not is_stated and (padded := padding(model, found)):
+        return Criteria(doubts=(padded,), unjudgeable=True), found
     others = [name for name, side in (("A", a), ("B", b)) if is_of_other_form(side, model)]
     if not others:
         with Evaluators(model, threads=threads, progress=progress) as evaluators:

@@ -62,7 +62,7 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
     """A mapping of the tensors of a source; `graph` is that of the model, where it is known."""
     families = list(_families(source.tensors))
     tokens = next((f.pattern for f in families if _stage_named(f.pattern)[0] in _TOKEN_IDS and _holds_ids(f)), None)
-    count = _token_count(source, families, tokens)
+    count = _token_count(source, families, tokens, graph)
     found: dict[str, list[GuessedRule]] = defaultdict(list)
     parts: dict[str, _Family] = {}
     unknown = []
@@ -151,14 +151,24 @@ def _holds_ids(family: _Family) -> bool:
     return len(family.tensors) == 1 and family.tensors[0].element.name in INTEGERS
 
 
-def _token_count(source: Source, families: Sequence[_Family], tokens: str | None) -> int | None:
-    """How many tokens there are: as many as ids, or as most tensors of layers have rows."""
+def _token_count(
+    source: Source, families: Sequence[_Family], tokens: str | None, graph: StageGraph | None
+) -> int | None:
+    """How many tokens there are: as many as ids, or as most tensors of layers have rows; of a batch, as most of those
+    that are as wide as their stage."""
     if source.tokens:
         return len(source.tokens)
     if tokens is not None:
         return max(source.tensors[tokens].shape, default=None)
     counts = Counter(f.shape[-2] for f in families if f.layers and len(f.shape) >= 2 and default_axes(f.shape, False))
+    if not counts and graph is not None:
+        counts = Counter(f.shape[1] for f in families if f.layers and _is_batch_of(f, graph))
     return counts.most_common(1)[0][0] if counts else None
+
+
+def _is_batch_of(family: _Family, graph: StageGraph) -> bool:
+    _, stage = _stage_named(family.pattern)
+    return len(family.shape) == 3 and stage is not None and family.shape[2] == _of(graph, stage)
 
 
 def _fused(graph: StageGraph | None) -> str:
@@ -270,7 +280,8 @@ def _joined_rule(parts: Mapping[str, _Family], count: int | None, graph: StageGr
     stage = _fused(graph)
     pieces, width = [], 0
     for name, part in zip(QKV, (Part.Q, Part.K, Part.V), strict=True):
-        axes, _ = _axes(f"{part}_post_rope", parts[name], count, graph)
+        like = Part.Q if part is Part.Q else Part.K
+        axes, _ = _axes(f"{like}_post_rope", parts[name], count, graph)
         pieces.append(Piece(parts[name].pattern, axes=axes))
         width += _width(parts[name].shape, axes)
     reasons = ["Q, K and V apart"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,15 @@ class Piece:
         """Whether an axis of its tensors counts layers."""
         return SourceAxis.LAYER in (self.axes or ()) or any(part.counts_layers for part in self.parts)
 
+    @property
+    def counts_sequences(self) -> bool:
+        """Whether an axis of its tensors counts the sequences of a batch."""
+        return SourceAxis.BATCH in (self.axes or ()) or any(part.counts_sequences for part in self.parts)
+
+    def of_sequence(self, number: int) -> Piece:
+        """The same of another sequence of the batch."""
+        return replace(self, batch=number, parts=tuple(part.of_sequence(number) for part in self.parts))
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -108,6 +117,16 @@ class TensorMapping:
     rules: tuple[Rule, ...]
     tokens: tuple[int, ...] | str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    def of_sequence(self, number: int) -> TensorMapping:
+        """The rules for another sequence of the batch. Raises `UsageError` where no axis counts sequences."""
+        if not any(rule.piece.counts_sequences for rule in self.rules):
+            raise UsageError("--sequence: no axis of the mapping counts sequences: name one as axes: [batch, …]")
+        chosen = (
+            replace(rule, piece=rule.piece.of_sequence(number)) if rule.piece.counts_sequences else rule
+            for rule in self.rules
+        )
+        return replace(self, rules=tuple(chosen))
 
 
 SCOPES: Mapping[str, Scope] = {name: stage.scope for name, stage in known_stages().items()}

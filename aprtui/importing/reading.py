@@ -31,6 +31,8 @@ def contents(path: Path, request: ImportRequest) -> tuple[Source, TensorMapping]
     named = request.format_name
     if request.mapping is not None:
         mapping = read_mapping_file(request.mapping)
+        if request.choice.sequence is not None and named is None:
+            mapping = mapping.of_sequence(request.choice.sequence)
         if named is None:
             return Source(path, read_tensors(path)), mapping
         source, _ = format_named(named).read(path, request.choice, request.graph)

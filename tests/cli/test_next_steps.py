@@ -135,6 +135,15 @@ def test_a_capture_says_what_made_it(exact: Path) -> None:
     assert len(run.tokens) == 13
 
 
+def test_a_diff_of_the_embedded_model_names_it(exact: Path, honest: Comparison) -> None:
+    unknown, runs = (
+        replace(because(NO_BOUND)(honest), verdict=Verdict.UNKNOWN),
+        (run_of(Capture.open(exact), None),) * 2,
+    )
+    steps = commands(list(diff_steps(unknown, exact, exact, OPTIONS, [], runs)))
+    assert shlex.join(["aprtui", "diff", str(exact), str(exact), "--model", embedded_model().stem]) in steps
+
+
 def test_causes_that_come_out_alike_name_the_stages_that_tell_them_apart(honest: Comparison) -> None:
     cause = Cause("mask", "no mask", "mask", (AT,), False, 0.1, 1e-7, 2e-6, ("a window",), "attn_softmax", "", (AT,))
     failing = replace(honest, verdict=Verdict.FAIL, causes=(cause,))

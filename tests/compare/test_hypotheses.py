@@ -95,6 +95,10 @@ CASES: dict[str, tuple[str, Callable[[], Values], set[str]]] = {
     "the heads of one K/V head wrong": (
         "attention", lambda: edited(only(np.s_[:, 64:128], 1.7), "attention"), {"one head", "a block of channels"},
     ),
+    "a tile as wide as a head": (
+        # Of a stage that is as wide as all queries, and has no heads.
+        "attn_out", lambda: edited(only(np.s_[:, 32:64], 1.7), "attn_out"), {"a block of channels"},
+    ),
     "a factor a channel": (
         "ffn_norm", lambda: edited(lambda v: v.__imul__(np.linspace(1.2, 1.9, v.shape[1])), "ffn_norm"),
         {"a factor for each channel"},

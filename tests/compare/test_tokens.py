@@ -12,6 +12,7 @@ from aprtui.compare.align.tokens import align_tokens
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict, parse_tolerance
+from aprtui.engine.rounding import round_bf16, round_f16
 from aprtui.errors import UsageError
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph.stage import Node
@@ -80,6 +81,23 @@ def test_equal_embeddings_align_where_no_ids_are_recorded(tmp_path: Path) -> Non
     result = compare(a, b)
     assert result.alignment.sources == ("embedding", "embedding")
     assert (result.verdict, result.alignment.aligned) == (Verdict.PASS, len(TOKENS))
+
+
+@pytest.mark.parametrize("kept", [round_f16, round_bf16])
+def test_embeddings_align_of_which_one_is_kept_in_16_bits(tmp_path: Path, kept: Edit) -> None:
+    a = write_capture(tmp_path / "a", manifest=False)
+    b = write_capture(tmp_path / "b", manifest=False, edits={EMBEDDING: kept})
+    for result in (compare(a, b), compare(b, a)):
+        assert result.alignment.sources == ("embedding", "embedding")
+        assert result.compared == NODES
+
+
+def test_embeddings_in_16_bits_of_other_tokens_do_not_align(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", manifest=False)
+    b = write_capture(
+        tmp_path / "b", manifest=False, edits={EMBEDDING: lambda v: round_bf16(v[[1, *range(1, len(v))]])}
+    )
+    assert compare(a, b).compared == 0
 
 
 @pytest.mark.parametrize("side", ["differs", "missing"])

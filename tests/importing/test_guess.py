@@ -26,6 +26,34 @@ def guessed(*names: str, shape: tuple[int, ...] = (1, 5, 8), element: str = "F32
     return guess(Source(Path("x"), {name: tensor(number, name) for number, name in enumerate(names)}), None)
 
 
+def test_axes_of_a_batch_follow_from_the_widths_of_the_model(tmp_path: Path) -> None:
+    graph = load_model(write_model(tmp_path / "m.gguf")).graph
+    config = graph.config
+    assert config is not None
+    shapes = {
+        "layers.{}.input_norm": (2, 15, config.hidden),
+        "layers.{}.q_rot": (2, config.heads, 15, config.head_dim),
+        "layers.{}.q": (2, 15, config.heads * config.head_dim),
+        "layers.{}.k": (2, 15, config.kv_heads * config.head_dim),
+        "layers.{}.v": (2, 15, config.kv_heads * config.head_dim),
+    }
+    kind = ELEMENTS["F32"]
+    tensors = {
+        name.format(layer): SourceTensor(name.format(layer), shape, kind, lambda: np.zeros(0, np.uint8))
+        for layer in range(graph.layers) for name, shape in shapes.items()
+    }  # fmt: skip
+    rules = {rule.rule.stage: rule for rule in guess(Source(Path("x"), tensors), graph).rules}
+    assert all(rule.confidence is Confidence.SURE for rule in rules.values())
+    axes = {
+        stage: [str(a) for a in (rule.rule.piece.parts or (rule.rule.piece,))[-1].axes or ()]
+        for stage, rule in rules.items()
+    }
+    assert (
+        axes["attn_norm"] == axes["qkv_bias" if "qkv_bias" in axes else "qkv_matmul"] == ["batch", "token", "channel"]
+    )
+    assert axes["q_post_rope"] == ["batch", "head", "token", "channel"]
+
+
 @pytest.mark.parametrize(
     ("name", "stage", "pattern"),
     [

@@ -227,3 +227,24 @@ tokens: ids
     mapping = read_mapping_file(first)
     again.write_text(str(as_document(mapping)))
     assert read_mapping_file(again) == mapping
+
+
+def test_another_sequence_of_the_batch_is_taken_by_every_rule(tmp_path: Path) -> None:
+    text = (
+        "stages: {attn_norm: {from: 'n{layer}', axes: [batch, token, channel]}, ffn_norm: 'f{layer}', qkv_matmul: "
+        "{concatenate: [{from: 'q{layer}', axes: [batch, token, channel]}, 'k{layer}']}}"
+    )
+    (tmp_path / "map.yaml").write_text(text)
+    mapping = read_mapping_file(tmp_path / "map.yaml").of_sequence(1)
+    arrays = {"n0": numbers(2, 3, 4), "f0": numbers(3, 4), "q0": numbers(2, 3, 4), "k0": numbers(3, 4)}
+    found = plan(mapping, {name: stored(name, values) for name, values in arrays.items()})
+    made_of = {node.stage: values_of(node, ingredient) for node, ingredient in found.nodes.items()}
+    np.testing.assert_array_equal(made_of["attn_norm"], arrays["n0"][1])
+    np.testing.assert_array_equal(made_of["ffn_norm"], arrays["f0"])
+    np.testing.assert_array_equal(made_of["qkv_matmul"], np.hstack([arrays["q0"][1], arrays["k0"]]))
+
+
+def test_a_sequence_is_refused_where_no_axis_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("stages: {attn_norm: 'n{layer}'}")
+    with pytest.raises(UsageError, match="no axis of the mapping counts sequences"):
+        read_mapping_file(tmp_path / "map.yaml").of_sequence(1)

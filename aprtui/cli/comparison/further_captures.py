@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aprtui.model.digest import file_digest
+from aprtui.resources import embedded_model
 from aprtui.trace.graph.stage import Node
 
 if TYPE_CHECKING:
@@ -56,9 +58,16 @@ _OWN = ("aprtui", "llama.cpp", "transformers")
 def run_of(capture: Capture, model: Path | None, *, embedded: bool = False) -> Run:
     """The run of `capture`, with the model that was given for it; `embedded` says that none stands for the embedded
     one."""
+    if model is None and not embedded and _is_of_embedded(capture):
+        model = Path(embedded_model().stem)
     name = () if model is None and embedded else (str(model or "MODEL"),)
     tokens = tuple(capture.tokens or ())
     if capture.manifest is None:
         return Run(model=name, tokens=tokens)
     engine = capture.manifest.engine
     return Run(engine.name, engine.mode, name, tokens)
+
+
+def _is_of_embedded(capture: Capture) -> bool:
+    """Whether the manifest states the embedded model, whose name every command takes."""
+    return capture.manifest is not None and capture.manifest.model.sha256 == file_digest(embedded_model())

@@ -11,7 +11,7 @@ from aprtui.cli.comparison.further_captures import Run
 from aprtui.cli.comparison.options import ComparisonOptions
 from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, QUANTISED_OTHERWISE, Verdict
+from aprtui.compare.verdict import PADDED, PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, QUANTISED_OTHERWISE, Verdict
 from aprtui.compare.wording import counted, number_text
 from aprtui.trace.archive import is_folder
 from aprtui.trace.graph.stage import ENTRY, LAYER_OUTPUT, Node
@@ -60,13 +60,13 @@ def _settling_diff_lines(
         yield "next  find the first stage with NaN or Inf:"
         yield shlex.join(["aprtui", "stats", str(a)])
     elif comparison.implausible:
-        yield from _judged_lines(a, b, judging)
+        yield from _judged_lines(a, b, judging, runs)
         if judging and comparison.stages:
             yield from _undecided_lines(comparison, runs[1])
         yield from wrapped("seen", _implausible_text(comparison))
         yield from _closer_lines(comparison, a, b, options, judging, "see more of the stage to look at first:")
     elif comparison.smallest and not options.tolerances and not judging:
-        yield from _judged_lines(a, b, judging)
+        yield from _judged_lines(a, b, judging, runs)
         yield "next  say how far apart they may be; this is how far they are:"
         yield _command(a, b, replace(options, tolerances=(str(comparison.smallest),)), judging)
     elif comparison.stages:
@@ -92,12 +92,12 @@ def _missing(comparison: Comparison) -> dict[str, list[Node]]:
     return found
 
 
-def _judged_lines(a: Path, b: Path, judging: list[str]) -> Iterator[str]:
+def _judged_lines(a: Path, b: Path, judging: list[str], runs: tuple[Run, Run]) -> Iterator[str]:
     """Commands that would judge two captures, where nothing does yet."""
     if not judging and is_folder(a):
         yield "next  name the stage that injects error, or judge by a measured noise floor:"
-        yield shlex.join(["aprtui", "replay", str(b), "--model", "MODEL"])
-        yield shlex.join(["aprtui", "diff", str(a), str(b), "--model", "MODEL"])
+        yield shlex.join(["aprtui", "replay", str(b), "--model", *runs[1].model])
+        yield shlex.join(["aprtui", "diff", str(a), str(b), "--model", *runs[1].model])
 
 
 def _implausible_text(comparison: Comparison) -> str:
@@ -105,8 +105,9 @@ def _implausible_text(comparison: Comparison) -> str:
     others = f" and {counted(len(more), 'stage')} after it" if more else ""
     numbers = f"rel_l2 {number_text(first.metrics.rel_l2)}, cosine {number_text(first.metrics.cosine)}"
     return (
-        f"this is no noise to accept: {first.node} ({numbers}){others} differ{'' if more else 's'} by more than "
-        f"rounding and 4-bit weights explain (rel_l2 {PLAUSIBLE_REL_L2:g}, cosine {PLAUSIBLE_COSINE:g})"
+        f"more than noise mostly is: {first.node} ({numbers}){others} differ{'' if more else 's'} by more than "
+        f"rounding and 4-bit weights cost in most models (rel_l2 {PLAUSIBLE_REL_L2:g}, cosine {PLAUSIBLE_COSINE:g}); "
+        "a measured floor tells"
     )
 
 
@@ -157,7 +158,10 @@ def _settling_lines(
     """The smallest further capture that decides what is UNKNOWN, or what need be stated of this one."""
     again = ["aprtui", "replay", str(capture)]
     meant = next((found for found in comparison.everywhere if found.may_be_meant), None)
-    if comparison.alignment.problem:
+    if comparison.alignment.problem and PADDED in comparison.alignment.problem:
+        yield from wrapped("next", "or state the ids, where these rows are tokens of a text:")
+        yield shlex.join([*again, *named, "--tokens", "IDS"])
+    elif comparison.alignment.problem:
         yield from wrapped("next", "give the capture's own model, or the ids of all its tokens:")
         yield shlex.join([*again, "--model", "MODEL"])
         yield shlex.join([*again, *named, "--tokens", "IDS"])

@@ -1,8 +1,9 @@
 """Token alignment: which positions of two captures may be compared at all. It comes before any number.
 
 Token ids come from a capture's own record (its manifest, `_PROVENANCE.txt`) or from the user. Where a side has none,
-two captures count as aligned if their `embedding` agrees and tells tokens apart: it is finite, and neither constant nor
-the same row again and again. Nothing else proves that positions mean the same.
+two captures count as aligned if their `embedding` agrees, but for 16 bits that a side keeps it in, and tells tokens
+apart: it is finite, and neither constant nor the same row again and again. Nothing else proves that positions mean the
+same.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
@@ -21,6 +24,10 @@ from aprtui.trace.graph.stage import ENTRY, Node
 
 EMBEDDING_REL_L2 = 1e-6
 """Two engines that look up the same rows differ by at most a rounding of the table; other tokens differ by about √2."""
+_HALF_STEP = 2.0**-8
+"""Of bfloat16, relative to the value, at most."""
+_LEAST_STEP = 2.0**-24
+"""Of float16 next to zero."""
 
 USER_SOURCE = "--tokens"
 EMBEDDING_SOURCE = "embedding"
@@ -141,11 +148,27 @@ def _embedding_problem(a: Values | None, b: Values | None) -> str | None:
     metrics = compare_values(a, b)
     if metrics.compared < metrics.count:
         return f"the {ENTRY} stages hold NaN or Inf"
-    if metrics.rel_l2 is None or metrics.rel_l2 > EMBEDDING_REL_L2:
+    is_close = metrics.rel_l2 is not None and metrics.rel_l2 <= EMBEDDING_REL_L2
+    if not is_close and not _differ_by_16_bits(a, b):
         return f"the {ENTRY} stages differ"
     if _repeats(a):
         return f"the {ENTRY} stages are constant or hold one row for every token, which tells no tokens apart"
     return None
+
+
+def _differ_by_16_bits(a: Values, b: Values) -> bool:
+    """Whether one of them is kept in float16 or bfloat16, and each value of the other rounds to about it: those of
+    another token do not."""
+    if not (_fits_16_bits(a) or _fits_16_bits(b)):
+        return False
+    half_step = _HALF_STEP * np.maximum(np.abs(a), np.abs(b)) + _LEAST_STEP
+    return bool((np.abs(a - b) <= half_step).all())
+
+
+def _fits_16_bits(values: Values) -> bool:
+    with np.errstate(over="ignore"):
+        is_float16 = np.array_equal(values.astype(np.float16).astype(np.float32), values)
+    return is_float16 or not (np.ascontiguousarray(values, np.float32).view(np.uint32) & 0xFFFF).any()
 
 
 def _repeats(values: Values) -> bool:

@@ -119,10 +119,7 @@ class StageEvidence:
         """`[rows, heads, channels]`; None where the stage has no heads."""
         if self.expected.ndim == 3:
             return values.reshape(len(values), self.expected.shape[0], -1)
-        config, width = self.config, self.stage.width
-        if config is None or (width not in (config.q_width, config.kv_width) and config.latent is None):
-            return None
-        dim = config.head_dim if config.latent is None else self.stage.head_size
+        width, dim = self.stage.width, self.stage.head_size
         return None if not dim or width % dim or width == dim else values.reshape(len(values), -1, dim)
 
 
@@ -427,7 +424,8 @@ def one_head(evidence: StageEvidence) -> SignatureOutcome:
         return SignatureOutcome(Support.UNTESTED, "the stage has no heads, or their number is not known")
     errors = np.array([relative(b[:, head], a[:, head]) for head in range(a.shape[1])])
     wrong = np.flatnonzero(errors > evidence.bound)
-    text = f"heads beyond the bound: {', '.join(map(str, wrong[:8])) or 'none'} of {len(errors)}"
+    text = f"beyond the bound: head {', '.join(map(str, wrong[:8]))}" if len(wrong) else "no head is beyond the bound"
+    text += f" (of {len(errors)})"
     group = evidence.config.heads // evidence.config.kv_heads if evidence.config else 1
     one_group = len(errors) > group == len(wrong) and int(wrong[0]) % group == 0 and wrong[-1] - wrong[0] == group - 1
     looks_like = f"head {int(wrong[0])} alone" if len(wrong) else ""

@@ -145,6 +145,21 @@ def _rounded(kind: str, call: StageCall) -> Array:
     return rows.weighted(call, ROUND[kind](normalised.astype(np.float32)).astype(np.float64))
 
 
+def _in_16_bits(call: StageCall, found: Array | None) -> Iterator[Attempt]:
+    """A norm that is computed in 16 bits throughout, but for its weight."""
+    for kind, name in (("bf16", "bfloat16"), ("f16", "float16")):
+        root, count = None, 0
+        if found is not None:
+            x = ROUND[kind](rows.normed_rows(call).astype(np.float32)).astype(np.float64)
+            (weight,) = call.model.params(call.node)
+            times = x * weight.dequantize().reshape(-1).astype(np.float64)
+            values = found.astype(np.float64).reshape(times.shape)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                root = (values * times).sum(-1, keepdims=True) / (times * times).sum(-1, keepdims=True)
+            count = root.size
+        yield Attempt(f"computed in {name} throughout, but for the weight", partial(rows.in_16_bits, kind, root), count)
+
+
 def _other_bits(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """A weight of 16 bits that is taken for the other type of 16 bits."""
     for name, read in (("bfloat16 is read as float16", _as_float16), ("float16 is read as bfloat16", _as_bfloat16)):
@@ -306,6 +321,7 @@ NORM_ALTERNATIVES: tuple[Alternative, ...] = (
         "norm squares in bfloat16", _NORMS, rows.squares_in_bf16, "squares are computed in bfloat16",
         "square and sum in float32",
     ),
+    Alternative("norm in 16 bits", frozenset(_NORMS), _in_16_bits, "compute the norm in float32 and round its result"),
     Alternative("norm sum", frozenset(_NORMS), _sums, "square and sum all channels, and divide by their number"),
     plain(
         "norm twice", _NORMS, lambda call: call.honest(call.honest()), "normalised twice",

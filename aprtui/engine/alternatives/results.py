@@ -27,6 +27,7 @@ _NEAR = 1e-3
 _FACTOR_LEFT = 0.05
 _LEAST_FACTOR = 1e-6
 _MOST_LISTED = 64
+_MOST_HEADS = 12
 _MOST_BACK = 16
 """Tokens before the last, of which a row of logits may be."""
 _ROWS_OF_ORDER = 3
@@ -223,8 +224,7 @@ def _orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     if own.ndim == 3:
         heads = np.array([min(range(len(own)), key=lambda h: distance(own[h], seen)) for seen in found])
         if (heads != np.arange(len(own))).any():
-            words = f"heads are in the order {heads.tolist()[:12]}"
-            yield Attempt(words, lambda c: np.ascontiguousarray(c.honest()[heads]))
+            yield Attempt(heads_words(heads), lambda c: np.ascontiguousarray(c.honest()[heads]))
         return
     order = nearest_channels(own.astype(np.float64), found.astype(np.float64))
     if order is None:
@@ -239,6 +239,14 @@ def _orders(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         )
 
 
+def heads_words(order: NDArray[np.intp]) -> str:
+    """Which head stands at each place; of many, the places of others only."""
+    if len(order) <= _MOST_HEADS:
+        return f"heads are in the order {order.tolist()}"
+    moved = np.flatnonzero(order != np.arange(len(order)))[:_MOST_HEADS]
+    return f"heads {ranges(moved.tolist())} have the values of heads {', '.join(map(str, order[moved]))}"
+
+
 def _order_words(call: StageCall, order: NDArray[np.intp], moved: NDArray[np.intp]) -> str:
     width, dim = len(order), call.head_dim
     steps = np.unique((order - np.arange(width)) % width)
@@ -248,7 +256,7 @@ def _order_words(call: StageCall, order: NDArray[np.intp], moved: NDArray[np.int
     if dim and width % dim == 0 and width > dim:
         heads = order.reshape(-1, dim)
         if (heads % dim == np.arange(dim)).all() and (heads // dim == heads[:, :1] // dim).all():
-            return f"heads are in the order {(heads[:, 0] // dim).tolist()[:12]}"
+            return heads_words(heads[:, 0] // dim)
     if steps.size == 2 and len({int(abs(s)) for s in np.unique(order - np.arange(width)) if s}) == 1:
         return f"channels {ranges(moved.tolist()[:_MOST_LISTED])} are exchanged"
     return f"{counted(moved.size, 'channel')} of {width} are in another order"

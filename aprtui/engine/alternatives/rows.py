@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.gelu import gelu_tanh
 from aprtui.engine.reference import ops
-from aprtui.engine.rounding import round_bf16, round_f16
+from aprtui.engine.rounding import ROUND, round_bf16, round_f16
 from aprtui.trace.graph.ops import Part
 from aprtui.trace.graph.stage import Node
 
@@ -62,6 +62,17 @@ def squares_in_bf16(call: StageCall) -> Array:
     x = round_bf16(wide.astype(np.float32))
     mean = round_bf16(x * x).astype(np.float64).mean(-1, keepdims=True)
     return weighted(call, wide / np.sqrt(mean + call.model.config.norm_epsilon))
+
+
+def in_16_bits(kind: str, root: Wide | None, call: StageCall) -> Array:
+    """Each step of the norm is rounded to a type of 16 bits, and the weight is not. `root` is what each row is divided
+    by, one over it: kernels round the steps to that in ways of their own."""
+    narrowed = ROUND[kind]
+    x = narrowed(normed_rows(call).astype(np.float32))
+    if root is None:
+        mean = narrowed(narrowed(x * x).mean(-1, keepdims=True, dtype=np.float32))
+        root = 1 / np.sqrt(narrowed(mean + np.float32(call.model.config.norm_epsilon)).astype(np.float64))
+    return weighted(call, narrowed(x * narrowed(root.astype(np.float32))).astype(np.float64))
 
 
 def norm_weight_left_out(call: StageCall) -> Array:

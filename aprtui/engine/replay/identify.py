@@ -248,8 +248,12 @@ class _Search:
             probes = self._direct if len(ways) == 1 else self._probes
             known, _ = self._best(known, [{"rope_angles": str(way)} for way in ways], probes({Op.ROPE}))
         if not {"kv_cache", "softmax"} & set(stated):
+            before = known.alternatives
             known, settled = self._best(known, _ATTENTION, attention)
             unsettled |= set() if settled else ATTENTION_OPS
+            if settled:
+                known, untold = self._told_by_others(known, known.alternatives[len(before) :], attention)
+                unsettled |= untold
         if "activation" not in stated and has_gelu(self.stages.model):
             known, settled = self._best(known, [{"activation": "f16"}], self._probes({Op.GELU}))
             unsettled |= set() if settled else {Op.GELU}
@@ -257,6 +261,27 @@ class _Search:
             # Where both can be computed together only, the first choice was made without the second.
             unsettled = set()
         return replace(known, open_ops=frozenset(unsettled))
+
+    def _told_by_others(
+        self, known: KnownArithmetic, possible: Sequence[Mapping[str, str]], probes: Sequence[Node]
+    ) -> tuple[KnownArithmetic, set[Op]]:
+        """`known` without those of the `possible` alternatives that scores refute, or values, where the `probes` hold
+        the other only; and the ops of these that none of them explains.
+
+        A capture with probabilities and without raw scores has the keys' type in its probabilities alone. Where values
+        miss digits, all that is possible leaves much there, and nothing is refuted.
+        """
+        if not known.stored == known.rounding.stage_output == "f32":
+            return known, set()
+        run = self._run(known)
+        told = {self.stages.model.graph[n.stage].op for p in probes for n in (*run.segment(p, self._rows(p)), p)}
+        untold = {op for op in ATTENTION_OPS - told if self._probes({op})}
+        others = [node for op in untold for node in self._probes({op})]
+        if not others:
+            return known, set()
+        sure = replace(known, alternatives=known.alternatives[: len(known.alternatives) - len(possible)])
+        best, settled = self._best(sure, [changes for changes in possible if changes], others)
+        return (best, set()) if settled else (sure, untold)
 
     def _typed(self, rounding: Rounding, output_stated: bool) -> KnownArithmetic:
         """The types of stages: kept so by the engine, or only stored."""

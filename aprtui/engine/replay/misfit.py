@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 
 from aprtui.compare.survey import Lost, held_values
+from aprtui.compare.verdict import PADDED
+from aprtui.compare.wording import ranges
+from aprtui.errors import UnreadableError
 from aprtui.model.model import Model
 from aprtui.trace.aprt import trailing_bytes
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.stage import ENTRY, Node
+
+_FEWEST_PADS = 2
+"""Ends of a text that are padding: one may be the first or last token of a prompt."""
 
 
 def misfit(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str | None:
@@ -35,6 +42,30 @@ def misfit(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str 
     if max(tokens, default=0) >= graph.vocabulary:
         return f"token id {max(tokens)} is not in MODEL's vocabulary of {graph.vocabulary}: another model"
     return _written_otherwise(capture, model, tokens)
+
+
+def padding(model: Model, tokens: Sequence[int]) -> str | None:
+    """What is to be said of a row of a padded batch whose ids nobody states: what its mask hides, and where its tokens
+    stand, is the engine's to choose."""
+    if not tokens:
+        return None
+    for first, ids in ((True, list(tokens)), (False, list(reversed(tokens)))):
+        count = sum(1 for _ in takewhile(lambda token, end=ids[0]: token == end, ids))  # type: ignore[misc]
+        if _FEWEST_PADS <= count < len(ids) and ids[0] in _stop_ids(model):
+            rows = ranges(range(count) if first else range(len(ids) - count, len(ids)))
+            return (
+                f"rows {rows} are token {ids[0]} {PADDED}: take the rows of the sequence alone "
+                "(a mapping's slice: {token: [first, end]}), or state that these are the ids: --tokens"
+            )
+    return None
+
+
+def _stop_ids(model: Model) -> frozenset[int]:
+    """The ids that end a text, with which batches are padded."""
+    try:
+        return model.tokenizer.vocabulary.stop_ids
+    except UnreadableError:
+        return frozenset()
 
 
 def _counted_otherwise(capture: Capture, layers: int) -> str | None:

@@ -28,20 +28,21 @@ from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import QUANTISED_OTHERWISE, Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.reference.ops import choose_experts
-from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
+from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
 from aprtui.engine.replay.causes.failing import SearchedRun
 from aprtui.engine.replay.causes.finder import CauseFinder
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
-from aprtui.engine.replay.misfit import misfit
+from aprtui.engine.replay.misfit import misfit, padding
 from aprtui.engine.replay.not_selected import NotSelected, passes
 from aprtui.engine.replay.other_layers import OtherLayers
 from aprtui.engine.replay.place import captured_range, position_ranges, row_positions
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
+from aprtui.engine.weight_rounding import OWN_WEIGHTS
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
@@ -85,6 +86,8 @@ def replay_capture(
     coverage = plan_coverage(capture, capture, options.selection, options.allow_missing)
     tokens, source = _tokens(capture, model, options)
     problem = misfit(capture, model, tokens)
+    if problem is None and tokens is not None and source == TABLE_SOURCE:
+        problem = padding(model, tokens)
     if tokens is None or problem:
         return _unjudged(capture, coverage, options, problem)
     held = captured_range(capture, model, tokens)
@@ -117,6 +120,15 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
     return ("the capture",) if is_unfinished(capture) else ()
 
 
+def _searched(known: KnownArithmetic) -> KnownArithmetic:
+    """The arithmetic in which causes are looked for: with the model's own weights where an engine rounds them to the
+    type that it keeps results in, which errs by more. Alternatives are computed with those."""
+    rounding = known.rounding
+    if rounding.weights == rounding.stage_output and rounding.weights in OUTPUT_STEP:
+        return replace(known, rounding=replace(rounding, weights=OWN_WEIGHTS))
+    return known
+
+
 class _Replay:
     def __init__(
         self, capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, coverage: Coverage,
@@ -133,7 +145,7 @@ class _Replay:
         self.common = CommonError(model, self.stages, self.engine, evaluators)
         self.places = ErrorsByPlace(model, self.stages, known)
         self.others = OtherLayers(self.spreads)
-        run = SearchedRun(model, self.stages, known, evaluators, self.spreads, options.rounding)
+        run = SearchedRun(model, self.stages, _searched(known), evaluators, self.spreads, options.rounding)
         self.causes = CauseFinder(run, self.places)
 
     def run(self, progress: Progress | None) -> Comparison:

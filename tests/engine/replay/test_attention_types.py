@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
@@ -70,3 +71,35 @@ def test_a_softmax_kept_in_16_bits_is_found_out_where_no_maps_show_it(
     result = replay_capture(capture, model, ReplayOptions(), evaluators)
     assert result.verdict is Verdict.PASS, result.reasons
     assert f"softmax={'bf16' if 'bf16' in arithmetic else 'f16'}_kept" in result.statements[0]
+
+
+def without_scores(
+    model: Model, evaluators: Evaluators, folder: Path, arithmetic: str, faulty: Sequence[int] = (), factor: float = 1.0
+) -> Comparison:
+    """The replay of a capture as hooks in PyTorch leave it: probabilities and no scores. Those of the `faulty` layers
+    are of scores times `factor`."""
+
+    def change(node: Node, values: Array) -> Array:
+        return values * np.float32(factor) if node.stage == "attn_scores" and node.layer in faulty else values
+
+    tensors = stage_tensors(ARITHMETICS[arithmetic], model, TOKENS, evaluators, change=change)
+    held = {node: values for node, values in tensors.items() if node.stage != "attn_scores"}
+    capture = write_kind(CAPTURE_KINDS["complete"], held, model.graph, TOKENS, folder / "capture")
+    return replay_capture(capture, model, ReplayOptions(), evaluators)
+
+
+@pytest.mark.parametrize("faulty", [(2,), (0, 1, 2, 3)])
+def test_probabilities_tell_the_type_of_keys_where_scores_were_not_captured(
+    model: Model, evaluators: Evaluators, tmp_path: Path, faulty: Sequence[int]
+) -> None:
+    """A wrong scale is no type of keys, in one layer or in all."""
+    result = without_scores(model, evaluators, tmp_path, "float32", faulty, 0.95)
+    assert result.first_divergence is not None
+    assert result.first_divergence.verdict.node == Node(faulty[0], "attn_softmax")
+
+
+@pytest.mark.parametrize("arithmetic", ["float32, q4_0 K/V", "float32, f16 attention", "llama.cpp, f16 K/V"])
+def test_an_honest_engine_passes_without_scores(
+    model: Model, evaluators: Evaluators, tmp_path: Path, arithmetic: str
+) -> None:
+    assert without_scores(model, evaluators, tmp_path, arithmetic).verdict is Verdict.PASS

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from aprtui.compare.report.headline import headline
 from aprtui.compare.report.html import render_html
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.alternatives import attention, keys, norms, positions, rows, written
+from aprtui.engine.alternatives import attention, keys, norms, positions, results, rows, written
 from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.alternatives.matrices import products, weights
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS
@@ -352,6 +353,9 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         "q_post_rope", planted("theta 500000 and positions off by 2"),
         "theta 500000, the model says 10000; and positions are off by +2",
     ),
+    "norm in bfloat16": (
+        "ffn_norm", partial(rows.in_16_bits, "bf16", None), "computed in bfloat16 throughout, but for the weight",
+    ),
     "two of a norm": (
         "attn_norm", planted("norm: weight left out and epsilon 3e-3"),
         "the weight is left out; and computed with epsilon 0.003",
@@ -658,6 +662,38 @@ def test_a_number_is_solved_for_behind_a_bias_of_a_fused_product(plant: Planting
         return call.honest(product_of)
 
     assert the_cause(plant(node, of_other_weights)).words == "computed with the weights of the next layer"
+
+
+def test_a_bias_is_solved_for_where_its_product_was_not_captured(plant: Planting) -> None:
+    """As hooks leave it: product and bias are one call."""
+    (plant.folder / relative_path(Node(1, "qkv_matmul"))).unlink()
+
+    def twice_for_keys(call: StageCall) -> Array:
+        own, keys = call.honest(), call.model.config.graph.part(Part.K)
+        own[:, keys] += (own - call.x)[:, keys]
+        return own
+
+    assert the_cause(plant(Node(1, "qkv_bias"), twice_for_keys)).words == "the bias is added twice for keys"
+
+
+def test_a_segment_is_not_explained_by_its_own_values(plant: Planting) -> None:
+    """Less the bias and plus it, what was captured is what was captured, whatever it is."""
+    (plant.folder / relative_path(Node(1, "qkv_matmul"))).unlink()
+    noise = np.random.default_rng(0).normal(1, 1, (len(TOKENS), 1024)).astype(np.float32)
+    result = plant(Node(1, "qkv_bias"), lambda c: c.honest() * noise[:, : c.x.shape[1]])
+    assert result.verdict is Verdict.FAIL
+    assert not result.causes
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ([1, 0, 2], "heads are in the order [1, 0, 2]"),
+        ([*range(14), 16, 17, 14, 15], "heads 14–17 have the values of heads 16, 17, 14, 15"),
+    ],
+)
+def test_of_many_heads_those_that_are_elsewhere_are_named(order: list[int], words: str) -> None:
+    assert results.heads_words(np.array(order)) == words
 
 
 def of_layer_before_without_bias(call: StageCall) -> Array:

@@ -138,6 +138,18 @@ def test_a_product_whose_weights_were_left_alone_is_no_fault(
     assert headline(result).startswith("20 of 21 matrix products err alike")
 
 
+def test_the_cause_in_a_product_is_found_where_weights_are_in_16_bits_too(
+    capture_of: Make, replayed: Callable[..., Comparison]
+) -> None:
+    """As a model of PyTorch is that was turned into bfloat16."""
+    fault = Node(2, "attn_out")
+    engine = EVERYWHERE["bf16, weights too"].engine
+    capture = capture_of(engine, change=lambda n, v: v * np.float32(1.5) if n == fault else v)
+    (cause,) = replayed(capture).causes
+    assert cause.nodes == (fault,)
+    assert cause.words == "multiplied by 1.5"
+
+
 @pytest.mark.parametrize(
     "name", often((name for name, wrong in EVERYWHERE.items() if not wrong.looks_like), {"bf16, weights too"})
 )

@@ -7,18 +7,21 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.floors.criteria import criteria_by_model
+from aprtui.engine.judging import judged_by_floor
 from aprtui.engine.replay.evaluators import Evaluators
-from aprtui.engine.replay.misfit import misfit
+from aprtui.engine.replay.misfit import misfit, padding
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
+from aprtui.progress import no_progress
 from aprtui.trace.aprt import HEADER_BYTES, write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph.stage import ENTRY, Node
 from aprtui.trace.manifest import relative_path
-from tests.engine.embedded_captures import evaluators, exact, model
+from tests.engine.embedded_captures import edit, evaluators, exact, model
 
 __all__ = ["evaluators", "exact", "model"]
 
@@ -63,3 +66,30 @@ def test_a_right_engine_that_writes_it_wrongly_is_told_so_and_never_blamed(
 def test_as_it_should_be_written_it_fits(exact: Path, model: Model, tmp_path: Path) -> None:
     capture = written(exact, tmp_path / "mine")
     assert ENTRY in {node.stage for node in capture.files} and misfit(capture, model, capture.tokens) is None
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_row_of_a_padded_batch_is_told_so_and_not_judged(
+    side: str, exact: Path, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    """Whose ids are known from its embedding alone; stated, they are taken as they are."""
+    pad, own = max(model.tokenizer.vocabulary.stop_ids), list(Capture.open(exact).tokens or ())
+    rows = range(2) if side == "left" else range(len(own) - 2, len(own))
+    folder = written(exact, tmp_path / "mine").path
+    (folder / PROVENANCE).unlink()
+    (table,) = model.params(Node(0, ENTRY))
+    edit(folder, Node(0, ENTRY), lambda values: padded(values.reshape(len(own), -1), rows, table.dequantize([pad])))
+    capture = Capture.open(folder)
+    comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
+    said = f"rows {rows[0]}–{rows[-1]} are token {pad} again and again"
+    assert comparison.verdict is Verdict.UNKNOWN and said in str(comparison.alignment.problem)
+    criteria, _ = judged_by_floor(capture, capture, model, None, no_progress)
+    assert criteria.unjudgeable and said in criteria.doubts[0]
+    assert padding(model, [*own[:-1], pad]) is None
+    ids = tuple(pad if row in rows else token for row, token in enumerate(own))
+    assert replay_capture(capture, model, ReplayOptions(tokens=ids), evaluators).compared
+
+
+def padded(values: NDArray[np.float32], rows: range, pad: NDArray[np.float32]) -> NDArray[np.float32]:
+    values[list(rows)] = pad
+    return values

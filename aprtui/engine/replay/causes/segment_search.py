@@ -54,17 +54,23 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class _WithWay(Mapping[Node, Array]):
-    """What a capture holds, and what the model makes of the stages on the way to one that fails."""
+    """What a capture holds, and what the model makes of the stages on the way to one that fails.
+
+    Not the values that are to be explained, `hidden` from the stages before them: made of these, anything is.
+    """
 
     way: Mapping[Node, Array]
     seen: Seen
+    hidden: frozenset[Node]
 
     def __getitem__(self, node: Node) -> Array:
+        if node in self.hidden:
+            raise KeyError(node)
         return self.way[node] if node in self.way else self.seen[node]
 
     def __iter__(self) -> Iterator[Node]:
         yield from self.way
-        yield from (node for node in self.seen if node not in self.way)
+        yield from (node for node in self.seen if node not in self.way and node not in self.hidden)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -172,9 +178,13 @@ class SegmentSearch:
 
     def _implied(self, node: Node, failing: Failing, before: Sequence[ChangedNodes]) -> Array | None:
         """What a stage that was not captured must have been, where nothing but a bias was added to it: the model's, or
-        the one of the changes made `before`."""
+        the one of the changes made `before`. Of such a sum, what was captured."""
         model = self.run.model
-        if model.graph[failing.node.stage].op is not Op.BIAS or model.graph.inputs(failing.node) != (node,):
+        if model.graph[failing.node.stage].op is not Op.BIAS:
+            return None
+        if node == failing.node and model.graph.inputs(node) == failing.comparison.segment:
+            return failing.found
+        if model.graph.inputs(failing.node) != (node,):
             return None
         without = replace(failing.call, inputs=(np.zeros_like(failing.own),))
         ways = [change.attempt.compute for change in before if failing.node in change.at]
@@ -184,9 +194,10 @@ class SegmentSearch:
         failing, tokens = way.failing, self.run.stages.tokens
         count = failing.found.shape[-2] if node == failing.node else len(tokens)
         position = len(tokens) - count
+        hidden = frozenset({failing.node}) - {node}
         return replace(
             failing.call, node=node, inputs=tuple(way.recomputer.inputs(node, count)), tokens=tokens[position:],
-            position=position, seen=_WithWay(way.values, self.run.seen),
+            position=position, seen=_WithWay(way.values, self.run.seen, hidden),
         )  # fmt: skip
 
     def _changed(self, way: _Way, node: Node, changes: Sequence[ChangedNodes]) -> Iterator[TriedAttempt]:
