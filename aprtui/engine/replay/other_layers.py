@@ -1,7 +1,8 @@
 """Segments that err by more than runs of their rounding part by: whether those of other layers do so too.
 
 Between two honest engines a flipped level may make more flips, so the bound of a segment admits more than any run of
-ours shows. But what chance does to one layer it does to others: where none of these needs that much, it is a fault.
+ours shows. But what chance does to one layer it does to others: where none of these needs that much, and none errs by a
+third of it, it is a fault. One that errs by no more than another one, whose runs do part so, stands out by nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from aprtui.compare.everywhere import FEWEST
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import StageVerdict, Tolerance, Verdict
 from aprtui.compare.wording import counted
+from aprtui.engine.replay.bounds import MARGIN
 from aprtui.engine.replay.recompute import Recomputed
 from aprtui.engine.replay.spread import Spreads
 from aprtui.trace.graph.stage import Node
@@ -42,8 +44,8 @@ class OtherLayers:
             self.beyond[node] = bound
 
     def judged(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
-        """`compared`, with a FAIL where no segment of another layer errs so, and UNKNOWN where others do, or too few
-        are there to tell."""
+        """`compared`, with a FAIL where no segment of another layer errs so, and UNKNOWN where others nearly do, or too
+        few are there to tell."""
         return [self._judged(stage, compared) if stage.node in self.beyond else stage for stage in compared]
 
     def _judged(self, stage: StageComparison, compared: Sequence[StageComparison]) -> StageComparison:
@@ -54,8 +56,11 @@ class OtherLayers:
             and len(other.segment) == len(stage.segment)
         ]  # fmt: skip
         alike = [other for other in others if other.node in self.beyond or other.verdict.verdict is not Verdict.PASS]
-        bound = self.beyond[stage.node]
-        if len(others) < FEWEST - 1 or alike:
+        bound, error = self.beyond[stage.node], stage.verdict.error or 0.0
+        most = max((other.verdict.error or 0.0 for other in others), default=0.0)
+        if len(others) >= FEWEST - 1 and not alike and error <= most:
+            return stage
+        if len(others) < FEWEST - 1 or alike or error <= MARGIN * most:
             return replace(stage, verdict=replace(stage.verdict, verdict=Verdict.UNKNOWN, reason=GROWN))
         reason = f"above {bound.basis}; {counted(len(others), 'other layer')} within it"
         return replace(
