@@ -20,7 +20,7 @@ from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
-from aprtui.engine.replay.causes import whole_search
+from aprtui.engine.replay.causes import whole_scan, whole_search
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.config import RopeAngles
@@ -56,15 +56,15 @@ def _of_scores(factor: float) -> PortingBug:
 
 def _replayed(
     bug: PortingBug | None, model: Model, evaluators: Evaluators, folder: Path, *, kind: str = "logits",
-    engine: str = "float32",
+    engine: str = "float32", tokens: tuple[int, ...] = TOKENS, options: ReplayOptions | None = None,
 ) -> Comparison:  # fmt: skip
     arithmetic = ARITHMETICS[engine]
     if bug is None:
-        tensors = stage_tensors(arithmetic, model, TOKENS, evaluators, 3)
+        tensors = stage_tensors(arithmetic, model, tokens, evaluators, 3)
     else:
-        tensors = buggy_tensors(bug, arithmetic, model, TOKENS, evaluators)
-    capture = write_kind(CAPTURE_KINDS[kind], tensors, model.graph, TOKENS, folder / "capture")
-    return replay_capture(capture, model, ReplayOptions(), evaluators)
+        tensors = buggy_tensors(bug, arithmetic, model, tokens, evaluators)
+    capture = write_kind(CAPTURE_KINDS[kind], tensors, model.graph, tokens, folder / "capture")
+    return replay_capture(capture, model, options or ReplayOptions(), evaluators)
 
 
 def _named(bug: PortingBug, words: str, name: str, *marks: pytest.MarkDecorator) -> object:
@@ -125,6 +125,37 @@ def test_nan_has_no_cause_from_afar(model: Model, evaluators: Evaluators, tmp_pa
     bug = PortingBug(lambda call: np.full_like(call.honest(), np.nan), ("final_norm",))
     result = _replayed(bug, model, evaluators, tmp_path)
     assert result.verdict is Verdict.FAIL and not result.causes
+
+
+@pytest.fixture(scope="module")
+def model_with_experts(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(write_model(tmp_path_factory.mktemp("experts") / "model.gguf", architecture="qwen3moe"))
+
+
+def test_an_alternative_that_only_chooses_the_engines_expert_is_no_cause(
+    model_with_experts: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Two experts are about as probable here: float16 K/V choose one of them, and so do squares in bfloat16."""
+    _try_only(monkeypatch, "norm squares in bfloat16")
+    tokens = (262, 155, 54, 214, 161, 19, 187, 86, 31, 103)
+    with Evaluators(model_with_experts, threads=1) as found:
+        result = _replayed(None, model_with_experts, found, tmp_path, engine="float32, f16 K/V", tokens=tokens)
+    assert result.verdict is not Verdict.FAIL and not result.causes
+
+
+def test_a_cause_is_named_behind_experts(
+    model_with_experts: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    _try_only(monkeypatch, "RoPE layout")
+    bug = PORTING_BUGS["RoPE on the other pairs"]
+    with Evaluators(model_with_experts, threads=1) as found:
+        result = _replayed(bug, model_with_experts, found, tmp_path)
+    assert result.verdict is Verdict.FAIL and [cause.name for cause in result.causes] == ["RoPE layout"]
+
+
+def _try_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(whole_scan, "IN_ALL_LAYERS", tuple(one for one in IN_ALL_LAYERS if one.name == name))
+    monkeypatch.setattr(whole_scan, "NUMBERED", ())
 
 
 def test_what_is_too_much_to_compute_is_said(

@@ -8,18 +8,23 @@ by much, an alternative must leave far less than the model's own way to be prove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from aprtui.compare.comparison import StageComparison
-from aprtui.engine.replay.causes.failing import Failing, SearchedRun
+from aprtui.engine.alternatives.call import AlternativeNodes, Array, StageCall
+from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators
+from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue
 from aprtui.engine.replay.causes.proof import FAR, ChangedNodes, Judge, Proof, TriedAttempt, is_as_near, nearest_proof
 from aprtui.engine.replay.causes.whole_scan import Scanned, WholeScan, changed, recomputed
 from aprtui.engine.replay.identify import identify
+from aprtui.engine.replay.recompute import Recomputed
 from aprtui.engine.replay.spread import Spreads
 from aprtui.progress import Progress
+from aprtui.trace.graph.ops import Op
+from aprtui.trace.graph.stage import Node
 
 _LOOKED_AT = 3
 """Alternatives under which the engine's arithmetic is looked for: the nearest."""
@@ -104,11 +109,48 @@ class WholeSearch:
         bound = tolerance.limit if is_open and tolerance.limit is not None else tolerance.bound
         under, values = replace(failing, bound=bound, known=known), np.ascontiguousarray(found.values)
         outcome = self._at(self.judge.outcome(under, change.alternative, change.attempt, values), change)
+        if not outcome.is_proved:
+            return under, outcome
         may_leave_much = is_open or bound * FAR > failing.error
-        if outcome.is_proved and may_leave_much and outcome.residue * _CLEARLY > failing.error:
-            own = f"the model's own way leaves {failing.error:.2g}, which is not {_CLEARLY:g} times as much"
-            outcome = replace(outcome, refuted=f"honest engines may leave {bound:.2g} under it, and {own}")
+        times, own = _CLEARLY if may_leave_much else FAR, self._own_way(failing, known, change)
+        if outcome.residue * times > own:
+            refuted = f"the model's own way may leave {own:.2g} as well, which is not {times:g} times as much"
+            if may_leave_much:
+                refuted = f"honest engines may leave {bound:.2g} under it, and {refuted}"
+            outcome = replace(outcome, refuted=refuted)
         return under, outcome
+
+    def _own_way(self, failing: Failing, known: KnownArithmetic, change: ChangedNodes) -> float:
+        """The least that the model's own way leaves: under the arithmetic that was known, under the one that is found
+        with an alternative, and with the experts that are chosen then.
+
+        Of two experts that are about as probable, a change of last bits chooses the other, which may be all that an
+        alternative does.
+        """
+        run = self.run
+        own = recomputed(run, failing, known, run.evaluators)
+        ways = [own]
+        chosen = frozenset(node for node in own.segment if run.model.graph[node.stage].op is Op.CHOOSE_EXPERTS)
+        if chosen and chosen.isdisjoint(change.at):
+            choices = dict[Node, Array]()
+
+            def choose(call: StageCall) -> Array:
+                return choices.setdefault(call.node, call.honest())
+
+            recomputed(run, failing, known, self._computing(choose, chosen, changed(run, change)))
+            as_chosen = self._computing(lambda call: choices[call.node], chosen, run.evaluators)
+            ways.append(recomputed(run, failing, known, as_chosen))
+        return min(failing.error, *(self._residue(failing, way) for way in ways))
+
+    def _computing(
+        self, compute: Callable[[StageCall], Array], at: frozenset[Node], evaluators: NodeEvaluators
+    ) -> NodeEvaluators:  # fmt: skip
+        model = self.run.model
+        return lambda angles: AlternativeNodes(model, angles, evaluators(angles), compute, at, {})
+
+    def _residue(self, failing: Failing, way: Recomputed) -> float:
+        is_map = self.run.model.graph[failing.node.stage].is_attention_map
+        return residue(np.ascontiguousarray(way.values), failing.found, is_map=is_map)
 
     def _refused(self, failing: Failing, scanned: Scanned) -> TriedAttempt:
         change, own = scanned.change, failing.error
