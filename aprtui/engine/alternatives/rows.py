@@ -278,7 +278,8 @@ def embedding_scaled(call: StageCall) -> Array:
 
 
 def logits_of_token_before(call: StageCall) -> Array:
-    return call.honest(np.ascontiguousarray(call.before("final_norm")[-2:-1]))
+    """Raises `IndexError` where there is no token before."""
+    return call.honest(np.ascontiguousarray(call.before("final_norm")[-2][None]))
 
 
 def logits_a_row_late(call: StageCall) -> Array:

@@ -158,6 +158,15 @@ def _try_only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(whole_scan, "NUMBERED", ())
 
 
+def test_logits_of_one_token_have_none_before(
+    model: Model, evaluators: Evaluators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    _try_only(monkeypatch, "logits of the token before")
+    bug = PORTING_BUGS["norm: sum in place of mean"]
+    result = _replayed(bug, model, evaluators, tmp_path, tokens=TOKENS[:1])
+    assert result.verdict is Verdict.FAIL and not result.causes
+
+
 def test_what_is_too_much_to_compute_is_said(
     model: Model, evaluators: Evaluators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
