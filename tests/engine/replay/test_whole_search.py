@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.verdict import Verdict
+from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.verdict import Tolerance, Verdict
 from aprtui.engine.alternatives.alternative import Alternative
 from aprtui.engine.alternatives.call import StageCall
 from aprtui.engine.alternatives.in_all_layers import IN_ALL_LAYERS
@@ -167,6 +168,12 @@ def test_logits_of_one_token_have_none_before(
     assert result.verdict is Verdict.FAIL and not result.causes
 
 
+def test_what_the_users_own_bound_passes_stays_so(model: Model, evaluators: Evaluators, tmp_path: Path) -> None:
+    options = ReplayOptions(bounds=lambda node: (Tolerance(Metric.TOKEN_REL_L2, 0.5),))
+    result = _replayed(_of_scores(1.2), model, evaluators, tmp_path, options=options)
+    assert result.verdict is Verdict.PASS and not result.causes
+
+
 def test_what_is_too_much_to_compute_is_said(
     model: Model, evaluators: Evaluators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
@@ -175,6 +182,16 @@ def test_what_is_too_much_to_compute_is_said(
     assert not result.causes and result.verdict is not Verdict.FAIL
     said = [statement for statement in result.statements if "was not looked for" in statement]
     assert said and said[0].startswith("the cause at lm_head was not looked for: 36 stages before it")
+
+
+def test_what_passes_is_said_to_hide_what_was_not_looked_for(
+    model: Model, evaluators: Evaluators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(whole_search, "_MOST_WORK", 10**7)
+    result = _replayed(None, model, evaluators, tmp_path, engine="bfloat16")
+    said = [statement for statement in result.statements if "was not looked for" in statement]
+    assert result.verdict is Verdict.PASS and len(said) == 1
+    assert said[0].startswith("whether a mistake in all layers is hidden in what lm_head passes by was not looked for:")
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,15 @@ class CauseFinder:
         """Whether a stage with captured inputs fails, or would if its op's arithmetic were known.
 
         Where one stage behind whole layers is all there is to tell the arithmetic by, as where logits alone were
-        captured, some coarse one explains what a mistake does, and its passing says little.
+        captured, some coarse one explains what a mistake does, and its passing says little; unless the user's own bound
+        says what may pass, which has no floor.
         """
         verdict = stage.verdict
         if verdict.signal is not Signal.INJECTED:
             return False
         if len(stage.segment) > LONGEST and verdict.verdict is Verdict.PASS:
             others = [one for one in compared if one is not stage and self.run.model.graph.inputs(one.node)]
-            return not others and (verdict.error or 0.0) > _COARSE
+            return not others and verdict.floor is not None and (verdict.error or 0.0) > _COARSE
         if stage.segment:
             return verdict.verdict is not Verdict.PASS
         op = self.run.model.graph[stage.node.stage].op

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aprtui.compare.comparison import StageComparison
+from aprtui.compare.verdict import Verdict
 from aprtui.engine.alternatives.call import AlternativeNodes, Array, StageCall
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators
 from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue
@@ -76,9 +77,12 @@ class WholeSearch:
         if weights * tokens <= _MOST_WORK:
             return False
         would_do = f"{_MOST_WORK // weights} would do" if weights <= _MOST_WORK else "the outputs of layers would do"
+        what = f"the cause at {stage.node}"
+        if stage.verdict.verdict is Verdict.PASS:
+            what = f"whether a mistake in all layers is hidden in what {stage.node} passes by"
         self.left_out = (
-            f"the cause at {stage.node} was not looked for: {len(stage.segment)} stages before it were not captured, "
-            f"and {tokens} tokens are too many to compute them again for each alternative; {would_do}"
+            f"{what} was not looked for: {len(stage.segment)} stages before it were not captured, and {tokens} tokens "
+            f"are too many to compute them again for each alternative; {would_do}"
         )
         return True
 
