@@ -26,6 +26,7 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model, load_model
+from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
 from tests.model.gguf_files import write_model
@@ -58,6 +59,7 @@ def _of_scores(factor: float) -> PortingBug:
 def _replayed(
     bug: PortingBug | None, model: Model, evaluators: Evaluators, folder: Path, *, kind: str = "logits",
     engine: str = "float32", tokens: tuple[int, ...] = TOKENS, options: ReplayOptions | None = None,
+    progress: Progress = no_progress,
 ) -> Comparison:  # fmt: skip
     arithmetic = ARITHMETICS[engine]
     if bug is None:
@@ -65,7 +67,7 @@ def _replayed(
     else:
         tensors = buggy_tensors(bug, arithmetic, model, tokens, evaluators)
     capture = write_kind(CAPTURE_KINDS[kind], tensors, model.graph, tokens, folder / "capture")
-    return replay_capture(capture, model, options or ReplayOptions(), evaluators)
+    return replay_capture(capture, model, options or ReplayOptions(), evaluators, progress)
 
 
 def _named(bug: PortingBug, words: str, name: str, *marks: pytest.MarkDecorator) -> object:
@@ -172,6 +174,21 @@ def test_what_the_users_own_bound_passes_stays_so(model: Model, evaluators: Eval
     options = ReplayOptions(bounds=lambda node: (Tolerance(Metric.TOKEN_REL_L2, 0.5),))
     result = _replayed(_of_scores(1.2), model, evaluators, tmp_path, options=options)
     assert result.verdict is Verdict.PASS and not result.causes
+
+
+def test_each_number_that_is_tried_is_told(
+    model: Model, evaluators: Evaluators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    _try_only(monkeypatch, "none")
+    rows = tuple(row for row in NUMBERED if row.alternative.name == "scale of scores")
+    monkeypatch.setattr(whole_scan, "NUMBERED", rows)
+    told: list[str] = []
+    result = _replayed(
+        _of_scores(1.2), model, evaluators, tmp_path, progress=lambda what, done, total: told.append(what)
+    )
+    assert [cause.name for cause in result.causes] == ["scale of scores"]
+    assert told.count("looking for the cause at lm_head, trying numbers,") > 10
+    assert told.count("looking for the cause at lm_head,") > 10, "rounding is tried again under it"
 
 
 def test_what_is_too_much_to_compute_is_said(

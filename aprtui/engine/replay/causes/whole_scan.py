@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -68,10 +69,11 @@ class WholeScan:
         yield from self._scanned([change for one, nodes in self._concerned() for change in self._changes(one, [nodes])])
         rows = [row for row in NUMBERED if self._is_asked_for(row.alternative)]
         for done, row in enumerate(rows):
-            self.progress(f"looking for the cause at {self.failing.node}, trying numbers,", done, len(rows))
+            words = f"looking for the cause at {self.failing.node}, trying numbers,"
             nodes = self._nodes(row.alternative)
             if nodes:
-                yield from _WithNumbers(self, row, frozenset(nodes), self._call_at(nodes[-1])).scanned()
+                tick = partial(self.progress, words, done, len(rows))
+                yield from _WithNumbers(self, row, frozenset(nodes), self._call_at(nodes[-1]), tick).scanned()
 
     def at_nodes_of_one_name(self) -> Iterator[Scanned]:
         """Alternatives that concern stages of several names, at those of each name: all keys, but no queries. Weights
@@ -142,6 +144,7 @@ class _WithNumbers:
     row: NumberedAlternative
     at: frozenset[Node]
     call: StageCall
+    tick: Callable[[], None]
     _found: dict[float, Scanned] = field(default_factory=dict)
 
     def scanned(self) -> Iterator[Scanned]:
@@ -166,6 +169,7 @@ class _WithNumbers:
 
     def _left(self, number: float) -> float:
         if number not in self._found:
+            self.tick()
             change = ChangedNodes(self.at, self.row.alternative, self.row.attempt(self.call, number))
             self._found.update((number, one) for one in self.scan.left_by(change))
         return self._found[number].residue if number in self._found else math.inf

@@ -106,7 +106,7 @@ class WholeSearch:
     def _judged(self, failing: Failing, change: ChangedNodes) -> tuple[Failing, TriedAttempt]:
         """What an alternative leaves of an engine whose arithmetic is found out under it."""
         run, evaluators = self.run, changed(self.run, change)
-        known = identify(run.stages, run.stated, evaluators).arithmetic
+        known = identify(run.stages, run.stated, evaluators, lambda what, done, total: self.judge.tick()).arithmetic
         found = recomputed(run, failing, known, evaluators)
         spreads = Spreads(run.model, run.stages, known, evaluators)
         tolerance, is_open = spreads.bound(failing.node, found), spreads.open_ops(failing.node, found.segment)
