@@ -98,7 +98,11 @@ class CauseFinder:
         if verdict.signal is not Signal.INJECTED:
             return False
         if len(stage.segment) > LONGEST and verdict.verdict is Verdict.PASS:
-            others = [one for one in compared if one is not stage and self.run.model.graph.inputs(one.node)]
+            graph = self.run.model.graph
+            others = [
+                one for one in compared
+                if one is not stage and graph.inputs(one.node) and not graph[one.node.stage].holds_logits
+            ]  # fmt: skip
             return not others and verdict.floor is not None and (verdict.error or 0.0) > _COARSE
         if stage.segment:
             return verdict.verdict is not Verdict.PASS
