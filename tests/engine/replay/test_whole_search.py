@@ -123,6 +123,16 @@ def test_honest_logits_have_no_cause(engine: str, model: Model, evaluators: Eval
     assert result.verdict is not Verdict.FAIL and not result.causes
 
 
+@pytest.mark.slow
+def test_matrices_of_one_name_have_the_wrong_expert(tmp_path: Path) -> None:
+    model = load_model(write_model(tmp_path / "model.gguf", architecture="glm4moe", sigmoid=True))
+    bug = PORTING_BUGS["experts: matrices of the next one"]
+    with Evaluators(model, threads=1) as evaluators:
+        (cause,) = _replayed(bug, model, evaluators, tmp_path).causes
+    assert cause.words.startswith("computed with the matrices of the expert behind") and cause.residue < 1e-5
+    assert set(cause.nodes) == bug.nodes(model)
+
+
 def test_nan_has_no_cause_from_afar(model: Model, evaluators: Evaluators, tmp_path: Path) -> None:
     """Whatever else overflows would come out alike."""
     bug = PortingBug(lambda call: np.full_like(call.honest(), np.nan), ("final_norm",))

@@ -24,7 +24,7 @@ from aprtui.engine.replay.causes.remembered import ComputedOrCaptured, Rememberi
 from aprtui.engine.replay.recompute import Recomputed, Recomputer
 from aprtui.model.config import RopeAngles
 from aprtui.progress import Progress
-from aprtui.trace.graph.ops import MATRIX_PRODUCTS
+from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
 
 _MOST_NUMBERS = 12
@@ -81,7 +81,7 @@ class WholeScan:
         changes: list[ChangedNodes] = []
         for alternative, nodes in self._concerned():
             names = dict.fromkeys(node.stage for node in nodes)
-            if len(names) > 1 and self.run.model.graph[nodes[-1].stage].op not in MATRIX_PRODUCTS:
+            if len(names) > 1 and self.run.model.graph[nodes[-1].stage].op is not Op.MATMUL:
                 changes += self._changes(
                     alternative, [[node for node in nodes if node.stage == name] for name in names]
                 )
