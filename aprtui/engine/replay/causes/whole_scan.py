@@ -154,8 +154,8 @@ class _WithNumbers:
             return
         found = self._found[nearest]
         if _LAST_BITS * 10 < found.residue <= _HELPS * self.scan.failing.error:
-            ends = [self._end(nearest, found.residue * _ABOUT, sign) for sign in (-1, 1)]
-            words = f"{found.change.attempt.words} ({ends[0]:.3g} to {ends[1]:.3g} leave about as little)"
+            low, high = (_short(self._end(nearest, found.residue * _ABOUT, sign)) for sign in (-1, 1))
+            words = f"{found.change.attempt.words} ({low} to {high} leave about as little)"
             found = replace(found, change=replace(found.change, attempt=replace(found.change.attempt, words=words)))
         yield found
 
@@ -188,6 +188,11 @@ def _looked_for(left: Callable[[float], float], numbers: Sequence[float], enough
     between = math.exp(least(lambda x: left(math.exp(x)), math.log(below), math.log(above), _STEPS))
     solved = nicest(between, lambda number: max(left(number), _LAST_BITS) ** 2)
     return solved if left(solved) < left(best) / 2 else best
+
+
+def _short(number: float) -> str:
+    """In three digits, without an exponent where that is no longer."""
+    return f"{float(f'{number:.3g}'):.10g}"
 
 
 def changed(run: SearchedRun, change: ChangedNodes) -> NodeEvaluators:
