@@ -14,8 +14,8 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance, Verdict
 from aprtui.engine.alternatives.alternative import Alternative
 from aprtui.engine.alternatives.call import StageCall
-from aprtui.engine.alternatives.in_all_layers import IN_ALL_LAYERS
-from aprtui.engine.alternatives.numbered import NUMBERED
+from aprtui.engine.alternatives.in_all_layers.numbered import NUMBERED
+from aprtui.engine.alternatives.in_all_layers.table import IN_ALL_LAYERS
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind

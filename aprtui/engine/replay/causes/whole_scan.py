@@ -14,8 +14,8 @@ import numpy as np
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.alternatives.alternative import Alternative, least, nicest
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
-from aprtui.engine.alternatives.in_all_layers import IN_ALL_LAYERS
-from aprtui.engine.alternatives.numbered import NUMBERED, NumberedAlternative
+from aprtui.engine.alternatives.in_all_layers.numbered import NUMBERED, NumberedAlternative
+from aprtui.engine.alternatives.in_all_layers.table import IN_ALL_LAYERS
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
 from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue

@@ -10,11 +10,11 @@ from aprtui.engine.alternatives import attention, rows
 from aprtui.engine.alternatives.activations import ACTIVATION_ALTERNATIVES
 from aprtui.engine.alternatives.alternative import Alternative, plain
 from aprtui.engine.alternatives.experts import EXPERT_ALTERNATIVES
+from aprtui.engine.alternatives.in_all_layers.numbered import NUMBERED
 from aprtui.engine.alternatives.latent import LATENT_ALTERNATIVES
 from aprtui.engine.alternatives.maps import ATTENTION_ALTERNATIVES
 from aprtui.engine.alternatives.matrices.decoding import DECODING_ALTERNATIVES
 from aprtui.engine.alternatives.norms import BIAS_ALTERNATIVES, NORM_ALTERNATIVES
-from aprtui.engine.alternatives.numbered import NUMBERED
 from aprtui.engine.alternatives.recurrence import RECURRENCE_ALTERNATIVES
 from aprtui.engine.alternatives.results import RESIDUAL_ALTERNATIVES
 from aprtui.engine.alternatives.rope import ROPE_ALTERNATIVES

@@ -1,0 +1,1 @@
+"""Alternatives that code has in every layer if it has them in one."""
