@@ -103,7 +103,7 @@ class _Run:
         return True
 
     @property
-    def library(self) -> Any:
+    def llama(self) -> Any:
         return self.ggml.llama
 
     def settings(self) -> dict[str, str]:
@@ -114,22 +114,22 @@ class _Run:
         }  # fmt: skip
 
     def vocabulary(self) -> Any:
-        return self.library.llama_model_get_vocab(self.model)
+        return self.llama.llama_model_get_vocab(self.model)
 
     def tokenize(self, text: str) -> list[int]:
         data = text.encode()
-        room = (self.library.llama_token * (len(data) + 16))()
-        count = self.library.llama_tokenize(self.vocabulary(), data, len(data), room, len(room), True, True)
+        room = (self.llama.llama_token * (len(data) + 16))()
+        count = self.llama.llama_tokenize(self.vocabulary(), data, len(data), room, len(room), True, True)
         if count < 0:
             raise EngineError("llama.cpp cannot tokenise the prompt: give ids with --tokens")
         return list(room[:count])
 
     def require_tokens(self, tokens: Sequence[int]) -> None:
-        size = self.library.llama_vocab_n_tokens(self.vocabulary())
+        size = self.llama.llama_vocab_n_tokens(self.vocabulary())
         beyond = [token for token in tokens if not 0 <= token < size]
         if beyond and size:
             raise UsageError(f"--tokens: {beyond[0]} is not in the vocabulary: ids are 0 … {size - 1}")
-        cells = self.library.llama_n_ctx(self.context)
+        cells = self.llama.llama_n_ctx(self.context)
         if len(tokens) > cells:
             raise UsageError(f"{len(tokens)} tokens, the context has room for {cells}: shorten the prompt")
 
@@ -149,37 +149,37 @@ class _Run:
             carried, position = taker.states, position + count
 
     def _decode(self, tokens: Sequence[int], position: int) -> int:
-        batch = self.library.llama_batch_init(len(tokens), 0, 1)
+        batch = self.llama.llama_batch_init(len(tokens), 0, 1)
         try:
             batch.n_tokens = len(tokens)
             for index, token in enumerate(tokens):
                 batch.token[index], batch.pos[index] = token, position + index
                 batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, 1
-            return int(self.library.llama_decode(self.context, batch))
+            return int(self.llama.llama_decode(self.context, batch))
         finally:
-            self.library.llama_batch_free(batch)
+            self.llama.llama_batch_free(batch)
 
 
 @contextmanager
 def _opened(ggml: Ggml, file: GgufFile, request: LlamaRequest, progress: Progress) -> Iterator[_Run]:
     """The model in llama.cpp, with a context for the request."""
-    library, run = ggml.llama, _Run(ggml, request, progress)
+    llama, run = ggml.llama, _Run(ggml, request, progress)
     progress("loading", 0, 1)
-    options = library.llama_model_default_params()
+    options = llama.llama_model_default_params()
     options.n_gpu_layers, options.use_extra_bufts = request.gpu_layers, request.repack
-    run.model = library.llama_model_load_from_file(str(file.path).encode(), options)
+    run.model = llama.llama_model_load_from_file(str(file.path).encode(), options)
     if not run.model:
         raise EngineError(f"{file.path}: llama.cpp cannot load it: {_said(ggml)}")
     try:
-        called = library.ggml_backend_sched_eval_callback(run.callback)
-        run.context = library.llama_init_from_model(run.model, _context(library, request, called))
+        called = llama.ggml_backend_sched_eval_callback(run.callback)
+        run.context = llama.llama_init_from_model(run.model, _context(llama, request, called))
         if not run.context:
             raise EngineError(f"{file.path}: llama.cpp made no context: {_said(ggml)}")
         yield run
     finally:
         if run.context:
-            library.llama_free(run.context)
-        library.llama_model_free(run.model)
+            llama.llama_free(run.context)
+        llama.llama_model_free(run.model)
 
 
 def _said(ggml: Ggml) -> str:
@@ -187,8 +187,8 @@ def _said(ggml: Ggml) -> str:
     return ggml.errors[-1] if ggml.errors else "it does not say why"
 
 
-def _context(library: Any, request: LlamaRequest, called: Any) -> Any:
-    options = library.llama_context_default_params()
+def _context(llama: Any, request: LlamaRequest, called: Any) -> Any:
+    options = llama.llama_context_default_params()
     # A text has at most as many tokens as bytes, and special ones around.
     most = len(request.tokens) if request.tokens is not None else len((request.text or "").encode()) + 16
     cells = -(-most // _PADDING) * _PADDING

@@ -131,6 +131,11 @@ class SearchedRun:
             return self.spreads.bound(stage.node, Recomputed(own, stage.segment)).bound
         return replay_tolerance(self.model, stage.node, (), known, len(self.stages.tokens)).bound
 
+    def left(self, failing: Failing, values: Array) -> float:
+        """What is left of a stage that fails where it comes out as `values`."""
+        is_map = self.model.graph[failing.node.stage].is_attention_map
+        return residue(np.ascontiguousarray(values), failing.found, is_map=is_map)
+
     def alternatives(self, node: Node) -> list[Alternative]:
         """Those that concern a node; none of products in an engine that has other weights than the model."""
         if self.is_product(node) and self._products_are_others:

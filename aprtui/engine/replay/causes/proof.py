@@ -18,7 +18,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict
 from aprtui.compare.wording import counted
 from aprtui.engine.alternatives.alternative import Alternative, Attempt
-from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue
+from aprtui.engine.replay.causes.failing import Failing, SearchedRun
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.trace.graph.stage import Node
 
@@ -108,7 +108,7 @@ class Judge:
     def outcome(self, failing: Failing, alternative: Alternative, attempt: Attempt, values: Array) -> TriedAttempt:
         """What is left where the stage comes out as `values`."""
         self.tick()
-        left = residue(values, failing.found, is_map=self.run.model.graph[failing.node.stage].is_attention_map)
+        left = self.run.left(failing, values)
         refuted = self._refuted(failing, attempt, values, left)
         node = failing.node
         change = ChangedNodes(frozenset({node}), alternative, attempt)

@@ -18,7 +18,7 @@ from aprtui.engine.alternatives.in_all_layers.numbered import NUMBERED, Numbered
 from aprtui.engine.alternatives.in_all_layers.table import IN_ALL_LAYERS
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
-from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue
+from aprtui.engine.replay.causes.failing import Failing, SearchedRun
 from aprtui.engine.replay.causes.proof import LACKING, ChangedNodes
 from aprtui.engine.replay.causes.remembered import ComputedOrCaptured, RememberingNodes
 from aprtui.engine.replay.recompute import Recomputed, Recomputer
@@ -92,8 +92,7 @@ class WholeScan:
         with suppress(*LACKING):
             values = recomputed(self.run, self.failing, self._known, changed(self.run, change)).values
             if values.shape == self.failing.found.shape:
-                is_map = self.run.model.graph[self.failing.node.stage].is_attention_map
-                yield Scanned(change, residue(np.ascontiguousarray(values), self.failing.found, is_map=is_map))
+                yield Scanned(change, self.run.left(self.failing, values))
 
     @property
     def _known(self) -> KnownArithmetic:

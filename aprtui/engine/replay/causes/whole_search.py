@@ -17,11 +17,10 @@ from aprtui.compare.comparison import StageComparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.alternatives.call import AlternativeNodes, Array, StageCall
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators
-from aprtui.engine.replay.causes.failing import Failing, SearchedRun, residue
+from aprtui.engine.replay.causes.failing import Failing, SearchedRun
 from aprtui.engine.replay.causes.proof import FAR, ChangedNodes, Judge, Proof, TriedAttempt, is_as_near, nearest_proof
 from aprtui.engine.replay.causes.whole_scan import Scanned, WholeScan, changed, recomputed
 from aprtui.engine.replay.identify import identify
-from aprtui.engine.replay.recompute import Recomputed
 from aprtui.engine.replay.spread import Spreads
 from aprtui.progress import Progress
 from aprtui.trace.graph.ops import Op
@@ -144,17 +143,13 @@ class WholeSearch:
             recomputed(run, failing, known, self._computing(choose, chosen, changed(run, change)))
             as_chosen = self._computing(lambda call: choices[call.node], chosen, run.evaluators)
             ways.append(recomputed(run, failing, known, as_chosen))
-        return min(failing.error, *(self._residue(failing, way) for way in ways))
+        return min(failing.error, *(run.left(failing, way.values) for way in ways))
 
     def _computing(
         self, compute: Callable[[StageCall], Array], at: frozenset[Node], evaluators: NodeEvaluators
     ) -> NodeEvaluators:  # fmt: skip
         model = self.run.model
         return lambda angles: AlternativeNodes(model, angles, evaluators(angles), compute, at, {})
-
-    def _residue(self, failing: Failing, way: Recomputed) -> float:
-        is_map = self.run.model.graph[failing.node.stage].is_attention_map
-        return residue(np.ascontiguousarray(way.values), failing.found, is_map=is_map)
 
     def _refused(self, failing: Failing, scanned: Scanned) -> TriedAttempt:
         change, own = scanned.change, failing.error
