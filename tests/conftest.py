@@ -143,14 +143,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"APRTUI_REQUIRE names unknown groups {sorted(unknown)}: there are {sorted(GROUPS)}")
     reasons = {name: check() for name, check in GROUPS.items()}
     for item in items:
-        for mark in item.iter_markers("group"):
-            reason = reasons[mark.args[0]]
+        fixtures: list[str] = getattr(item, "fixturenames", [])
+        marked = [mark.args[0] for mark in item.iter_markers("group")]
+        for group in dict.fromkeys(marked + ["conformance"] * ("conformance" in fixtures)):
+            reason = reasons[group]
             if reason is None:
                 continue
-            if mark.args[0] in required:
-                item.stash[_MISSING] = f"required by APRTUI_REQUIRE: {mark.args[0]}: {reason}"
+            if group in required:
+                item.stash[_MISSING] = f"required by APRTUI_REQUIRE: {group}: {reason}"
             else:
-                item.add_marker(pytest.mark.skip(reason=f"{_REASON}{mark.args[0]}: {reason}"))
+                item.add_marker(pytest.mark.skip(reason=f"{_REASON}{group}: {reason}"))
 
 
 def pytest_collection_finish() -> None:
@@ -178,5 +180,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def conformance() -> Path:
-    """The conformance folder; use with `@pytest.mark.group("conformance")`."""
+    """The conformance folder; what uses it is of the group `conformance`."""
     return conformance_folder()

@@ -14,6 +14,7 @@ from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.saved_as_inf import is_saved_as_inf, saved_as_inf_statement, without_saved_as_inf
+from aprtui.compare.align.served_logits import served_alike
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
 from aprtui.compare.choice import judge_choice_of_groups
 from aprtui.compare.comparison import Cause, Comparison, Everywhere, StageComparison, TriedAlternative
@@ -170,7 +171,8 @@ def _pair(
     if alignment.aligned == 0:
         return Unpaired(node, None, "positions are not aligned")
     stage = coverage.graph[node.stage]
-    return pair_stage(a, b, replace(stage, width=widths.get(stage.name, stage.width)), node, alignment)
+    pair = pair_stage(a, b, replace(stage, width=widths.get(stage.name, stage.width)), node, alignment)
+    return served_alike(pair) if isinstance(pair, StagePair) and Axis.VOCABULARY in pair.axes else pair
 
 
 def _compare(

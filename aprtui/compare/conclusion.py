@@ -339,7 +339,7 @@ def _certainty(failed: StageComparison, segment: Sequence[Node]) -> tuple[str, s
     if failed.verdict.metric is Metric.NON_FINITE and failed.state is ErrorState.INJECTED:
         return "certain: NaN or Inf appears here and in none of its inputs", None
     if failed.verdict.signal is Signal.INJECTED:
-        return "certain: recomputed from the stage's own captured inputs", None
+        return "certain: recomputed from what was captured", None
     settled_by = "a replay of each side with its model: --replay --model MODEL"
     if failed.state is ErrorState.INJECTED:
         return "likely: all that it is computed from is within bounds", settled_by

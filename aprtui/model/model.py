@@ -138,6 +138,16 @@ class Model:
         except UnreadableError:
             return None
 
+    @property
+    def unused_tokens(self) -> range:
+        """The last token ids, which no text has: they make the vocabulary round. None are known of a model whose
+        tokenizer is not supported."""
+        count = self.config.graph.vocabulary
+        try:
+            return range(min(self.tokenizer.vocabulary.in_use, count), count)
+        except UnreadableError:
+            return range(count, count)
+
     def sha256(self) -> str:
         """SHA-256 of the file (of all parts, in order) in hexadecimal, remembered between runs."""
         return file_digest(*self._file.paths)

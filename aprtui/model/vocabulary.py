@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,11 @@ class Vocabulary:
 
     def is_special(self, token: int) -> bool:
         return self.types[token] in (TokenType.CONTROL, TokenType.UNKNOWN)
+
+    @property
+    def in_use(self) -> int:
+        """How many tokens there are without the last ones that no text has, which make the number round."""
+        return len(self.types) - sum(1 for _ in takewhile(TokenType.UNUSED.__eq__, reversed(self.types)))
 
 
 def read_vocabulary(path: Path, metadata: Mapping[str, Any]) -> Vocabulary:

@@ -262,10 +262,10 @@ def _coverage_text(comparison: Comparison) -> str:
 
 def _divergence_text(comparison: Comparison, divergence: Divergence) -> str:
     verdict = divergence.verdict
-    place = ", ".join(f"{name} {index}" for name, index in divergence.place.items())
+    where = ", ".join([str(verdict.node), *(f"{name} {index}" for name, index in divergence.place.items())])
     first = "first certain divergence" if undecided_before(comparison, divergence) else "first divergence"
     text = (
-        f"{first}: {verdict.node}, {place}: {verdict.metric} {number_text(verdict.error)}: {verdict.reason} "
+        f"{first}: {where}: {verdict.metric} {number_text(verdict.error)}: {verdict.reason} "
         f"(floor {number_text(verdict.floor)}, bound {number_text(verdict.bound)})"
     )
     others = [node for node in divergence.segment if node != verdict.node]

@@ -5,7 +5,8 @@ Every pair says in words how it was matched, because a number on rows that do no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 from aprtui.compare.align.layout import rope_order
 from aprtui.compare.align.tokens import TokenAlignment
@@ -15,6 +16,9 @@ from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph.ops import Axis
 from aprtui.trace.graph.stage import Node, Stage
+
+_PADDING = 0.02
+"""Share of a vocabulary, at most, that makes it round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,10 @@ def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAl
     values_a, values_b = held_values(a, node), held_values(b, node)
     if isinstance(values_a, Lost) or isinstance(values_b, Lost):
         return _lost(node, values_a, values_b)
+    if Axis.VOCABULARY in stage.axes and (cut := _in_narrower_vocabulary(values_a, values_b, tokens)):
+        pair = _pair_rows(*cut, stage, node, tokens)
+        if isinstance(pair, StagePair):
+            return replace(pair, matched=f"{pair.matched}; the first {cut[0].shape[1]} tokens of the vocabulary")
     shape_a = _known_shape(values_a, stage, tokens.counts[0])
     shape_b = _known_shape(values_b, stage, tokens.counts[1])
     shape_a = shape_a or _shape_like(shape_b, values_a, tokens.counts[0])
@@ -76,6 +84,19 @@ def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAl
         return _pair_maps(values_a, values_b, stage, node, tokens)
     pair = _pair_rows(values_a, values_b, stage, node, tokens)
     return pair if isinstance(pair, Unpaired) else _in_layout_of_a(pair, a, b)
+
+
+def _in_narrower_vocabulary(a: Values, b: Values, tokens: TokenAlignment) -> tuple[Values, Values] | None:
+    """Logits `[rows, vocabulary]` of the tokens that both sides have, where one side's vocabulary is padded."""
+    counts = [sorted({1, count or 1}, reverse=True) for count in tokens.counts]
+    for rows_a, rows_b in product(*counts):
+        if a.size % rows_a or b.size % rows_b:
+            continue
+        wide_a, wide_b = a.reshape(rows_a, -1), b.reshape(rows_b, -1)
+        narrower, wider = sorted((wide_a.shape[1], wide_b.shape[1]))
+        if narrower < wider <= narrower * (1 + _PADDING):
+            return wide_a[:, :narrower], wide_b[:, :narrower]
+    return None
 
 
 def _lost(node: Node, a: Values | Lost, b: Values | Lost) -> Unpaired:

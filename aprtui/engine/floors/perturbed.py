@@ -88,6 +88,10 @@ class PerturbedModel:
     def uses_rebuilt(self, node: Node) -> bool:
         return self.original.uses_rebuilt(node)
 
+    @property
+    def unused_tokens(self) -> range:
+        return self.original.unused_tokens
+
 
 def perturbed(model: Model, seed: int) -> Model:
     """`model` with disturbed weights, for evaluators that ask for what `PerturbedModel` has."""

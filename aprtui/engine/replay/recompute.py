@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout
 from aprtui.compare.align.saved_as_inf import is_saved_as_inf
+from aprtui.compare.align.served_logits import ServedLogits, served_logits
 from aprtui.compare.survey import Lost, held_values
 from aprtui.engine.reference.history import rows_needed
 from aprtui.engine.replay.arithmetic import Recomputation
@@ -52,6 +53,7 @@ class CapturedStages:
     _found: dict[Node, Array | Misfit] = field(default_factory=dict)
     _kept: int = 0
     _saved_as_inf: dict[Node, bool] = field(default_factory=dict)
+    _served: dict[Node, ServedLogits] = field(default_factory=dict)
 
     def is_saved_as_inf(self, node: Node) -> bool:
         """Whether saving made some of the values of a captured node Inf: what is computed from it needs them."""
@@ -82,12 +84,27 @@ class CapturedStages:
             return Misfit(values.reason)
         if stage.holds_indices and not _are_indices(values, self.model.config.graph.experts):
             return Misfit(f"holds what is no expert: the model has {self.model.config.graph.experts}")
+        if stage.holds_logits:
+            served = served_logits(values, stage.width, (1, self.last, total), self.model.unused_tokens)
+            if isinstance(served, str):
+                return Misfit(served)
+            if served is not None:
+                self._served[node] = served
+                return served.values
         if values.size == stage.size(total):
             return values.reshape(stage.shape(total))
         if not stage.is_attention_map and values.size in (stage.width, stage.width * self.last):
             return values.reshape(-1, stage.width)
         shape = " × ".join(str(size) for size in stage.shape(total))
         return Misfit(f"holds {values.size} values, the model has {shape} for {total} tokens")
+
+    def served_as(self, node: Node) -> str:
+        """What else than plain logits a captured node holds, in words; empty for all others."""
+        return self._served[node].words if self.rows(node) and node in self._served else ""
+
+    def as_held(self, node: Node, values: Array) -> Array:
+        """The last rows of a node, `values`, as the capture holds them: of logits some may be left out."""
+        return self._served[node].alike(values) if self.served_as(node) else values
 
     def values(self, node: Node) -> Array:
         """The values of a node that `rows` counts, in the model's order; attention maps zero where key > query."""
@@ -170,7 +187,8 @@ class Recomputer:
 
     def _evaluate(self, node: Node, rows: int) -> Array:
         inputs, position = self.inputs(node, rows), len(self.stages.tokens) - rows
-        return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
+        found = self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
+        return self.stages.as_held(node, found)
 
     def inputs(self, node: Node, rows: int) -> list[Array]:
         """What the last `rows` rows of `node` are computed from, once its `segment` was evaluated."""

@@ -35,6 +35,7 @@ from aprtui.engine.replay.causes.finder import CauseFinder
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
+from aprtui.engine.replay.left_zero import left_zero
 from aprtui.engine.replay.misfit import misfit, padding
 from aprtui.engine.replay.not_selected import NotSelected, passes
 from aprtui.engine.replay.other_layers import OtherLayers
@@ -176,6 +177,7 @@ class _Replay:
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
+        found += [f"{stage.node}: {words}" for stage in compared if (words := self.stages.served_as(stage.node))]
         found += deviations_in(dict.fromkeys(stage.verdict.reason for stage in compared))
         if self.model.rebuilt:
             found.append(self.model.rebuilt.statement)
@@ -250,11 +252,13 @@ class _Replay:
                 verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
         if not given and not recomputed.segment:
             verdict = self.places.judged(pair, verdict)
-        verdict = replace(verdict, signal=Signal.INJECTED)
+        zeros = left_zero(pair) if not given and recomputed.segment and self._is_product(node) else None
+        verdict = replace(zeros or verdict, signal=Signal.INJECTED)
         place = most_differing_place(pair, measured.metrics)
         return StageComparison(
             node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape, pair.first_token,
-            segment=recomputed.segment, place=with_experts(place, pair, self.model.graph[node.stage], self._pair),
+            segment=() if zeros else recomputed.segment,
+            place=with_experts(place, pair, self.model.graph[node.stage], self._pair),
         )  # fmt: skip
 
     def _judged_choice(self, node: Node, recomputed: Recomputed, pair: StagePair) -> StageVerdict:

@@ -132,9 +132,10 @@ class SearchedRun:
         return replay_tolerance(self.model, stage.node, (), known, len(self.stages.tokens)).bound
 
     def left(self, failing: Failing, values: Array) -> float:
-        """What is left of a stage that fails where it comes out as `values`."""
-        is_map = self.model.graph[failing.node.stage].is_attention_map
-        return residue(np.ascontiguousarray(values), failing.found, is_map=is_map)
+        """What is left of a stage that fails where it comes out as `values`: a share of the smaller of the two, or
+        large values would seem to leave little."""
+        is_map, values = self.model.graph[failing.node.stage].is_attention_map, np.ascontiguousarray(values)
+        return max(residue(values, failing.found, is_map=is_map), residue(failing.found, values, is_map=is_map))
 
     def alternatives(self, node: Node) -> list[Alternative]:
         """Those that concern a node; none of products in an engine that has other weights than the model."""

@@ -108,6 +108,7 @@ class Judge:
     def outcome(self, failing: Failing, alternative: Alternative, attempt: Attempt, values: Array) -> TriedAttempt:
         """What is left where the stage comes out as `values`."""
         self.tick()
+        values = self.run.stages.as_held(failing.node, values)
         left = self.run.left(failing, values)
         refuted = self._refuted(failing, attempt, values, left)
         node = failing.node

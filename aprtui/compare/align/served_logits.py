@@ -1,0 +1,167 @@
+"""Logits as engines serve them: cut to the tokens in use or padded to a round number of them, masked where a token may
+not be chosen, or as log-probabilities. None of that is a fault; of what is left out nothing can be said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.align.pairing import StagePair, Unpaired
+from aprtui.compare.metrics.blocks import Values
+from aprtui.compare.wording import counted, ranges
+
+_MASK = -1e4
+"""What no model gives a token: masks are this, the least number of a type, or −Inf."""
+_MODERATE = 1e3
+"""Logits are no larger, where masks are told from values that overflowed."""
+_MOST = 0.5
+"""Share of the vocabulary that may be masked at a token; a sampler leaves little of it."""
+_SUMS_TO_ONE = 0.05
+"""What the logarithm of the sum of probabilities may be off by, in 16 bits."""
+_LOG_PROBABILITIES = "log-probabilities"
+_CAPTURE = "capture logits (transformers: output_logits=True)"
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedLogits:
+    """Logits `[rows, vocabulary]`, zero where they were `left_out`; `words` say what else than logits they are."""
+
+    values: Values
+    left_out: Mask
+    is_log_probability: bool
+    words: str
+
+    def alike(self, logits: Values) -> Values:
+        """The last of the rows, as plain `logits`, served in the same way."""
+        left_out = self.left_out[len(self.left_out) - len(logits) :]
+        found = _log_probabilities(logits, left_out) if self.is_log_probability else logits
+        return np.where(left_out, np.float32(0), found)
+
+
+def served_logits(values: Values, vocabulary: int, rows: Iterable[int], unused: range) -> ServedLogits | str | None:
+    """`values` in the vocabulary's width, where they are of one of the numbers of `rows` and not plain logits; why they
+    cannot be compared; None for plain logits, or where they do not fit. `unused` are the last tokens of the vocabulary,
+    which no text has."""
+    fitted = _in_width(values, vocabulary, rows, unused)
+    if fitted is None:
+        return None
+    table, absent, words = fitted
+    if not words and _is_plain(table) and (not unused or table[:, unused.start :].any()):
+        return None
+    masked = masked_logits(table) & ~absent
+    if lost := _lost(table, masked):
+        return f"holds {lost}"
+    zero = np.zeros(table.shape, np.bool_)
+    zero[:, unused.start :] = not table[:, unused.start :].any()
+    zero &= ~absent
+    left_out = absent | masked | zero
+    is_log_probability = _are_log_probabilities(table, left_out)
+    said = [
+        words,
+        f"{_tokens(masked)} masked ({table[masked].max():.6g})" if masked.any() else "",
+        f"{_tokens(zero)} zero, of tokens that are not in use" if zero.any() else "",
+        _LOG_PROBABILITIES if is_log_probability else "",
+    ]
+    if not any(said):
+        return None
+    return ServedLogits(
+        np.where(left_out, np.float32(0), table), left_out, is_log_probability, ", ".join(filter(None, said))
+    )
+
+
+def masked_logits(table: Values) -> Mask:
+    """Where logits are as low as masks are, and all others are as they should be."""
+    low = table <= _MASK
+    others = table[~low]
+    is_mask = low.any() and np.isfinite(others).all() and np.abs(others).max(initial=0.0) <= _MODERATE
+    return low if is_mask else np.zeros(table.shape, np.bool_)
+
+
+def served_alike(pair: StagePair) -> StagePair | Unpaired:
+    """`pair` of logits without what one side alone masks, and as log-probabilities where one side holds those."""
+    sides = {"A": pair.a, "B": pair.b}
+    if all(map(_is_plain, sides.values())):
+        return pair
+    low_a, low_b = (masked_logits(side) for side in sides.values())
+    masked = low_a ^ low_b
+    for (name, side), low in zip(sides.items(), (low_a, low_b), strict=True):
+        if lost := _lost(side, low & masked):
+            return Unpaired(pair.node, None, f"{name} holds {lost}")
+    if masked.any():
+        a, b = np.where(low_a & masked, pair.b, pair.a), np.where(low_b & masked, pair.a, pair.b)
+        pair = replace(pair, a=a, b=b, matched=f"{pair.matched}; {_tokens(masked)} masked, left out")
+    left_out = low_a & low_b
+    served = [name for name, side in sides.items() if _are_log_probabilities(side, low_a | low_b)]
+    if len(served) != 1:
+        return pair
+    a = pair.a if "A" in served else _log_probabilities(pair.a, left_out)
+    b = pair.b if "B" in served else _log_probabilities(pair.b, left_out)
+    return replace(pair, a=a, b=b, matched=f"{pair.matched}; {served[0]} holds {_LOG_PROBABILITIES}")
+
+
+def _is_plain(table: Values) -> bool:
+    """Whether logits are as a model gives them: some above and some below 0, none as low as masks are."""
+    return bool(_MASK < table.min(initial=0) < 0 and table.max(initial=0) > _SUMS_TO_ONE)
+
+
+def _lost(table: Values, masked: Mask) -> str:
+    """What logits cannot be told from: those that a sampler left, or probabilities, of which small ones say little."""
+    if masked.mean(1).max(initial=0) > _MOST:
+        return f"{int(masked.sum())} of {counted(masked.size, 'logit')} masked, as a sampler does: {_CAPTURE}"
+    if table.min() >= 0 and (np.abs(table.sum(1, dtype=np.float64) - 1) < _SUMS_TO_ONE).all():
+        return f"probabilities: {_CAPTURE}"
+    return ""
+
+
+def _are_log_probabilities(table: Values, left_out: Mask) -> bool:
+    return bool(table.max(where=~left_out, initial=-np.inf) < _SUMS_TO_ONE) and bool(
+        (np.abs(_log_sums(table, left_out)) < _SUMS_TO_ONE).all()
+    )
+
+
+def _log_probabilities(logits: Values, left_out: Mask) -> Values:
+    return (logits - _log_sums(logits, left_out)).astype(np.float32)
+
+
+def _log_sums(logits: Values, left_out: Mask) -> NDArray[np.float64]:
+    """The logarithm of the sum of the powers of each row, of those that are not left out `[rows, 1]`."""
+    wide = np.where(left_out, -np.inf, logits.astype(np.float64))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        largest = wide.max(1, keepdims=True)
+        return np.asarray(largest + np.log(np.exp(wide - largest).sum(1, keepdims=True)))
+
+
+def _in_width(
+    values: Values, vocabulary: int, rows: Iterable[int], unused: range
+) -> tuple[Values, Mask, str] | None:  # fmt: skip
+    """`values` `[rows, vocabulary]`, which of them they lack, and in words what is left out for its width."""
+    for count in sorted(set(rows), reverse=True):
+        width, rest = divmod(values.size, count) if count else (0, 1)
+        if rest or not width:
+            continue
+        table = values.reshape(count, width)
+        absent = np.zeros((count, vocabulary), np.bool_)
+        if width >= vocabulary and _is_constant(table[:, vocabulary:]):
+            words = f"{width - vocabulary} logits behind the vocabulary left out" if width > vocabulary else ""
+            return table[:, :vocabulary], absent, words
+        if unused.start <= width < vocabulary:
+            absent[:, width:] = True
+            wide = np.zeros((count, vocabulary), np.float32)
+            wide[:, :width] = table
+            return wide, absent, f"{vocabulary - width} logits of tokens that are not in use left out"
+    return None
+
+
+def _is_constant(columns: Values) -> bool:
+    return not columns.size or bool((columns == columns.flat[0]).all())
+
+
+def _tokens(which: Mask) -> str:
+    ids = np.flatnonzero(which.any(0)).tolist()
+    listed = ranges(ids) if ids[-1] - ids[0] == len(ids) - 1 else f"{ids[0]} … {ids[-1]}"
+    return f"{counted(int(which.sum()), 'logit')} ({'tokens' if len(ids) > 1 else 'token'} {listed})"
