@@ -96,7 +96,8 @@ class FoundEngine:
     """What is known of the engine of a capture: its arithmetic, statements of what that rests on, and whether most of
     the matrix products that were tried are the model's (`own_weights`, which is true where none could be tried).
 
-    `cause` is what all products err by; `arithmetic` is the one that reproduces them where it may be meant, and
+    `told` are the roundings that were stated, by the user or the manifest, and not found. `cause` is what all products
+    err by; `arithmetic` is the one that reproduces them where it may be meant, and
     `without_cause` the one without it, as `arithmetic` is elsewhere.
     """
 
@@ -105,6 +106,7 @@ class FoundEngine:
     own_weights: bool
     cause: CommonCause | None = None
     without_cause: KnownArithmetic | None = None
+    told: frozenset[str] = frozenset()
 
     @property
     def rounding(self) -> Rounding:
@@ -160,7 +162,8 @@ def identify(
         statements.append(_open_statement(arithmetic))
     if cause is not None and not cause.found.nodes:
         cause = None
-    return FoundEngine(arithmetic, tuple(statements), search.weights_agree(arithmetic), cause, plain)
+    told = frozenset(given)
+    return FoundEngine(arithmetic, tuple(statements), search.weights_agree(arithmetic), cause, plain, told)
 
 
 def under_cause(known: KnownArithmetic, cause: CommonCause) -> KnownArithmetic:

@@ -16,6 +16,7 @@ from aprtui.engine.replay.causes.segment_search import LONGEST, SegmentSearch
 from aprtui.engine.replay.causes.stage_search import StageSearch
 from aprtui.engine.replay.causes.whole_search import WholeSearch
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
+from aprtui.engine.replay.lone_stage import stands_alone
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
@@ -98,12 +99,8 @@ class CauseFinder:
         if verdict.signal is not Signal.INJECTED:
             return False
         if len(stage.segment) > LONGEST and verdict.verdict is Verdict.PASS:
-            graph = self.run.model.graph
-            others = [
-                one for one in compared
-                if one is not stage and graph.inputs(one.node) and not graph[one.node.stage].holds_logits
-            ]  # fmt: skip
-            return not others and verdict.floor is not None and (verdict.error or 0.0) > _COARSE
+            is_alone = stands_alone(stage, compared, self.run.model.graph)
+            return is_alone and verdict.floor is not None and (verdict.error or 0.0) > _COARSE
         if stage.segment:
             return verdict.verdict is not Verdict.PASS
         op = self.run.model.graph[stage.node.stage].op
