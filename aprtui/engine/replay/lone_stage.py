@@ -11,11 +11,17 @@ from dataclasses import replace
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.protocol import Rounding
-from aprtui.engine.replay.causes.segment_search import LONGEST
 from aprtui.trace.graph.stage_graph import StageGraph
 
+_OF_A_LAYER = 24
+"""Stages between captured ones up to which alternatives are tried at each of them: a layer has fewer."""
 _COARSE = ("fp8", "int8", "q4_0")
 """Types that keep four bits of a value or fewer, or a scale for many."""
+
+
+def is_behind_layers(stage: StageComparison) -> bool:
+    """Whether whole layers lie between a stage and what was captured before it."""
+    return len(stage.segment) > _OF_A_LAYER
 
 
 def stands_alone(stage: StageComparison, compared: Sequence[StageComparison], graph: StageGraph) -> bool:
@@ -24,7 +30,7 @@ def stands_alone(stage: StageComparison, compared: Sequence[StageComparison], gr
         one for one in compared
         if one is not stage and graph.inputs(one.node) and not graph[one.node.stage].holds_logits
     ]  # fmt: skip
-    return len(stage.segment) > LONGEST and not others
+    return is_behind_layers(stage) and not others
 
 
 def doubted_alone(

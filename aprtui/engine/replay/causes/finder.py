@@ -12,11 +12,11 @@ from aprtui.compare.wording import counted, listed
 from aprtui.engine.replay.causes.failing import SearchedRun
 from aprtui.engine.replay.causes.proof import Judge, Proof, TriedAttempt
 from aprtui.engine.replay.causes.read_past import read_past
-from aprtui.engine.replay.causes.segment_search import LONGEST, SegmentSearch
+from aprtui.engine.replay.causes.segment_search import SegmentSearch
 from aprtui.engine.replay.causes.stage_search import StageSearch
 from aprtui.engine.replay.causes.whole_search import WholeSearch
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
-from aprtui.engine.replay.lone_stage import stands_alone
+from aprtui.engine.replay.lone_stage import is_behind_layers, stands_alone
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
@@ -71,7 +71,7 @@ class CauseFinder:
         tried: tuple[TriedAlternative, ...] = ()
         for done, stage in enumerate(failing):
             self._judge.tick = partial(progress, f"looking for the cause at {stage.node},", done, len(failing))
-            if len(stage.segment) > LONGEST:
+            if is_behind_layers(stage):
                 proof, outcomes = self._of_layers.look(stage, proofs, progress)
             else:
                 search = self._of_segments if stage.segment else self._of_stages
@@ -98,7 +98,7 @@ class CauseFinder:
         verdict = stage.verdict
         if verdict.signal is not Signal.INJECTED:
             return False
-        if len(stage.segment) > LONGEST and verdict.verdict is Verdict.PASS:
+        if is_behind_layers(stage) and verdict.verdict is Verdict.PASS:
             is_alone = stands_alone(stage, compared, self.run.model.graph)
             return is_alone and verdict.floor is not None and (verdict.error or 0.0) > _COARSE
         if stage.segment:
@@ -142,7 +142,7 @@ class CauseFinder:
                 yield layer
 
     def _may_be(self, stage: StageComparison, best: TriedAttempt) -> bool:
-        if stage.verdict.verdict is not Verdict.PASS or len(stage.segment) > LONGEST:
+        if stage.verdict.verdict is not Verdict.PASS or is_behind_layers(stage):
             return False
         return (self._of_segments if stage.segment else self._of_stages).may_be(stage, best)
 

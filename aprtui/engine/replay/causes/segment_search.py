@@ -26,8 +26,6 @@ from aprtui.trace.graph.stage import Node
 
 Array = NDArray[np.float32]
 
-LONGEST = 24
-"""Stages between captured ones up to which alternatives are tried at each of them: a layer has fewer."""
 _SHORT = 4
 """Stages between captured ones up to which alternatives are tried that an engine may mean."""
 _FIRSTS = 2
