@@ -29,6 +29,7 @@ from aprtui.compare.verdict import QUANTISED_OTHERWISE, Signal, StageVerdict, Ve
 from aprtui.compare.wording import counted
 from aprtui.engine.reference.ops import choose_experts
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
+from aprtui.engine.replay.behind_layers import doubted_behind_layers
 from aprtui.engine.replay.bounds import OUTPUT_STEP
 from aprtui.engine.replay.causes.failing import SearchedRun
 from aprtui.engine.replay.causes.finder import CauseFinder
@@ -36,7 +37,6 @@ from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
 from aprtui.engine.replay.left_zero import left_zero
-from aprtui.engine.replay.lone_stage import doubted_alone
 from aprtui.engine.replay.misfit import misfit, padding
 from aprtui.engine.replay.not_selected import NotSelected, passes
 from aprtui.engine.replay.other_layers import OtherLayers
@@ -175,7 +175,7 @@ class _Replay:
         explained = frozenset(node for found in everywhere for node in found.nodes)
         found_causes = self.causes.find(compared, explained, progress or no_progress)
         compared = found_causes.judged(compared)
-        compared = doubted_alone(compared, self.model.graph, self.engine.rounding, self.engine.told)
+        compared = doubted_behind_layers(compared, self.model.graph, self.engine.rounding, self.engine.told)
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []

@@ -9,6 +9,7 @@ from functools import partial
 from aprtui.compare.comparison import Cause, StageComparison, TriedAlternative
 from aprtui.compare.verdict import Signal, Verdict
 from aprtui.compare.wording import counted, listed
+from aprtui.engine.replay.behind_layers import is_behind_layers, stands_alone
 from aprtui.engine.replay.causes.failing import SearchedRun
 from aprtui.engine.replay.causes.proof import Judge, Proof, TriedAttempt
 from aprtui.engine.replay.causes.read_past import read_past
@@ -16,7 +17,6 @@ from aprtui.engine.replay.causes.segment_search import SegmentSearch
 from aprtui.engine.replay.causes.stage_search import StageSearch
 from aprtui.engine.replay.causes.whole_search import WholeSearch
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
-from aprtui.engine.replay.lone_stage import is_behind_layers, stands_alone
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node

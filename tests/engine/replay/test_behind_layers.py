@@ -1,4 +1,4 @@
-"""What one stage behind whole layers passes by is no evidence where it is a coarse type that nothing else shows."""
+"""What stages behind whole layers pass by is no evidence where it is a coarse type that nothing else shows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.replay.arithmetic import UNROUNDED
+from aprtui.engine.replay.behind_layers import doubted_behind_layers
 from aprtui.engine.replay.evaluators import Evaluators
-from aprtui.engine.replay.lone_stage import doubted_alone
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.trace.graph.ops import Op
@@ -38,7 +38,7 @@ def _kept(folder: Path, nodes: Collection[Node]) -> Path:
 
 
 def _verdicts(result: Comparison, told: Collection[str] = (), **rounding: str) -> set[Verdict]:
-    doubted = doubted_alone(result.stages, result.graph, replace(UNROUNDED, **rounding), told)
+    doubted = doubted_behind_layers(result.stages, result.graph, replace(UNROUNDED, **rounding), told)
     return {stage.verdict.verdict for stage in doubted}
 
 

@@ -1,11 +1,12 @@
-"""A capture with one stage behind whole layers, mostly its logits: what it is reproduced by says little.
+"""Captures that hold nothing but stages behind whole layers, as logits alone, or the output of every fourth layer: what
+they are reproduced by says little.
 
-A mistake in all layers puts it off as a coarse arithmetic does, and comes nearest under one.
+A mistake in all layers puts them off as a coarse arithmetic does, and they come nearest under one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from aprtui.compare.comparison import StageComparison
@@ -26,33 +27,35 @@ def is_behind_layers(stage: StageComparison) -> bool:
 
 def stands_alone(stage: StageComparison, compared: Sequence[StageComparison], graph: StageGraph) -> bool:
     """Whether a stage behind whole layers is all that tells of an engine's arithmetic."""
-    others = [
-        one for one in compared
-        if one is not stage and graph.inputs(one.node) and not graph[one.node.stage].holds_logits
-    ]  # fmt: skip
-    return is_behind_layers(stage) and not others
+    return is_behind_layers(stage) and not any(one is not stage for one in _telling(compared, graph))
 
 
-def doubted_alone(
+def _telling(compared: Sequence[StageComparison], graph: StageGraph) -> Iterator[StageComparison]:
+    """The stages that tell of an engine's arithmetic, logits aside, which many engines compute in another one."""
+    return (one for one in compared if graph.inputs(one.node) and not graph[one.node.stage].holds_logits)
+
+
+def doubted_behind_layers(
     compared: Sequence[StageComparison], graph: StageGraph, rounding: Rounding, told: Collection[str]
 ) -> list[StageComparison]:
-    """`compared`, with UNKNOWN where a stage alone passes by a coarse type of the `rounding` that was found; `told` are
-    the names of those that were not found but stated."""
+    """`compared`, with UNKNOWN where stages behind whole layers pass by a coarse type of the `rounding` that was found,
+    and no other stage tells of it; `told` are the names of those that were not found but stated."""
     coarse = [
         f"{name}={kind}"
         for name, kind in (("matmul_input", rounding.matmul_input), ("kv_cache", rounding.kv_cache))
         if name not in told and kind.startswith(_COARSE)
     ]
-    if not coarse:
+    if not coarse or not all(map(is_behind_layers, _telling(compared, graph))):
         return list(compared)
     reason = (
         f"reproduced by {' and '.join(coarse)}, as a mistake in all layers may be, too: state it with --rounding, or "
         "capture the outputs of layers"
     )
-    return [
-        replace(stage, verdict=replace(stage.verdict, verdict=Verdict.UNKNOWN, reason=reason))
-        if stage.verdict.verdict is Verdict.PASS and stage.verdict.floor is not None
-        and stands_alone(stage, compared, graph)
-        else stage
-        for stage in compared
-    ]  # fmt: skip
+
+    def judged(stage: StageComparison) -> StageComparison:
+        passed = stage.verdict
+        if passed.verdict is not Verdict.PASS or passed.floor is None or not is_behind_layers(stage):
+            return stage
+        return replace(stage, verdict=replace(passed, verdict=Verdict.UNKNOWN, reason=reason))
+
+    return list(map(judged, compared))
