@@ -10,12 +10,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from aprtui.compare.comparison import StageComparison
-from aprtui.compare.verdict import Verdict
+from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.engine.protocol import Rounding
 from aprtui.trace.graph.stage_graph import StageGraph
 
 _OF_A_LAYER = 24
 """Stages between captured ones up to which alternatives are tried at each of them: a layer has fewer."""
+_FLOAT32 = 1e-4
+"""Engines of float32 leave less behind all layers of a model, and so does an arithmetic that is the engine's own."""
 _COARSE = ("fp8", "int8", "q4_0")
 """Types that keep four bits of a value or fewer, or a scale for many."""
 
@@ -23,6 +25,11 @@ _COARSE = ("fp8", "int8", "q4_0")
 def is_behind_layers(stage: StageComparison) -> bool:
     """Whether whole layers lie between a stage and what was captured before it."""
     return len(stage.segment) > _OF_A_LAYER
+
+
+def passes_by_floor(verdict: StageVerdict) -> bool:
+    """Whether a stage passes for what honest engines err by, and not for being the same."""
+    return verdict.verdict is Verdict.PASS and verdict.floor is not None and (verdict.error or 0.0) > _FLOAT32
 
 
 def stands_alone(stage: StageComparison, compared: Sequence[StageComparison], graph: StageGraph) -> bool:
@@ -53,9 +60,8 @@ def doubted_behind_layers(
     )
 
     def judged(stage: StageComparison) -> StageComparison:
-        passed = stage.verdict
-        if passed.verdict is not Verdict.PASS or passed.floor is None or not is_behind_layers(stage):
+        if not is_behind_layers(stage) or not passes_by_floor(stage.verdict):
             return stage
-        return replace(stage, verdict=replace(passed, verdict=Verdict.UNKNOWN, reason=reason))
+        return replace(stage, verdict=replace(stage.verdict, verdict=Verdict.UNKNOWN, reason=reason))
 
     return list(map(judged, compared))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,23 +37,28 @@ def _kept(folder: Path, nodes: Collection[Node]) -> Path:
     return folder
 
 
-def _verdicts(result: Comparison, told: Collection[str] = (), **rounding: str) -> set[Verdict]:
-    doubted = doubted_behind_layers(result.stages, result.graph, replace(UNROUNDED, **rounding), told)
-    return {stage.verdict.verdict for stage in doubted}
+def _verdicts(
+    result: Comparison, rounding: Mapping[str, str], told: Collection[str] = (), error: float = 0.02
+) -> set[Verdict]:
+    """What is said of the stages of `result`, had they passed with such an error by such a rounding."""
+    stages = [replace(stage, verdict=replace(stage.verdict, error=error)) for stage in result.stages]
+    found = replace(UNROUNDED, **rounding)
+    return {stage.verdict.verdict for stage in doubted_behind_layers(stages, result.graph, found, told)}
 
 
 def test_a_coarse_type_that_logits_alone_show_settles_nothing(without_manifest: Path, replay: Replay) -> None:
     result = replay(_kept(without_manifest, [LOGITS]), tokens=TOKENS)
     assert result.verdict is Verdict.PASS
     for rounding in ({"kv_cache": "q4_0"}, {"kv_cache": "fp8_e5m2"}, {"matmul_input": "int8_row"}):
-        assert _verdicts(result, **rounding) == {Verdict.UNKNOWN}
-        assert _verdicts(result, rounding, **rounding) == {Verdict.PASS}
-    assert _verdicts(result, kv_cache="f16", matmul_input="q8") == {Verdict.PASS}
+        assert _verdicts(result, rounding) == {Verdict.UNKNOWN}
+        assert _verdicts(result, rounding, told=rounding) == {Verdict.PASS}
+        assert _verdicts(result, rounding, error=1e-6) == {Verdict.PASS}
+    assert _verdicts(result, {"kv_cache": "f16", "matmul_input": "q8"}) == {Verdict.PASS}
 
 
 def test_more_stages_tell_more(without_manifest: Path, replay: Replay) -> None:
     result = replay(_kept(without_manifest, [LOGITS, *(Node(layer, LAYER_OUTPUT) for layer in (1, 2))]), tokens=TOKENS)
-    assert _verdicts(result, kv_cache="q4_0") == {Verdict.PASS}
+    assert _verdicts(result, {"kv_cache": "q4_0"}) == {Verdict.PASS}
 
 
 def _other_base(call: StageCall) -> Array:

@@ -9,7 +9,7 @@ from functools import partial
 from aprtui.compare.comparison import Cause, StageComparison, TriedAlternative
 from aprtui.compare.verdict import Signal, Verdict
 from aprtui.compare.wording import counted, listed
-from aprtui.engine.replay.behind_layers import is_behind_layers, stands_alone
+from aprtui.engine.replay.behind_layers import is_behind_layers, passes_by_floor, stands_alone
 from aprtui.engine.replay.causes.failing import SearchedRun
 from aprtui.engine.replay.causes.proof import Judge, Proof, TriedAttempt
 from aprtui.engine.replay.causes.read_past import read_past
@@ -21,8 +21,6 @@ from aprtui.progress import Progress, no_progress
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
 
-_COARSE = 1e-4
-"""Engines of float32 leave less behind all layers of a model."""
 _PROVED = "computed in another way than the model's, which reproduces it"
 
 
@@ -99,8 +97,7 @@ class CauseFinder:
         if verdict.signal is not Signal.INJECTED:
             return False
         if is_behind_layers(stage) and verdict.verdict is Verdict.PASS:
-            is_alone = stands_alone(stage, compared, self.run.model.graph)
-            return is_alone and verdict.floor is not None and (verdict.error or 0.0) > _COARSE
+            return stands_alone(stage, compared, self.run.model.graph) and passes_by_floor(verdict)
         if stage.segment:
             return verdict.verdict is not Verdict.PASS
         op = self.run.model.graph[stage.node.stage].op
