@@ -57,13 +57,14 @@ def known_tokens(a: Capture, b: Capture, model: Model, given: tuple[int, ...] | 
 
 
 def _embedding(capture: Capture, model: Model) -> Rows | None:
-    """The captured embedding `[tokens, width]`; None where it is not there, or is no embedding of the model."""
+    """The captured embedding `[tokens, width]` as rows of the table, without the scale that Gemma has; None where it is
+    not there, or is no embedding of the model."""
     node = Node(0, ENTRY)
     values = held_values(capture, node) if node in capture.files else None
     width = model.config.graph.hidden
     if values is None or isinstance(values, Lost) or not values.size or values.size % width:
         return None
-    rows = np.asarray(values.reshape(-1, width), np.float64)
+    rows = np.asarray(values.reshape(-1, width), np.float64) / model.config.embedding_scale
     return rows if np.isfinite(rows).all() else None
 
 
