@@ -103,13 +103,16 @@ def _propose(source: Path, request: ImportRequest, write_map: Path | None, overw
     from aprtui.importing.importer import propose_mapping
     from aprtui.trace.aprt import write_atomically
 
-    text = propose_mapping(source, request).text()
+    proposal = propose_mapping(source, request)
+    text = proposal.text()
     if write_map is not None:
         if write_map.exists() and not overwrite:
             raise UsageError(f"{write_map}: exists: choose another name, or --overwrite replaces it")
         write_atomically(write_map, text.encode())
         click.echo(f"aprtui: mapping written to {write_map}: read it before you use it", err=True)
     click.echo(text, nl=False)
+    if not proposal.mapping.rules:
+        click.echo("aprtui: no stage is sure or likely: write its rules before --map takes the mapping", err=True)
     return 0
 
 

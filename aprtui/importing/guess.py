@@ -35,6 +35,8 @@ _TWO_NORMS = "pre_feedforward_layernorm"
 """A name of models that normalise what attention gives before it is added: `post_attention_layernorm` is that, and so
 is `post_norm`."""
 _TOKEN = re.compile(r"((?:steps?|pos|position|pass|tokens?)[=._\-]?)(\d+)(?=[._/\-]|$)", re.IGNORECASE)
+_STATES = re.compile(r"(?:(?:.*[._/\-])?hidden(?:_states?)?[._/\-]?)?\{layer\}", re.IGNORECASE)
+"""Entries of a list, or of one that is called hidden states: transformers counts the embedding as the first."""
 _TOKEN_IDS = ("input_ids", "token_ids", "tokens", "ids")
 _ENDINGS = re.compile(r"[._/\-]*(outputs?|out|results?|data|value|0)$", re.IGNORECASE)
 
@@ -61,6 +63,7 @@ class _Family:
 def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
     """A mapping of the tensors of a source; `graph` is that of the model, where it is known."""
     families = list(_families(source.tensors))
+    residuals = dict(_residuals(families))
     tokens = next((f.pattern for f in families if _stage_named(f.pattern)[0] in _TOKEN_IDS and _holds_ids(f)), None)
     count = _token_count(source, families, tokens, graph)
     found: dict[str, list[GuessedRule]] = defaultdict(list)
@@ -70,9 +73,11 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
         graph is not None and "attn_post_norm" in graph
     )
     for family in families:
-        if family.pattern == tokens:
+        if family.pattern == tokens or family in residuals.values():
             continue
         word, stage = _stage_named(family.pattern)
+        if stage != "lm_head" and graph is not None and _is_of_vocabulary(family, graph):
+            stage = "lm_head" if "logits" in word.split("_") else None
         if word in ("post_attention_layernorm", "post_norm") and two_norms:
             stage = "attn_post_norm"
         if stage in QKV:
@@ -82,11 +87,13 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
             rules = list(_rules(_fused(graph) if stage == "qkv" else stage, family, count, graph))
         elif graph is not None and _holds_all_layers(LAYER_OUTPUT, family, graph):
             rules = [_by_shape(rule, family, graph) for rule in _rules(LAYER_OUTPUT, family, count, graph)]
+        elif graph is not None and _is_of_vocabulary(family, graph):
+            rules = [_by_width(rule) for rule in _rules("lm_head", family, count, graph)]
         else:
             rules = []
             unknown.append(family.pattern)
         for rule in rules:
-            found[rule.rule.stage].append(rule)
+            found[rule.rule.stage].append(_with_residual(rule, residuals.get(family.pattern)))
     if len(parts) == len(QKV):
         found[_fused(graph)].append(_joined_rule(parts, count, graph))
     else:
@@ -145,6 +152,29 @@ def _stage_named(pattern: str) -> tuple[str, str | None]:
     if _LAYER_ITSELF.search(_ENDINGS.sub("", pattern)):
         return "layer", LAYER_OUTPUT
     return words[-1], None
+
+
+def _residuals(families: Sequence[_Family]) -> Iterator[tuple[str, _Family]]:
+    """Hidden states that are given apart from a residual, by their pattern, with that."""
+    by_pattern = {family.pattern: family for family in families}
+    for family in families:
+        other = by_pattern.get(re.sub(r"hidden_states?(?=[._/\-]|$)", "residual", family.pattern, flags=re.IGNORECASE))
+        if other is not None and other is not family and (other.layers, other.shape) == (family.layers, family.shape):
+            yield family.pattern, other
+
+
+def _with_residual(entry: GuessedRule, residual: _Family | None) -> GuessedRule:
+    """`entry` plus the residual that stands beside it: layers of vLLM and SGLang give what is to be added to it."""
+    if residual is None:
+        return entry
+    piece = entry.rule.piece
+    both = Piece(parts=(piece, replace(piece, pattern=residual.pattern)), operation=Operation.SUM)
+    reasons = (*entry.reasons, "if the residual is apart, as by vLLM and SGLang")
+    return replace(_likely(entry), rule=replace(entry.rule, piece=both), reasons=reasons)
+
+
+def _is_of_vocabulary(family: _Family, graph: StageGraph) -> bool:
+    return bool(family.shape) and "lm_head" in graph and family.shape[-1] == graph["lm_head"].width
 
 
 def _holds_ids(family: _Family) -> bool:
@@ -220,7 +250,8 @@ def _stacked(family: _Family, graph: StageGraph, found: GuessedRule) -> Iterator
     entries = family.shape[0]
     found = replace(found, reasons=(*found.reasons, f"{entries} entries for {graph.layers} layers"))
     if entries == graph.layers:
-        yield found
+        counted = found.rule.stage == LAYER_OUTPUT and _stage_named(family.pattern)[0].startswith("hidden")
+        yield _doubtful(found, "without the embedding, or without the last one?") if counted else found
         return
     ends = {ENTRY: (0, 1), LAYER_OUTPUT: (1, graph.layers), "final_norm": (graph.layers, graph.layers + 1)}
     for stage, taken in ends.items():
@@ -245,13 +276,8 @@ def _placed(family: _Family, graph: StageGraph | None, found: GuessedRule) -> It
     """`found` with the layers that its names count, or for the one layer or the model that it is of."""
     stage, piece = found.rule.stage, found.rule.piece
     scope, layers = SCOPES[stage], sorted(set(family.layers))
-    if stage == LAYER_OUTPUT and graph is not None and layers == list(range(graph.layers + 1)):
-        # As transformers gives them: what enters the first layer, what leaves each, and the last one normalised.
-        why = replace(found, reasons=(*found.reasons, f"{len(layers)} of them for {graph.layers} layers"))
-        for stage_name, number in ((ENTRY, 0), ("final_norm", graph.layers)):
-            named = replace(piece, pattern=family.pattern.replace("{layer}", str(number)))
-            yield _end_of_states(replace(why, rule=Rule(stage_name, named)))
-        yield replace(why, rule=Rule(stage, piece, first=1, end=graph.layers))
+    if stage == LAYER_OUTPUT and layers and (_STATES.fullmatch(family.pattern) or _are_all_states(layers, graph)):
+        yield from _states(family, layers, graph, found)
         return
     if layers and scope is Scope.MODEL:
         rule = Rule(stage, replace(piece, pattern=family.tensors[0].name))
@@ -265,11 +291,40 @@ def _placed(family: _Family, graph: StageGraph | None, found: GuessedRule) -> It
     yield replace(found, rule=Rule(stage, piece, first), reasons=(*found.reasons, *words))
 
 
+def _are_all_states(layers: Sequence[int], graph: StageGraph | None) -> bool:
+    return graph is not None and list(layers) == list(range(graph.layers + 1))
+
+
+def _states(
+    family: _Family, layers: Sequence[int], graph: StageGraph | None, found: GuessedRule
+) -> Iterator[GuessedRule]:
+    """Hidden states as transformers gives them: what enters the first layer, what leaves each, and the last one
+    normalised. Of a part of them without the first or the last, their numbers may be those of layers as well."""
+    last = None if graph is None else graph.layers
+    of = "" if last is None else f" for {last} layers"
+    why = replace(found, reasons=(*found.reasons, f"{len(layers)} of them{of}"))
+    if not _are_all_states(layers, graph):
+        why = _likely(why)
+        if last is None or not {0, last} <= set(layers):
+            why = _doubtful(why, "counted from the embedding, as by transformers, or from the first layer?")
+    for stage, number in ((ENTRY, 0), ("final_norm", last)):
+        if number is not None and number in layers:
+            name = family.tensors[family.layers.index(number)].name
+            yield _end_of_states(replace(why, rule=Rule(stage, replace(found.rule.piece, pattern=name))))
+    yield replace(why, rule=Rule(LAYER_OUTPUT, found.rule.piece, first=1, end=last))
+
+
 def _by_shape(entry: GuessedRule, family: _Family, graph: StageGraph) -> GuessedRule:
     """`entry` of a stack whose name says nothing: one entry more than layers is likely to be hidden states; as many may
     be anything."""
     entry = replace(entry, reasons=("by its shape alone", *entry.reasons[1:]))
     return _likely(entry) if family.shape[0] > graph.layers else replace(entry, confidence=Confidence.DOUBTFUL)
+
+
+def _by_width(entry: GuessedRule) -> GuessedRule:
+    """`entry` of a tensor as wide as the vocabulary whose name says nothing."""
+    entry = replace(entry, reasons=("by its width alone", *entry.reasons[1:]))
+    return _doubtful(entry, "logits, or what was made of them?")
 
 
 def _doubtful(entry: GuessedRule, reason: str) -> GuessedRule:

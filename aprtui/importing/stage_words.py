@@ -25,7 +25,10 @@ _WORDS: Sequence[tuple[str, str]] = (
     (QKV[1], "k_proj|wk|key|attn_k|k"),
     (QKV[2], "v_proj|wv|value|attn_v|v"),
     ("attn_scores", "attn_scores|scores|attn_logits|attention_scores|kq"),
-    ("attn_softmax", "attn_softmax|softmax|attn_probs|attn_weights|attention_probs|kq_soft_max|probs|pattern"),
+    (
+        "attn_softmax",
+        "attn_softmax|softmax|attentions|attn_probs|attn_weights|attention_probs|kq_soft_max|probs|pattern",
+    ),
     ("attention", "attention|attn_ctx|kqv_out|attn_context|attn_values|heads_out|z|ctx|context"),
     ("attn_out", "attn_out|o_proj|attention_output|attn_output|attn_proj|wo|self_attn"),
     ("post_attn_residual", "post_attn_residual|ffn_inp|resid_mid|after_attn|attn_residual|post_attn|h_mid|x_mid"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +71,6 @@ def test_axes_of_a_batch_follow_from_the_widths_of_the_model(tmp_path: Path) -> 
         ("layer_{}", "post_ffn_residual", "layer_{layer}"),
         ("model.layers.{}", "post_ffn_residual", "model.layers.{layer}"),
         ("model.layers.{}.0", "post_ffn_residual", "model.layers.{layer}.0"),
-        ("{}", "post_ffn_residual", "{layer}"),
         ("L0{}.h_mid", "post_attn_residual", "L{layer}.h_mid"),
         ("L0{}.rms2", "ffn_norm", "L{layer}.rms2"),
         ("l_out-{}", "post_ffn_residual", "l_out-{layer}"),
@@ -103,6 +104,53 @@ def test_the_norm_behind_the_attention_is_told_by_the_one_before_the_feed_forwar
         "attn_post_norm": "layers.{layer}.post_attention_layernorm",
         "ffn_norm": "layers.{layer}.pre_feedforward_layernorm",
     }
+
+
+def guessed_of_model(path: Path, named: dict[str, tuple[int, ...]], **options: Any) -> dict[str, str]:
+    """The rule and its confidence for each stage, of tensors of these shapes and a model that is written to `path`."""
+    graph = load_model(write_model(path / "m.gguf", **options)).graph
+    kind = ELEMENTS["F32"]
+    tensors = {name: SourceTensor(name, shape, kind, lambda: np.zeros(0, np.uint8)) for name, shape in named.items()}
+    lines = guess(Source(Path("x"), tensors), graph).text().splitlines()
+    return dict(re.findall(r"^ *((?:# )?\w+): (.*  # \w+):", "\n".join(lines), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["hidden_states_{}", "out.hidden_states.{}", "{}"])
+def test_a_part_of_the_hidden_states_is_counted_from_the_embedding_or_left_to_the_user(
+    name: str, tmp_path: Path
+) -> None:
+    """Entry 2 of transformers' tuple leaves layer 1; of hooks that are numbered by layers it may leave layer 2."""
+
+    def of(*numbers: int) -> dict[str, str]:
+        return guessed_of_model(tmp_path, {name.format(number): (1, 5, 256) for number in numbers}, layers=4)
+
+    pattern = name.format("{layer}")
+    assert of(0, 2, 4) == {
+        "embedding": f'"{name.format(0)}"  # likely', "final_norm": f'"{name.format(4)}"  # likely',
+        "post_ffn_residual": f'{{"from": "{pattern}", "first": 1, "end": 4}}  # likely',
+    }  # fmt: skip
+    for part in ((0, 3), (0, 1, 2, 3), (1, 2, 3, 4)):
+        assert all(stage.startswith("# ") for stage in of(*part)), part
+    assert guessed(*(name.format(number) for number in range(5))).mapping.rules == ()
+
+
+def test_a_stack_of_hidden_states_without_one_of_its_ends_is_doubtful(tmp_path: Path) -> None:
+    assert list(guessed_of_model(tmp_path, {"hidden_states": (2, 1, 5, 256)})) == ["# post_ffn_residual"]
+
+
+def test_hidden_states_and_the_residual_beside_them_are_added(tmp_path: Path) -> None:
+    names = [f"layers.{layer}.{word}" for layer in range(2) for word in ("hidden_states", "residual")]
+    given = '{"sum": ["layers.{layer}.hidden_states", "layers.{layer}.residual"]}  # likely'
+    assert guessed_of_model(tmp_path, dict.fromkeys(names, (5, 256))) == {"post_ffn_residual": given}
+
+
+def test_what_is_as_wide_as_the_vocabulary_is_of_no_layer(tmp_path: Path) -> None:
+    def of(*names: str) -> dict[str, str]:
+        return guessed_of_model(tmp_path, dict.fromkeys(names, (1, 288)), tokenizer=False)
+
+    assert of("logits_all") == {"lm_head": '"logits_all"  # sure'}
+    assert of("mystery") == {"# lm_head": '"mystery"  # doubtful'}
+    assert of("scores.0", "scores.1") == {"# lm_head": '"scores.0"  # doubtful'}
 
 
 def test_two_tensors_of_one_name_are_not_chosen_between() -> None:

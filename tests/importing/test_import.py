@@ -204,6 +204,12 @@ def test_a_stack_of_an_unknown_name_is_not_sure(
     assert f"# {sure}: by its shape alone" in told.out and "sure:" not in told.out
 
 
+def test_a_proposal_without_a_rule_says_that_none_is_there(tmp_path: Path, aprtui: Command) -> None:
+    np.save(tmp_path / "mystery.npy", np.zeros((2, 2), np.float32))
+    told = aprtui("import", tmp_path / "mystery.npy", "--guess")
+    assert told.code == 0 and "no stage is sure or likely" in told.err
+
+
 def test_a_mapping_that_fits_nothing_says_what_there_is(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
     arrays, mapping = write_arrays(qwen2, tmp_path / "arrays"), tmp_path / "map.yaml"
     mapping.write_text("stages: {attn_norm: 'blocks.{layer}.norm'}")
