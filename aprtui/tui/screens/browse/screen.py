@@ -667,8 +667,11 @@ class BrowseScreen(ToolScreen):
         if artifact is None:
             pane.show([])
             return
-        more = self._replay_lines(artifact)
-        more += remarks(self._contents)
+        replay = self._replay_lines(artifact)
+        if replay and not pane.size:
+            # Small screens show the preview or what is in the capture.
+            self.say(": ".join(replay[0][:2]))
+        more = [*replay, *remarks(self._contents)]
         pane.show(preview_lines(artifact, self._marks, more, HINTS[artifact.kind], pane.size.width))
 
     def _title(self, table: Table, name: str) -> None:

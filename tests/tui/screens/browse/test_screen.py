@@ -378,6 +378,20 @@ async def test_a_capture_is_replayed_from_its_row_and_keeps_its_verdict(
         await until(pilot, lambda: "verdict" not in screen_text(pilot))
 
 
+async def test_a_small_screen_without_the_preview_says_how_far_a_replay_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "ChildSource", RecordedChild)
+    for name in ("bad", "slow"):
+        of_embedded_model(folder / name)
+    async with showing(BROWSE, (80, 24)) as pilot:
+        await until_shown(pilot, "2 captures", "R: replay")
+        await pilot.press("v", "R")
+        await until_shown(pilot, "verdict: FAIL: layer 1 ffn_up")
+        await pilot.press("j", "R")
+        await until_shown(pilot, "replay: replaying layer 0, 1/54")
+
+
 async def test_without_its_model_a_capture_says_what_to_do(folder: Path, opened: list[str]) -> None:
     write_capture(folder / "a")
     remember(write_capture(folder / "b"), folder / "a")
