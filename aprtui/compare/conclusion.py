@@ -37,6 +37,7 @@ from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted
+from aprtui.trace.graph.ops import PLACE_OPS
 from aprtui.trace.graph.stage import Node
 from aprtui.trace.graph.stage_graph import StageGraph
 from aprtui.trace.rank_parts import RankParts
@@ -202,8 +203,18 @@ def _hypotheses(
     config, rows = findings.graph.config, _worst(entry)
     ranks = findings.rank_parts.get(node)
     return hypothesise(
-        StageEvidence(sized, config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, rows, ranks)
-    )
+        StageEvidence(
+            sized, config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, rows, ranks,
+            _sees_places(findings.graph, entry),
+        )
+    )  # fmt: skip
+
+
+def _sees_places(graph: StageGraph, stage: StageComparison) -> bool:
+    """Whether positions or other tokens may be what is wrong. Without a replay, the error may have come in."""
+    if not stage.segment and stage.injected == (None, None):
+        return True
+    return any(graph[node.stage].op in PLACE_OPS for node in (stage.node, *stage.segment))
 
 
 def _worst(stage: StageComparison) -> tuple[int, ...]:

@@ -193,3 +193,8 @@ def test_large_tensors_are_sampled() -> None:
     evidence = StageEvidence(GRAPH["ffn_up"], CONFIG, expected, expected, BOUND)
     assert len(evidence.rows) <= 4
     assert {0, 39} <= set(evidence.rows.tolist())
+
+
+def test_positions_are_no_cause_where_no_stage_in_question_sees_them() -> None:
+    found = np.concatenate([random("ffn_out")[:1], random("ffn_out", 3)[1:]])
+    assert LATER in supported("ffn_out", found) and not supported("ffn_out", found, sees_places=False)

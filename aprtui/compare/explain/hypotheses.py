@@ -44,7 +44,8 @@ class StageEvidence:
     `expected` and `found` are `[T, W]`, or `[heads, T, T]` of which key ≤ query counts. `bound` is what a token's
     relative error may be. `siblings` are other tensors of the same shape by what they are: inputs of the stage, the
     product beside it. `known` are named vectors `[W]`, as its bias. `worst` are tokens that must be looked at. `ranks`
-    says which parts are from which ranks.
+    says which parts are from which ranks. `sees_places` is whether a stage that may be to blame sees positions or other
+    tokens.
     """
 
     stage: Stage
@@ -56,6 +57,7 @@ class StageEvidence:
     known: Mapping[str, Array] = field(default_factory=dict)
     worst: tuple[int, ...] = ()
     ranks: RankParts | None = None
+    sees_places: bool = True
 
     @cached_property
     def rows(self) -> NDArray[np.intp]:
@@ -328,6 +330,8 @@ def from_one_on(evidence: StageEvidence) -> SignatureOutcome:
 @signature("positions, mask or K/V cache", "positions, a mask, keys or values of other tokens")
 def later_tokens(evidence: StageEvidence) -> SignatureOutcome:
     """Token 0 right, most later ones wrong."""
+    if not evidence.sees_places:
+        return SignatureOutcome(Support.REFUTED, "no stage that may be to blame sees positions or other tokens")
     wrong = evidence.wrong_tokens
     if wrong.size < 3:
         return SignatureOutcome(Support.UNTESTED, "needs three tokens at least")

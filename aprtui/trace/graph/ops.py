@@ -81,6 +81,11 @@ MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL, Op.HEAD_MATMUL})
 RECURRENT_OPS = frozenset({Op.CONVOLUTION, Op.DELTA_STATE, Op.DELTA_OUTPUT})
 """Ops that go through the tokens one after the other, from a state that earlier ones left."""
 
+PLACE_OPS = (
+    frozenset({Op.EMBED, Op.ROPE, Op.POSITION_SCALE, Op.SCORES, Op.SOFTCAP, Op.SOFTMAX, Op.ATTEND}) | RECURRENT_OPS
+)
+"""Ops that see where a token stands, or other tokens than it."""
+
 BIASES = frozenset({Op.BIAS, Op.EXPERT_BIAS})
 """Ops whose parameters are biases."""
 
