@@ -64,7 +64,7 @@ def _print(found: Bisection, as_json: bool) -> None:
         return
     tried = f"{found.tried} commits tried, {len(found.skipped)} of them skipped"
     if found.commit is None:
-        click.echo(f"UNKNOWN: the first bad commit is one of {len(found.candidates)}, which were skipped; {tried}")
+        click.echo(f"UNKNOWN: the first bad commit is one of {len(found.candidates)}: skips leave it open; {tried}")
         for line in found.candidates:
             click.echo(f"  {line}")
         return
