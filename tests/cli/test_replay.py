@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,8 @@ def test_without_grounds_the_diff_cannot_be_judged_and_says_by_what_it_could(cap
     assert result.return_value == ExitCode.UNKNOWN
     said = " ".join(result.stdout.split())
     assert "and nothing says how much is allowed" in said and "judge by a measured noise floor" in said
+    parts = run("diff", captures / "exact", captures / "q8", "--stage", "lm_head", "--allow-missing", "ffn_*").stdout
+    assert re.search(r"^aprtui diff .* --model \S+ --stage lm_head --allow-missing 'ffn_\*'$", parts, re.MULTILINE)
 
 
 def test_a_verdict_line_gives_error_floor_bound_and_smallest_tolerance(captures: Path) -> None:

@@ -60,13 +60,13 @@ def _settling_diff_lines(
         yield "next  find the first stage with NaN or Inf:"
         yield shlex.join(["aprtui", "stats", str(a)])
     elif comparison.implausible:
-        yield from _judged_lines(a, b, judging, runs)
+        yield from _judged_lines(a, b, options, judging, runs)
         if judging and comparison.stages:
             yield from _undecided_lines(comparison, runs[1])
         yield from wrapped("seen", _implausible_text(comparison))
         yield from _closer_lines(comparison, a, b, options, judging, "see more of the stage to look at first:")
     elif comparison.smallest and not options.tolerances and not judging:
-        yield from _judged_lines(a, b, judging, runs)
+        yield from _judged_lines(a, b, options, judging, runs)
         yield "next  say how far apart they may be; this is how far they are:"
         yield _command(a, b, replace(options, tolerances=(str(comparison.smallest),)), judging)
     elif comparison.stages:
@@ -92,12 +92,14 @@ def _missing(comparison: Comparison) -> dict[str, list[Node]]:
     return found
 
 
-def _judged_lines(a: Path, b: Path, judging: list[str], runs: tuple[Run, Run]) -> Iterator[str]:
+def _judged_lines(
+    a: Path, b: Path, options: ComparisonOptions, judging: list[str], runs: tuple[Run, Run]
+) -> Iterator[str]:
     """Commands that would judge two captures, where nothing does yet."""
     if not judging and is_folder(a):
         yield "next  name the stage that injects error, or judge by a measured noise floor:"
         yield shlex.join(["aprtui", "replay", str(b), "--model", *runs[1].model])
-        yield shlex.join(["aprtui", "diff", str(a), str(b), "--model", *runs[1].model])
+        yield _command(a, b, replace(options, tolerances=()), ["--model", *runs[1].model])
 
 
 def _implausible_text(comparison: Comparison) -> str:
