@@ -12,6 +12,8 @@ from dataclasses import replace
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.head_input import is_rounded_to
+from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.trace.graph.stage_graph import StageGraph
 
 _OF_A_LAYER = 24
@@ -43,25 +45,37 @@ def _telling(compared: Sequence[StageComparison], graph: StageGraph) -> Iterator
 
 
 def doubted_behind_layers(
-    compared: Sequence[StageComparison], graph: StageGraph, rounding: Rounding, told: Collection[str]
+    compared: Sequence[StageComparison], stages: CapturedStages, rounding: Rounding, told: Collection[str]
 ) -> list[StageComparison]:
-    """`compared`, with UNKNOWN where stages behind whole layers pass by a coarse type of the `rounding` that was found,
-    and no other stage tells of it; `told` are the names of those that were not found but stated."""
-    coarse = [
-        f"{name}={kind}"
-        for name, kind in (("matmul_input", rounding.matmul_input), ("kv_cache", rounding.kv_cache))
-        if name not in told and kind.startswith(_COARSE)
-    ]
-    if not coarse or not all(map(is_behind_layers, _telling(compared, graph))):
+    """`compared`, with UNKNOWN where stages behind whole layers pass by a `rounding` that was found, is coarse, or not
+    that of the logits, and no other stage tells of it; `told` are the names of those that were not found but stated."""
+    graph = stages.model.graph
+    passing = {one.node for one in compared if is_behind_layers(one) and passes_by_floor(one.verdict)}
+    if not passing or not all(map(is_behind_layers, _telling(compared, graph))):
+        return list(compared)
+    doubtful = list(_doubtful(stages, rounding, told))
+    if not doubtful:
         return list(compared)
     reason = (
-        f"reproduced by {' and '.join(coarse)}, as a mistake in all layers may be, too: state it with --rounding, or "
-        "capture the outputs of layers"
+        f"reproduced by {' and '.join(doubtful)}, as a mistake may be, too: state it with --rounding, or capture the "
+        "outputs of layers"
     )
+    return [
+        replace(one, verdict=replace(one.verdict, verdict=Verdict.UNKNOWN, reason=reason))
+        if one.node in passing
+        else one
+        for one in compared
+    ]
 
-    def judged(stage: StageComparison) -> StageComparison:
-        if not is_behind_layers(stage) or not passes_by_floor(stage.verdict):
-            return stage
-        return replace(stage, verdict=replace(stage.verdict, verdict=Verdict.UNKNOWN, reason=reason))
 
-    return list(map(judged, compared))
+def _doubtful(stages: CapturedStages, rounding: Rounding, told: Collection[str]) -> Iterator[str]:
+    """What nothing shows of a rounding but that it comes nearest."""
+    inputs, cache = rounding.matmul_input, rounding.kv_cache
+    if "matmul_input" not in told and inputs.startswith(("q8", *_COARSE)):
+        is_rounded = is_rounded_to(stages, inputs)
+        if is_rounded is False:
+            yield f"matmul_input={inputs} (the input of lm_head, as the logits tell it, was not rounded so)"
+        elif is_rounded is None and inputs.startswith(_COARSE):
+            yield f"matmul_input={inputs}"
+    if "kv_cache" not in told and cache.startswith(_COARSE):
+        yield f"kv_cache={cache}"

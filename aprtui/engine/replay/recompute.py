@@ -102,6 +102,11 @@ class CapturedStages:
         """What else than plain logits a captured node holds, in words; empty for all others."""
         return self._served[node].words if self.rows(node) and node in self._served else ""
 
+    def holds(self, node: Node) -> NDArray[np.bool_]:
+        """Which values of a captured node are the engine's own: of logits some may be left out."""
+        held = np.ones(self.raw(node).shape, np.bool_)  # type: ignore[union-attr]  # a node with rows is no misfit
+        return held & ~self._served[node].left_out if self.served_as(node) else held
+
     def as_held(self, node: Node, values: Array) -> Array:
         """The last rows of a node, `values`, as the capture holds them: of logits some may be left out."""
         return self._served[node].alike(values) if self.served_as(node) else values

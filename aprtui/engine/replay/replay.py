@@ -23,6 +23,7 @@ from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.deviations import GROUPS_BY_TWO, deviations_in
 from aprtui.compare.explain.locate import most_differing_place, with_experts
+from aprtui.compare.left_zero import left_zero
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import QUANTISED_OTHERWISE, Signal, StageVerdict, Verdict, judge
@@ -36,7 +37,6 @@ from aprtui.engine.replay.causes.finder import CauseFinder
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
 from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
-from aprtui.engine.replay.left_zero import left_zero
 from aprtui.engine.replay.misfit import misfit, padding
 from aprtui.engine.replay.not_selected import NotSelected, passes
 from aprtui.engine.replay.other_layers import OtherLayers
@@ -175,7 +175,7 @@ class _Replay:
         explained = frozenset(node for found in everywhere for node in found.nodes)
         found_causes = self.causes.find(compared, explained, progress or no_progress)
         compared = found_causes.judged(compared)
-        compared = doubted_behind_layers(compared, self.model.graph, self.engine.rounding, self.engine.told)
+        compared = doubted_behind_layers(compared, self.stages, self.engine.rounding, self.engine.told)
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []

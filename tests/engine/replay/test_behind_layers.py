@@ -18,14 +18,18 @@ from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.replay.arithmetic import UNROUNDED
 from aprtui.engine.replay.behind_layers import doubted_behind_layers
 from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
+from aprtui.trace.capture import Capture
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import LAYER_OUTPUT, Node
 from aprtui.trace.manifest import relative_path
-from tests.engine.embedded_captures import TOKENS
+from tests.engine.embedded_captures import TOKENS, edit
 
 LOGITS = Node(None, "lm_head")
+KINDS = {"f32": "none", "f16": "f16"}
 PROMPT = (1704, 1162, 112, 1741, 1130, 1662, 1577, 199, 50, 1290)
 Replay = Callable[..., Comparison]
 
@@ -38,27 +42,40 @@ def _kept(folder: Path, nodes: Collection[Node]) -> Path:
 
 
 def _verdicts(
-    result: Comparison, rounding: Mapping[str, str], told: Collection[str] = (), error: float = 0.02
+    stages: CapturedStages,
+    result: Comparison,
+    rounding: Mapping[str, str],
+    told: Collection[str] = (),
+    error: float = 0.02,
 ) -> set[Verdict]:
     """What is said of the stages of `result`, had they passed with such an error by such a rounding."""
-    stages = [replace(stage, verdict=replace(stage.verdict, error=error)) for stage in result.stages]
+    compared = [replace(stage, verdict=replace(stage.verdict, error=error)) for stage in result.stages]
     found = replace(UNROUNDED, **rounding)
-    return {stage.verdict.verdict for stage in doubted_behind_layers(stages, result.graph, found, told)}
+    return {stage.verdict.verdict for stage in doubted_behind_layers(compared, stages, found, told)}
 
 
-def test_a_coarse_type_that_logits_alone_show_settles_nothing(without_manifest: Path, replay: Replay) -> None:
-    result = replay(_kept(without_manifest, [LOGITS]), tokens=TOKENS)
+@pytest.mark.parametrize("stored", ["f32", pytest.param("f16", marks=pytest.mark.slow)])
+def test_a_coarse_type_that_logits_alone_show_settles_nothing(
+    stored: str, model: Model, without_manifest: Path, replay: Replay
+) -> None:
+    """Nor does an 8-bit one that the logits refute, where they are stored in enough digits to do so."""
+    edit(without_manifest, LOGITS, ROUND[KINDS[stored]])
+    folder = _kept(without_manifest, [LOGITS])
+    stages, result = CapturedStages(Capture.open(folder), model, TOKENS), replay(folder, tokens=TOKENS)
     assert result.verdict is Verdict.PASS
     for rounding in ({"kv_cache": "q4_0"}, {"kv_cache": "fp8_e5m2"}, {"matmul_input": "int8_row"}):
-        assert _verdicts(result, rounding) == {Verdict.UNKNOWN}
-        assert _verdicts(result, rounding, told=rounding) == {Verdict.PASS}
-        assert _verdicts(result, rounding, error=1e-6) == {Verdict.PASS}
-    assert _verdicts(result, {"kv_cache": "f16", "matmul_input": "q8"}) == {Verdict.PASS}
+        assert _verdicts(stages, result, rounding) == {Verdict.UNKNOWN}
+        assert _verdicts(stages, result, rounding, told=rounding) == {Verdict.PASS}
+        assert _verdicts(stages, result, rounding, error=1e-6) == {Verdict.PASS}
+    assert _verdicts(stages, result, {"kv_cache": "f16"}) == {Verdict.PASS}
+    refuted = Verdict.UNKNOWN if stored == "f32" else Verdict.PASS
+    assert _verdicts(stages, result, {"matmul_input": "q8"}) == {refuted}
 
 
-def test_more_stages_tell_more(without_manifest: Path, replay: Replay) -> None:
-    result = replay(_kept(without_manifest, [LOGITS, *(Node(layer, LAYER_OUTPUT) for layer in (1, 2))]), tokens=TOKENS)
-    assert _verdicts(result, {"kv_cache": "q4_0"}) == {Verdict.PASS}
+def test_more_stages_tell_more(model: Model, without_manifest: Path, replay: Replay) -> None:
+    folder = _kept(without_manifest, [LOGITS, *(Node(layer, LAYER_OUTPUT) for layer in (1, 2))])
+    stages, result = CapturedStages(Capture.open(folder), model, TOKENS), replay(folder, tokens=TOKENS)
+    assert _verdicts(stages, result, {"kv_cache": "q4_0"}) == {Verdict.PASS}
 
 
 def _other_base(call: StageCall) -> Array:

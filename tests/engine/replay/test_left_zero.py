@@ -9,8 +9,8 @@ import numpy as np
 
 from aprtui.compare.align.pairing import StagePair
 from aprtui.compare.comparison import Comparison
+from aprtui.compare.left_zero import left_zero
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.replay.left_zero import left_zero
 from aprtui.trace.graph.ops import Axis
 from aprtui.trace.graph.stage import Node
 from aprtui.trace.manifest import relative_path
