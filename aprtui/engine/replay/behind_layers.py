@@ -57,13 +57,12 @@ def doubted_behind_layers(
     if not doubtful:
         return list(compared)
     reason = (
-        f"reproduced by {' and '.join(doubtful)}, as a mistake may be, too: state it with --rounding, or capture the "
-        "outputs of layers"
+        f"reproduced by {' and '.join(doubtful)}; a mistake in the layers may come out so, too: state it with "
+        "--rounding, or capture the outputs of layers"
     )
+    unknown = {"verdict": Verdict.UNKNOWN, "reason": reason}
     return [
-        replace(one, verdict=replace(one.verdict, verdict=Verdict.UNKNOWN, reason=reason))
-        if one.node in passing
-        else one
+        replace(one, verdict=replace(one.verdict, **unknown)) if one.node in passing else one  # type: ignore[arg-type]
         for one in compared
     ]
 
