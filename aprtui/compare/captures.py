@@ -172,7 +172,7 @@ def _pair(
         return Unpaired(node, None, "positions are not aligned")
     stage = coverage.graph[node.stage]
     pair = pair_stage(a, b, replace(stage, width=widths.get(stage.name, stage.width)), node, alignment)
-    return served_alike(pair) if isinstance(pair, StagePair) and Axis.VOCABULARY in pair.axes else pair
+    return served_alike(pair) if isinstance(pair, StagePair) and stage.holds_logits else pair
 
 
 def _compare(

@@ -69,7 +69,7 @@ def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAl
     values_a, values_b = held_values(a, node), held_values(b, node)
     if isinstance(values_a, Lost) or isinstance(values_b, Lost):
         return _lost(node, values_a, values_b)
-    if Axis.VOCABULARY in stage.axes and (cut := _in_narrower_vocabulary(values_a, values_b, tokens)):
+    if stage.holds_logits and (cut := _in_narrower_vocabulary(values_a, values_b, stage, tokens)):
         pair = _pair_rows(*cut, stage, node, tokens)
         if isinstance(pair, StagePair):
             return replace(pair, matched=f"{pair.matched}; the first {cut[0].shape[1]} tokens of the vocabulary")
@@ -86,17 +86,27 @@ def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAl
     return pair if isinstance(pair, Unpaired) else _in_layout_of_a(pair, a, b)
 
 
-def _in_narrower_vocabulary(a: Values, b: Values, tokens: TokenAlignment) -> tuple[Values, Values] | None:
-    """Logits `[rows, vocabulary]` of the tokens that both sides have, where one side's vocabulary is padded."""
-    counts = [sorted({1, count or 1}, reverse=True) for count in tokens.counts]
+def _in_narrower_vocabulary(
+    a: Values, b: Values, stage: Stage, tokens: TokenAlignment
+) -> tuple[Values, Values] | None:  # fmt: skip
+    """Logits `[rows, vocabulary]` of the tokens that both sides have, where one side's vocabulary is padded; None where
+    that is not so, or their number tells no rows: those of all positions and of the last one may both fit."""
+    counts = [_rows(values, stage, count) for values, count in zip((a, b), tokens.counts, strict=True)]
+    found = []
     for rows_a, rows_b in product(*counts):
-        if a.size % rows_a or b.size % rows_b:
-            continue
         wide_a, wide_b = a.reshape(rows_a, -1), b.reshape(rows_b, -1)
         narrower, wider = sorted((wide_a.shape[1], wide_b.shape[1]))
         if narrower < wider <= narrower * (1 + _PADDING):
-            return wide_a[:, :narrower], wide_b[:, :narrower]
-    return None
+            found.append((wide_a[:, :narrower], wide_b[:, :narrower]))
+    return found[0] if len(found) == 1 else None
+
+
+def _rows(values: Values, stage: Stage, tokens: int | None) -> set[int]:
+    """How many rows logits may be, in any vocabulary."""
+    known = _known_shape(values, stage, tokens)
+    if known is not None:
+        return {known[0]} if len(known) == 2 and values.size else set()
+    return {rows for rows in (1, tokens) if tokens and rows and values.size and not values.size % rows}
 
 
 def _lost(node: Node, a: Values | Lost, b: Values | Lost) -> Unpaired:

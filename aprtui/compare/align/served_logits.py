@@ -3,7 +3,7 @@ not be chosen, or as log-probabilities. None of that is a fault; of what is left
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,9 @@ _MASK = -1e4
 """What no model gives a token: masks are this, the least number of a type, or −Inf."""
 _MODERATE = 1e3
 """Logits are no larger, where masks are told from values that overflowed."""
-_MOST = 0.5
-"""Share of the vocabulary that may be masked at a token; a sampler leaves little of it."""
+_MOST = 0.25
+"""Share of the vocabulary, less than that, which may be masked at a token: a sampler leaves little of it, and a part
+that was lost where the vocabulary is split over devices is no mask."""
 _SUMS_TO_ONE = 0.05
 """What the logarithm of the sum of probabilities may be off by, in 16 bits."""
 _LOG_PROBABILITIES = "log-probabilities"
@@ -38,9 +39,13 @@ class ServedLogits:
 
     def alike(self, logits: Values) -> Values:
         """The last of the rows, as plain `logits`, served in the same way."""
-        left_out = self.left_out[len(self.left_out) - len(logits) :]
-        found = _log_probabilities(logits, left_out) if self.is_log_probability else logits
-        return np.where(left_out, np.float32(0), found)
+        first = len(self.left_out) - len(logits)
+        left_out = self.left_out[first:]
+        if self.is_log_probability:
+            sums = _log_sums(logits, left_out)
+            if _is_normalised(_log_sums(self.values[first:], left_out), sums):
+                logits = _less(logits, sums)
+        return np.where(left_out, np.float32(0), logits)
 
 
 def served_logits(values: Values, vocabulary: int, rows: Iterable[int], unused: range) -> ServedLogits | str | None:
@@ -77,31 +82,43 @@ def served_logits(values: Values, vocabulary: int, rows: Iterable[int], unused: 
 def masked_logits(table: Values) -> Mask:
     """Where logits are as low as masks are, and all others are as they should be."""
     low = table <= _MASK
-    others = table[~low]
-    is_mask = low.any() and np.isfinite(others).all() and np.abs(others).max(initial=0.0) <= _MODERATE
+    others = table.min(where=~low, initial=0), table.max(where=~low, initial=0)
+    is_mask = low.any() and others[0] >= -_MODERATE and others[1] <= _MODERATE
     return low if is_mask else np.zeros(table.shape, np.bool_)
 
 
 def served_alike(pair: StagePair) -> StagePair | Unpaired:
-    """`pair` of logits without what one side alone masks, and as log-probabilities where one side holds those."""
-    sides = {"A": pair.a, "B": pair.b}
-    if all(map(_is_plain, sides.values())):
+    """`pair` of logits, zero on both sides where one of them is masked, and as log-probabilities where only one side
+    holds those. Logits of unknown shape count as one row."""
+    if _is_plain(pair.a) and _is_plain(pair.b):
         return pair
+    sides = {"A": np.atleast_2d(pair.a), "B": np.atleast_2d(pair.b)}
     low_a, low_b = (masked_logits(side) for side in sides.values())
-    masked = low_a ^ low_b
     for (name, side), low in zip(sides.items(), (low_a, low_b), strict=True):
-        if lost := _lost(side, low & masked):
+        if lost := _lost(side, low & (low_a ^ low_b)):
             return Unpaired(pair.node, None, f"{name} holds {lost}")
-    if masked.any():
-        a, b = np.where(low_a & masked, pair.b, pair.a), np.where(low_b & masked, pair.a, pair.b)
-        pair = replace(pair, a=a, b=b, matched=f"{pair.matched}; {_tokens(masked)} masked, left out")
-    left_out = low_a & low_b
-    served = [name for name, side in sides.items() if _are_log_probabilities(side, low_a | low_b)]
-    if len(served) != 1:
-        return pair
-    a = pair.a if "A" in served else _log_probabilities(pair.a, left_out)
-    b = pair.b if "B" in served else _log_probabilities(pair.b, left_out)
-    return replace(pair, a=a, b=b, matched=f"{pair.matched}; {served[0]} holds {_LOG_PROBABILITIES}")
+    left_out, matched = low_a | low_b, pair.matched
+    if left_out.any():
+        sides = {name: np.where(left_out, np.float32(0), side) for name, side in sides.items()}
+        logits = _tokens(left_out) if pair.axes else counted(int(left_out.sum()), "logit")
+        matched = f"{matched}; {logits} masked, left out"
+    name = _normalised_side(sides, left_out)
+    if name:
+        other = "B" if name == "A" else "A"
+        sums = _log_sums(sides[other], left_out)
+        sides[other] = np.where(left_out, np.float32(0), _less(sides[other], sums))
+        matched = f"{matched}; {name} holds {_LOG_PROBABILITIES}"
+    shape = pair.a.shape
+    return replace(pair, a=sides["A"].reshape(shape), b=sides["B"].reshape(shape), matched=matched)
+
+
+def _normalised_side(sides: Mapping[str, Values], left_out: Mask) -> str:
+    """The side that holds log-probabilities where the other one does not; empty where neither or both do."""
+    if not any(_are_log_probabilities(side, left_out) for side in sides.values()):
+        return ""
+    a, b = (_log_sums(side, left_out) for side in sides.values())
+    normalised = [name for name, sums, others in (("A", a, b), ("B", b, a)) if _is_normalised(sums, others)]
+    return normalised[0] if len(normalised) == 1 else ""
 
 
 def _is_plain(table: Values) -> bool:
@@ -111,7 +128,7 @@ def _is_plain(table: Values) -> bool:
 
 def _lost(table: Values, masked: Mask) -> str:
     """What logits cannot be told from: those that a sampler left, or probabilities, of which small ones say little."""
-    if masked.mean(1).max(initial=0) > _MOST:
+    if masked.mean(1).max(initial=0) >= _MOST:
         return f"{int(masked.sum())} of {counted(masked.size, 'logit')} masked, as a sampler does: {_CAPTURE}"
     if table.min() >= 0 and (np.abs(table.sum(1, dtype=np.float64) - 1) < _SUMS_TO_ONE).all():
         return f"probabilities: {_CAPTURE}"
@@ -124,16 +141,27 @@ def _are_log_probabilities(table: Values, left_out: Mask) -> bool:
     )
 
 
-def _log_probabilities(logits: Values, left_out: Mask) -> Values:
-    return (logits - _log_sums(logits, left_out)).astype(np.float32)
+def _is_normalised(sums: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    """Whether rows with these logarithms of their sums are log-probabilities, and the other side's the logits of the
+    same tokens: training may bring those of a model near 0 as well."""
+    return bool((np.abs(sums) < np.minimum(np.abs(sums - others), _SUMS_TO_ONE)).all())
+
+
+def _less(logits: Values, sums: NDArray[np.float64]) -> Values:
+    """Log-probabilities, without a copy of all logits in 64 bits."""
+    return np.subtract(logits, sums, out=np.empty(logits.shape, np.float32), casting="same_kind")
 
 
 def _log_sums(logits: Values, left_out: Mask) -> NDArray[np.float64]:
     """The logarithm of the sum of the powers of each row, of those that are not left out `[rows, 1]`."""
-    wide = np.where(left_out, -np.inf, logits.astype(np.float64))
+    return np.array([[_log_sum(row[~out])] for row, out in zip(logits, left_out, strict=True)])
+
+
+def _log_sum(logits: Values) -> float:
+    wide = logits.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        largest = wide.max(1, keepdims=True)
-        return np.asarray(largest + np.log(np.exp(wide - largest).sum(1, keepdims=True)))
+        largest = wide.max(initial=-np.inf)
+        return float(largest + np.log(np.exp(wide - largest).sum()))
 
 
 def _in_width(
