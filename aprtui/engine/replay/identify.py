@@ -310,16 +310,19 @@ class _Search:
 
     def _computes_in_its_types(self, kinds: Mapping[str, str]) -> bool | None:
         """Whether products and sums of two captured stages come out equal to the bit in the type they are kept in; None
-        where the capture holds none of them."""
+        where the capture holds none of them. Sums tell where products do not, and where they are in another type: a
+        residual stream in float32 was only saved in that."""
+        seen: dict[str, bool] = {}
         for op in (Op.MULTIPLY, Op.ADD):
-            shares = []
+            shares, kept = [], set[str]()
             for node in self._direct({op}):
+                kept.add(kinds[node.stage])
                 values = self._captured(node, self.stages.rows(node))
                 expected = self._run(KnownArithmetic()).recompute(node, values.shape[-2]).values
                 shares.append(float(np.mean(ROUND[kinds[node.stage]](expected) == values)))
-            if shares:
-                return median(shares) >= _EXACT_SHARE
-        return None
+            if shares and not kept <= seen.keys():
+                seen |= dict.fromkeys(kept, median(shares) >= _EXACT_SHARE)
+        return all(seen.values()) if seen else None
 
     def weights_agree(self, known: KnownArithmetic) -> bool:
         """Whether the median matrix product whose input was captured is within its bound."""

@@ -123,6 +123,15 @@ def test_wrong_logits_of_a_float32_engine_are_found_by_its_logits_alone(replayed
     assert result.verdict is Verdict.FAIL
 
 
+def test_a_residual_stream_that_was_only_saved_in_16_bits_is_told_from_what_is_kept_so(replayed: Make) -> None:
+    """What its sums lose where large values cancel is no fault then: it failed a layer of a real model."""
+    result = replayed("bfloat16, float32 residual", "stored in f16")
+    assert result.verdict is Verdict.PASS
+    said = " ".join(result.statements)
+    assert "values are stored in f16, and the engine computed with more digits" in said
+    assert "ffn_swigl in bf16" in said and "residual in" not in said
+
+
 def test_products_of_a_last_token_may_be_scaled_by_tokens_that_are_not_there(replayed: Make) -> None:
     assert replayed("int8 a tensor", "last token").verdict is Verdict.UNKNOWN
 
