@@ -129,7 +129,7 @@ def _write(
     _said(
         directory, imported.nodes, imported.size, imported.tokens, imported.token_count, imported.notes, as_json
     )  # fmt: skip
-    chosen = [] if model is None else ["--model", str(model)]
+    chosen = ["--model", "MODEL" if model is None else str(model)]
     click.echo(f"aprtui: next: {shlex.join(['aprtui', 'replay', str(directory), *chosen])}", err=True)
     return 0
 

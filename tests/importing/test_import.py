@@ -156,7 +156,8 @@ def test_hidden_states_are_one_more_than_layers_however_they_are_saved(
     told = aprtui("import", source, "--guess", "--model", own.model.path, "--write-map", mapping)
     assert re.search("final_norm: .*# likely: .*if the last one is normalised", told.out)
     assert "without a tensor: attn_norm," in told.out
-    assert aprtui("import", source, "--map", mapping, "--out", out).code == 0
+    done = aprtui("import", source, "--map", mapping, "--out", out)
+    assert done.code == 0 and done.err.endswith(f"next: aprtui replay {out} --model MODEL\n")
     layers = {Node(layer, "post_ffn_residual") for layer in range(3)}
     require_same(own, out, {Node(0, "embedding"), *layers, Node(None, "final_norm")})
 
