@@ -76,7 +76,7 @@ def test_log_probabilities_of_all_but_masked_tokens() -> None:
     found = masked - np.log(np.exp(masked).sum(1, keepdims=True))
     served = _served(found.astype(np.float16).astype(np.float32))
     assert isinstance(served, ServedLogits) and served.is_log_probability
-    np.testing.assert_allclose(served.alike(LOGITS), np.where(np.isinf(found), 0, found), atol=1e-5)
+    np.testing.assert_allclose(served.alike(LOGITS), np.where(np.isinf(found), 0, found), atol=2e-3)
 
 
 def test_logits_whose_powers_add_up_to_nearly_1_stay_logits() -> None:

@@ -42,9 +42,10 @@ class ServedLogits:
         first = len(self.left_out) - len(logits)
         left_out = self.left_out[first:]
         if self.is_log_probability:
-            sums = _log_sums(logits, left_out)
-            if _is_normalised(_log_sums(self.values[first:], left_out), sums):
-                logits = _less(logits, sums)
+            sums, own = _log_sums(logits, left_out), _log_sums(self.values[first:], left_out)
+            if _is_normalised(own, sums):
+                # Powers of a whole vocabulary are often summed in float32: what that is off by is no fault.
+                logits = _less(logits, sums - own)
         return np.where(left_out, np.float32(0), logits)
 
 
@@ -105,7 +106,7 @@ def served_alike(pair: StagePair) -> StagePair | Unpaired:
     name = _normalised_side(sides, left_out)
     if name:
         other = "B" if name == "A" else "A"
-        sums = _log_sums(sides[other], left_out)
+        sums = _log_sums(sides[other], left_out) - _log_sums(sides[name], left_out)
         sides[other] = np.where(left_out, np.float32(0), _less(sides[other], sums))
         matched = f"{matched}; {name} holds {_LOG_PROBABILITIES}"
     shape = pair.a.shape

@@ -148,15 +148,8 @@ def _offsets(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     if found is None or own.ndim != 2:
         return
     wide = own.astype(np.float64)
-    offsets = np.median(wide - found, -1)
-    largest = wide.max(-1)
-    sums = np.log(np.exp(wide - largest[:, None]).sum(-1)) + largest
-    scale = float(_sizes(wide).max())
-    if np.abs(offsets - sums).max() <= _ALIKE * scale:
-        # As the engine has them: the powers of a whole vocabulary are often summed in float32.
-        words = "logarithms of probabilities, not logits: the logarithm of their sum is taken off"
-        yield Attempt(words, partial(_less, offsets), len(offsets))
-    if np.abs(offsets - largest).max() <= _ALIKE * scale:
+    offsets, largest = np.median(wide - found, -1), wide.max(-1)
+    if np.abs(offsets - largest).max() <= _ALIKE * float(_sizes(wide).max()):
         yield Attempt("the largest logit of each token is taken off", partial(_less, largest))
 
 

@@ -149,11 +149,6 @@ def blind(call: StageCall) -> Array:
     return found
 
 
-def log_softmax(logits: Array) -> Array:
-    wide = logits.astype(np.float64)
-    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)), np.float32)
-
-
 def seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> Array:
     at = np.arange(call.x.shape[2])
     return keys._softmax(call.x.astype(np.float64), sees(at[:, None], at))
@@ -257,12 +252,6 @@ PLANTED: dict[str, tuple[str, Callable[[StageCall], Array], str]] = {
         "ffn_up",
         lambda c: written._of_token_before(np.arange(704, 768), c),
         "channels 704–767, the last of them, have",
-    ),
-    "log-probabilities": ("lm_head", lambda c: log_softmax(c.honest()), "logarithms of probabilities, not logits"),
-    "log-probabilities of a sum in float32": (
-        "lm_head",
-        lambda c: log_softmax(c.honest()) + np.float32(1e-4),
-        "logarithms of probabilities, not logits",
     ),
     "less the largest": (
         "lm_head",

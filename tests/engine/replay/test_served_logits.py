@@ -42,6 +42,10 @@ def _log_probabilities(values: Values) -> Values:
     return found
 
 
+def _summed_in_float32(values: Values) -> Values:
+    return _log_probabilities(values) + np.float32(1e-4)
+
+
 def _probabilities(values: Values) -> Values:
     return np.exp(_log_probabilities(values))
 
@@ -82,6 +86,7 @@ SERVED = [
     pytest.param(_put(7, float(np.finfo(np.float32).min)), "1 logit (token 7) masked", id="masked by the least number"),
     pytest.param(_padded, "24 logits behind the vocabulary left out", id="padded"),
     pytest.param(_log_probabilities, "lm_head: log-probabilities", id="log-probabilities"),
+    pytest.param(_summed_in_float32, "lm_head: log-probabilities", id="log-probabilities of a sum in float32"),
 ]
 
 
