@@ -25,11 +25,12 @@ def left_zero(pair: StagePair) -> StageVerdict | None:
         return None
     zero: NDArray[np.bool_] = np.logical_not(pair.b.any(0))
     found = max(_runs(zero), key=len, default=range(0))
-    others = pair.b[:, ~zero]
-    if len(found) < _FEWEST or np.count_nonzero(others) < _OTHERS * others.size:
+    others = np.delete(pair.b, found, axis=1)
+    if len(found) < _FEWEST or not others.size or np.count_nonzero(others) < _OTHERS * others.size:
         return None
     own = np.square(pair.a.astype(np.float64))
-    if own[:, found].mean() < _TYPICAL**2 * own.mean():
+    there = own[:, found].mean()
+    if not (there > 0 and there >= _TYPICAL**2 * own.mean()):
         return None
     reason = (
         f"channels {ranges(found)} are 0 at {counted(len(pair.b), 'token')}: no rounding makes them so, no stage before"

@@ -76,5 +76,5 @@ def _doubtful(stages: CapturedStages, rounding: Rounding, told: Collection[str])
             yield f"matmul_input={inputs} (the input of lm_head, as the logits tell it, was not rounded so)"
         elif is_rounded is None and inputs.startswith(_COARSE):
             yield f"matmul_input={inputs}"
-    if "kv_cache" not in told and cache.startswith(_COARSE):
+    if "kv_cache" not in told and any(kind.startswith(_COARSE) for kind in cache.split("+")):
         yield f"kv_cache={cache}"

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.replay.arithmetic import matmul_rounding
+from aprtui.engine.replay.bounds import FLOAT32
 from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.rounding import ROUND
+from aprtui.model.weights import Weight
 from aprtui.trace.graph.ops import Op
 from aprtui.trace.graph.stage import Node
 
@@ -21,6 +23,10 @@ _MOST_VALUES = 1 << 24
 """Of the weights of those: a second, and 128 MB in float64."""
 _SOLVED = 1e-5
 """What the channels may leave of the logits: more where these were stored in 16 bits, which hides the levels."""
+_SHARP = 1e-3
+"""What the last bits of logits may move the channels by, relatively: levels are further apart."""
+_OF_ALL_TOKENS = frozenset({"int8", "fp8"})
+"""Types with one scale for all tokens, of which the last one does not tell it."""
 _ON_LEVELS = 0.1
 """What rounding again may change, as a share of what it changes in values between levels."""
 
@@ -31,16 +37,18 @@ def is_rounded_to(stages: CapturedStages, stated: str) -> bool | None:
     for node in stages.model.graph.nodes:
         stage = stages.model.graph[node.stage]
         if stage.holds_logits and stage.op is Op.MATMUL and stages.rows(node):
-            (weight,) = stages.model.params(node)
+            weight, *more = stages.model.params(node)
             kind = matmul_rounding(stated, weight)
-            channels = _channels(stages, node)
-            return None if channels is None or kind == "none" else _is_on_levels(channels, kind)
+            if more or kind == "none" or (kind in _OF_ALL_TOKENS and stages.rows(node) > 1):
+                return None
+            channels = _channels(stages, node, weight)
+            return None if channels is None else _is_on_levels(channels, kind)
     return None
 
 
-def _channels(stages: CapturedStages, node: Node) -> NDArray[np.float64] | None:
+def _channels(stages: CapturedStages, node: Node, weight: Weight) -> NDArray[np.float64] | None:
     """The input of the product `node` at the last token, solved from a part of its result."""
-    (weight,), logits = stages.model.params(node), stages.values(node)[-1].astype(np.float64)
+    logits = stages.values(node)[-1].astype(np.float64)
     usable = np.flatnonzero(stages.holds(node)[-1] & np.isfinite(logits))
     count = _ROWS * weight.columns
     if usable.size < count or count * weight.columns > _MOST_VALUES:
@@ -48,9 +56,10 @@ def _channels(stages: CapturedStages, node: Node) -> NDArray[np.float64] | None:
     tokens = np.sort(np.random.default_rng(0).permutation(usable)[:count])
     # The last number is what log-probabilities are less by.
     rows = np.pad(weight.dequantize(tokens.tolist()).astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
-    found, *_ = np.linalg.lstsq(rows, logits[tokens], rcond=None)
-    left = np.linalg.norm(rows @ found - logits[tokens]) / np.linalg.norm(logits[tokens])
-    return np.asarray(found[:-1]) if left <= _SOLVED else None
+    found, _, _, sizes = np.linalg.lstsq(rows, logits[tokens], rcond=None)
+    left, size = np.linalg.norm(rows @ found - logits[tokens]), np.linalg.norm(logits[tokens])
+    is_sharp = FLOAT32 * sizes[0] <= _SHARP * sizes[-1]
+    return np.asarray(found[:-1]) if is_sharp and 0 < left <= _SOLVED * size else None
 
 
 def _is_on_levels(channels: NDArray[np.float64], kind: str) -> bool:

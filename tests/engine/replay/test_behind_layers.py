@@ -63,7 +63,7 @@ def test_a_coarse_type_that_logits_alone_show_settles_nothing(
     folder = _kept(without_manifest, [LOGITS])
     stages, result = CapturedStages(Capture.open(folder), model, TOKENS), replay(folder, tokens=TOKENS)
     assert result.verdict is Verdict.PASS
-    for rounding in ({"kv_cache": "q4_0"}, {"kv_cache": "fp8_e5m2"}, {"matmul_input": "int8_row"}):
+    for rounding in ({"kv_cache": "q4_0"}, {"kv_cache": "q8_0_rotated+q4_0_rotated"}, {"matmul_input": "int8_row"}):
         assert _verdicts(stages, result, rounding) == {Verdict.UNKNOWN}
         assert _verdicts(stages, result, rounding, told=rounding) == {Verdict.PASS}
         assert _verdicts(stages, result, rounding, error=1e-6) == {Verdict.PASS}

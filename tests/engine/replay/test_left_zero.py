@@ -47,6 +47,13 @@ def test_zeros_among_zeros_are_a_coarse_type() -> None:
     assert left_zero(StagePair(NODE, OWN, coarse, (Axis.TOKEN, Axis.CHANNEL), 0, "")) is None
 
 
+def test_what_the_model_has_zero_as_well_is_no_fault() -> None:
+    """As in a layer that was pruned, or NaN in what the model makes of it."""
+    for own in (np.zeros_like(OWN), np.full_like(OWN, np.nan)):
+        assert left_zero(StagePair(NODE, own, np.zeros_like(OWN), (Axis.TOKEN, Axis.CHANNEL), 0, "")) is None
+        assert _found(56, 64, own) is None
+
+
 def test_it_is_named_behind_stages_that_were_not_captured(
     without_manifest: Path, replay: Callable[..., Comparison]
 ) -> None:
