@@ -59,7 +59,7 @@ def served_logits(values: Values, vocabulary: int, rows: Iterable[int], unused: 
     table, absent, words = fitted
     if not words and _is_plain(table) and (not unused or table[:, unused.start :].any()):
         return None
-    masked = masked_logits(table) & ~absent
+    masked = _masked_logits(table) & ~absent
     if lost := _lost(table, masked):
         return f"holds {lost}"
     zero = np.zeros(table.shape, np.bool_)
@@ -80,7 +80,7 @@ def served_logits(values: Values, vocabulary: int, rows: Iterable[int], unused: 
     )
 
 
-def masked_logits(table: Values) -> Mask:
+def _masked_logits(table: Values) -> Mask:
     """Where logits are as low as masks are, and all others are as they should be."""
     low = table <= _MASK
     others = table.min(where=~low, initial=0), table.max(where=~low, initial=0)
@@ -94,7 +94,7 @@ def served_alike(pair: StagePair) -> StagePair | Unpaired:
     if _is_plain(pair.a) and _is_plain(pair.b):
         return pair
     sides = {"A": np.atleast_2d(pair.a), "B": np.atleast_2d(pair.b)}
-    low_a, low_b = (masked_logits(side) for side in sides.values())
+    low_a, low_b = (_masked_logits(side) for side in sides.values())
     for (name, side), low in zip(sides.items(), (low_a, low_b), strict=True):
         if lost := _lost(side, low & (low_a ^ low_b)):
             return Unpaired(pair.node, None, f"{name} holds {lost}")

@@ -60,11 +60,11 @@ def doubted_behind_layers(
         f"reproduced by {' and '.join(doubtful)}; a mistake in the layers may come out so, too: state it with "
         "--rounding, or capture the outputs of layers"
     )
-    unknown = {"verdict": Verdict.UNKNOWN, "reason": reason}
-    return [
-        replace(one, verdict=replace(one.verdict, **unknown)) if one.node in passing else one  # type: ignore[arg-type]
-        for one in compared
-    ]
+
+    def doubted(one: StageComparison) -> StageComparison:
+        return replace(one, verdict=replace(one.verdict, verdict=Verdict.UNKNOWN, reason=reason))
+
+    return [doubted(one) if one.node in passing else one for one in compared]
 
 
 def _doubtful(stages: CapturedStages, rounding: Rounding, told: Collection[str]) -> Iterator[str]:

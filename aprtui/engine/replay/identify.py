@@ -314,14 +314,12 @@ class _Search:
         residual stream in float32 was only saved in that."""
         seen: dict[str, bool] = {}
         for op in (Op.MULTIPLY, Op.ADD):
-            shares, kept = [], set[str]()
+            shares: dict[str, list[float]] = {}
             for node in self._direct({op}):
-                kept.add(kinds[node.stage])
-                values = self._captured(node, self.stages.rows(node))
+                kind, values = kinds[node.stage], self._captured(node, self.stages.rows(node))
                 expected = self._run(KnownArithmetic()).recompute(node, values.shape[-2]).values
-                shares.append(float(np.mean(ROUND[kinds[node.stage]](expected) == values)))
-            if shares and not kept <= seen.keys():
-                seen |= dict.fromkeys(kept, median(shares) >= _EXACT_SHARE)
+                shares.setdefault(kind, []).append(float(np.mean(ROUND[kind](expected) == values)))
+            seen = {kind: median(found) >= _EXACT_SHARE for kind, found in shares.items()} | seen
         return all(seen.values()) if seen else None
 
     def weights_agree(self, known: KnownArithmetic) -> bool:
